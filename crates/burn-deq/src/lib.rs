@@ -1,0 +1,26 @@
+//! Deep equilibrium layers for [Burn](https://burn.dev): layers whose output is the fixed point
+//! z* = f(z*, x) of a map, found by a solver and differentiated by the implicit function theorem.
+//!
+//! - [`Equilibrium`] turns a module of one's own into a layer: see the example there.
+//! - [`State`] is what is iterated on: a tensor or several branches of different shapes.
+//! - [`Solver`] chooses the method, [`Termination`] when a sample is done, [`Gradient`] how
+//!   gradients pass.
+//! - [`Report`] says for every sample how its solve ended, forward and backward.
+//!
+//! Enable the feature that bears the name of the backend in use: `flex`, `wgpu`, `vulkan`, `metal`,
+//! `cuda`, `rocm` or `cpu`.
+
+mod config;
+mod driver;
+mod equilibrium;
+mod hook;
+mod map;
+mod report;
+mod solver;
+mod state;
+
+pub use config::{AndersonConfig, Gradient, Method, Solver, Termination};
+pub use equilibrium::{Equilibrium, EquilibriumConfig, Solution};
+pub use map::{FixedPointMap, Input, Jacobian, Structure, WithModule};
+pub use report::{AdjointMonitor, Report, Status};
+pub use state::State;

@@ -1,0 +1,117 @@
+//! What a solve reports: a typed status for every sample, residuals, steps and evaluations.
+
+use std::sync::{Arc, Mutex};
+
+use burn::serde::{Deserialize, Serialize};
+
+/// Why the solver stopped working on a sample.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(crate = "burn::serde", rename_all = "snake_case")]
+pub enum Status {
+    /// The residual met the tolerance.
+    Converged,
+    /// The best residual stopped improving before it met the tolerance.
+    Stalled,
+    /// The residual grew far beyond the best one seen.
+    Diverged,
+    /// The map returned NaN or an infinity for this sample.
+    NotFinite,
+    /// The step limit was reached first.
+    StepLimit,
+}
+
+impl Status {
+    /// Whether the sample met its tolerance.
+    pub fn is_converged(self) -> bool {
+        self == Self::Converged
+    }
+}
+
+impl std::fmt::Display for Status {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Converged => "converged",
+            Self::Stalled => "stalled: the residual stopped improving",
+            Self::Diverged => "diverged: the residual grew without bound",
+            Self::NotFinite => "not finite: the map returned NaN or infinity",
+            Self::StepLimit => "step limit reached before the tolerance",
+        })
+    }
+}
+
+/// The outcome of one solve, forward or backward, sample by sample.
+///
+/// All vectors have the length of the batch. Norms are those of the
+/// [`Termination`](crate::Termination) that was asked for.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(crate = "burn::serde")]
+pub struct Report {
+    /// Why each sample stopped.
+    pub status: Vec<Status>,
+    /// Step at which each sample's returned state was found, counted in evaluations of the map:
+    /// 1 means that the initial state was returned.
+    pub steps: Vec<usize>,
+    /// Norm of the residual f(z) - z of the returned state.
+    pub residual: Vec<f64>,
+    /// The same residual divided by the norm of f(z) (0 when both are 0).
+    pub relative_residual: Vec<f64>,
+    /// Evaluations of the map (or products with the Jacobian) on the whole batch.
+    pub evaluations: usize,
+}
+
+impl Report {
+    /// Whether every sample met its tolerance. True for an empty batch.
+    pub fn all_converged(&self) -> bool {
+        self.status.iter().all(|s| s.is_converged())
+    }
+
+    /// Number of samples with the given status.
+    pub fn count(&self, status: Status) -> usize {
+        self.status.iter().filter(|s| **s == status).count()
+    }
+
+    /// Mean over the samples of [`steps`](Self::steps) (0 for an empty batch).
+    pub fn mean_steps(&self) -> f64 {
+        mean(self.steps.iter().map(|s| *s as f64))
+    }
+
+    /// Mean over the samples of the relative residual (0 for an empty batch).
+    pub fn mean_relative_residual(&self) -> f64 {
+        mean(self.relative_residual.iter().copied())
+    }
+}
+
+fn mean(values: impl ExactSizeIterator<Item = f64>) -> f64 {
+    let n = values.len();
+    if n == 0 {
+        0.0
+    } else {
+        values.sum::<f64>() / n as f64
+    }
+}
+
+/// Where the report of a backward solve arrives once `backward()` has run.
+///
+/// The backward solve happens inside Burn's `backward()`, long after the layer returned, so its
+/// outcome is delivered through this shared handle.
+#[derive(Clone, Debug, Default)]
+pub struct AdjointMonitor(Arc<Mutex<Option<Report>>>);
+
+impl AdjointMonitor {
+    /// The report of the backward solve; `None` before `backward()` has run, when the output did
+    /// not take part in the loss, or when the chosen gradient needs no solve.
+    pub fn report(&self) -> Option<Report> {
+        self.lock().clone()
+    }
+
+    pub(crate) fn deliver(&self, report: Report) {
+        *self.lock() = Some(report);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Report>> {
+        // A poisoned lock only means that another thread panicked while it held a plain value.
+        self.0
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}

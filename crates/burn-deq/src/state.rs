@@ -1,0 +1,150 @@
+//! States: what a fixed-point iteration iterates on.
+//!
+//! A state is a vector in a product space: one tensor, or several branches of different shapes, all
+//! with the batch as their first dimension. Solvers see it packed as one `[batch, n]` tensor, so
+//! that a step costs a handful of operations however many branches there are.
+
+use burn::tensor::Tensor;
+
+/// One tensor or several whose first dimension is the batch.
+///
+/// Implemented for `Tensor<D>`, `Vec` and arrays of states, and tuples of up to four states.
+pub trait State: Clone + Send + 'static {
+    /// The shapes that are lost by packing.
+    type Layout: Clone + std::fmt::Debug + PartialEq + Send + 'static;
+
+    /// Appends the state's tensors, flattened to `[batch, n_i]`, and returns their shapes.
+    fn disassemble(self, parts: &mut Vec<Tensor<2>>) -> Self::Layout;
+
+    /// Takes as many parts as [`disassemble`](Self::disassemble) appended and restores their shapes.
+    ///
+    /// # Panics
+    ///
+    /// Panics if there are fewer parts than the layout asks for.
+    fn assemble(parts: &mut std::vec::IntoIter<Tensor<2>>, layout: &Self::Layout) -> Self;
+}
+
+impl<const D: usize> State for Tensor<D> {
+    type Layout = [usize; D];
+
+    fn disassemble(self, parts: &mut Vec<Tensor<2>>) -> Self::Layout {
+        let dims = self.dims();
+        let batch = dims[0];
+        let width = dims[1..].iter().product::<usize>();
+        parts.push(self.reshape([batch, width]));
+        dims
+    }
+
+    fn assemble(parts: &mut std::vec::IntoIter<Tensor<2>>, layout: &Self::Layout) -> Self {
+        let part = parts.next().expect("a part for every tensor of the layout");
+        // The batch is read from the part: a solver may have dropped samples that are done.
+        let mut dims = *layout;
+        dims[0] = part.dims()[0];
+        part.reshape(dims)
+    }
+}
+
+impl<S: State> State for Vec<S> {
+    type Layout = Vec<S::Layout>;
+
+    fn disassemble(self, parts: &mut Vec<Tensor<2>>) -> Self::Layout {
+        self.into_iter().map(|s| s.disassemble(parts)).collect()
+    }
+
+    fn assemble(parts: &mut std::vec::IntoIter<Tensor<2>>, layout: &Self::Layout) -> Self {
+        layout.iter().map(|l| S::assemble(parts, l)).collect()
+    }
+}
+
+impl<S: State, const N: usize> State for [S; N] {
+    type Layout = [S::Layout; N];
+
+    fn disassemble(self, parts: &mut Vec<Tensor<2>>) -> Self::Layout {
+        self.map(|s| s.disassemble(parts))
+    }
+
+    fn assemble(parts: &mut std::vec::IntoIter<Tensor<2>>, layout: &Self::Layout) -> Self {
+        std::array::from_fn(|i| S::assemble(parts, &layout[i]))
+    }
+}
+
+macro_rules! tuple_state {
+    ($($name:ident $index:tt),+) => {
+        impl<$($name: State),+> State for ($($name,)+) {
+            type Layout = ($($name::Layout,)+);
+
+            fn disassemble(self, parts: &mut Vec<Tensor<2>>) -> Self::Layout {
+                ($(self.$index.disassemble(parts),)+)
+            }
+
+            fn assemble(
+                parts: &mut std::vec::IntoIter<Tensor<2>>,
+                layout: &Self::Layout,
+            ) -> Self {
+                ($($name::assemble(parts, &layout.$index),)+)
+            }
+        }
+    };
+}
+
+tuple_state!(A 0, B 1);
+tuple_state!(A 0, B 1, C 2);
+tuple_state!(A 0, B 1, C 2, D 3);
+
+/// How to go from a packed `[batch, n]` tensor back to the state.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Packing<L> {
+    widths: Vec<usize>,
+    layout: L,
+}
+
+impl<L> Packing<L> {
+    /// Concatenates the state's tensors to one `[batch, n]` tensor.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the state holds no tensor, or if its tensors disagree about the batch.
+    pub(crate) fn pack<S: State<Layout = L>>(state: S) -> (Tensor<2>, Self) {
+        let mut parts = Vec::new();
+        let layout = state.disassemble(&mut parts);
+        let batch = parts
+            .first()
+            .expect("burn-deq: a state must hold at least one tensor")
+            .dims()[0];
+        assert!(
+            parts.iter().all(|p| p.dims()[0] == batch),
+            "burn-deq: the first dimension of every tensor of a state is the batch, but they are {:?}",
+            parts.iter().map(|p| p.dims()[0]).collect::<Vec<_>>()
+        );
+        let widths = parts.iter().map(|p| p.dims()[1]).collect();
+        let packed = match parts.len() {
+            1 => parts.remove(0),
+            _ => Tensor::cat(parts, 1),
+        };
+        (packed, Self { widths, layout })
+    }
+
+    /// The inverse of [`pack`](Self::pack).
+    pub(crate) fn unpack<S: State<Layout = L>>(&self, packed: Tensor<2>) -> S {
+        let parts = match self.widths.len() {
+            1 => vec![packed],
+            _ => packed.split_with_sizes(self.widths.clone(), 1),
+        };
+        S::assemble(&mut parts.into_iter(), &self.layout)
+    }
+
+    /// Packs what a map returned, which must have the shape of what it was given.
+    pub(crate) fn repack<S: State<Layout = L>>(&self, state: S) -> Tensor<2>
+    where
+        L: PartialEq + std::fmt::Debug,
+    {
+        let (packed, returned) = Self::pack(state);
+        assert!(
+            returned.widths == self.widths,
+            "burn-deq: the map was given a state of shape {:?} and returned {:?}",
+            self.layout,
+            returned.layout
+        );
+        packed
+    }
+}

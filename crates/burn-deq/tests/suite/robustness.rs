@@ -1,0 +1,260 @@
+//! Bad samples, degenerate settings, misuse.
+
+use std::sync::mpsc;
+use std::time::Duration;
+
+use burn::module::Module;
+use burn::tensor::{DType, Device, Tensor};
+use burn_deq::{EquilibriumConfig, Report, Solver, Status};
+use proptest::prelude::*;
+
+use crate::support::{Numbers, Tanh, f64_tensor, values};
+
+/// z = slope * tanh(z) + offset, with one slope and offset a sample, in x = (slope, offset).
+fn per_sample(z: Tensor<2>, x: (Tensor<2>, Tensor<2>)) -> Tensor<2> {
+    // A slope above 10 marks a sample without a fixed point: z = slope z^2 + 1 has no real root.
+    let hopeless = x.0.clone().greater_elem(10.0).expand(z.dims());
+    let contracting = z.clone().tanh() * x.0.clone() + x.1;
+    contracting.mask_where(hopeless, z.clone() * z * x.0 + 1.0)
+}
+
+fn run(solver: Solver, slopes: &[f64], offsets: &[f64], width: usize) -> (Vec<Vec<f64>>, Report) {
+    let b = slopes.len();
+    let x = (
+        f64_tensor(slopes.to_vec(), [b, 1]),
+        f64_tensor(offsets.to_vec(), [b, 1]),
+    );
+    let start = Numbers::new(1).tensor([1, width], 1.0).repeat_dim(0, b);
+    let out = EquilibriumConfig::new()
+        .with_forward(solver)
+        .init()
+        .solve_map(&per_sample, x, start);
+    let rows = values(out.state)
+        .chunks(width)
+        .map(<[f64]>::to_vec)
+        .collect();
+    (rows, out.forward)
+}
+
+#[test]
+fn a_bad_sample_leaves_the_others_untouched() {
+    let good = ([0.5, 0.9, -0.7], [0.1, 0.2, 0.3]);
+    // Diverging, NaN from the first evaluation, infinite.
+    let bad = [
+        (20.0, 1.0, Status::Diverged),
+        (f64::NAN, 0.0, Status::NotFinite),
+        (0.5, f64::INFINITY, Status::NotFinite),
+    ];
+    for (solver, exact) in [(Solver::plain(), true), (Solver::anderson(5), false)] {
+        let solver = solver.with_relative(1e-9).with_max_steps(400);
+        let (alone, report) = run(solver.clone(), &good.0, &good.1, 7);
+        assert!(report.all_converged());
+        for (slope, offset, expected) in bad {
+            let slopes = [good.0[0], slope, good.0[1], good.0[2]];
+            let offsets = [good.1[0], offset, good.1[1], good.1[2]];
+            let (mixed, report) = run(solver.clone(), &slopes, &offsets, 7);
+            if exact {
+                assert_eq!(report.status[1], expected, "{report:?}");
+            } else {
+                assert!(!report.status[1].is_converged(), "{report:?}");
+            }
+            assert!(
+                mixed[1].iter().all(|v| v.is_finite()),
+                "the best state is finite"
+            );
+            for (m, a) in [(0, 0), (2, 1), (3, 2)] {
+                assert_eq!(report.status[m], Status::Converged);
+                for (x, y) in mixed[m].iter().zip(&alone[a]) {
+                    if exact {
+                        assert_eq!(x.to_bits(), y.to_bits());
+                    } else {
+                        assert!((x - y).abs() <= 1e-6);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_solved_sample_is_returned_bit_for_bit() {
+    // Slope 0: the start is not the fixed point, its first image is. Fixed point 0 from 0: solved.
+    let x = (
+        f64_tensor(vec![0.9, 0.5], [2, 1]),
+        f64_tensor(vec![0.3, 0.0], [2, 1]),
+    );
+    let start = f64_tensor(vec![1.0, 0.0], [2, 1]);
+    for solver in [Solver::plain(), Solver::anderson(3)] {
+        let deq = EquilibriumConfig::new()
+            .with_forward(solver.with_max_steps(200))
+            .init();
+        let out = deq.solve_map(&per_sample, x.clone(), start.clone());
+        assert!(out.forward.all_converged());
+        assert_eq!(out.forward.steps[1], 1);
+        assert_eq!(values(out.state)[1].to_bits(), 0f64.to_bits());
+    }
+}
+
+#[test]
+fn degenerate_limits_give_a_typed_status() {
+    for solver in [
+        Solver::plain(),
+        Solver::anderson(6),
+        Solver::anderson(1),
+        Solver::anderson(0),
+    ] {
+        for limit in [0, 1, 2] {
+            let (rows, report) = run(solver.clone().with_max_steps(limit), &[0.9], &[0.3], 3);
+            assert_eq!(report.status, [Status::StepLimit]);
+            assert_eq!(report.evaluations, limit);
+            assert!(rows[0].iter().all(|v| v.is_finite()));
+        }
+        // Tolerance 0: an end by exact convergence or by a stall at rounding level.
+        let zero = solver
+            .clone()
+            .with_relative(0.0)
+            .with_absolute(0.0)
+            .with_max_steps(1000);
+        let (_, report) = run(zero, &[0.5], &[0.3], 3);
+        assert!(
+            matches!(report.status[0], Status::Converged | Status::Stalled),
+            "{report:?}"
+        );
+        assert!(report.residual[0] < 1e-12);
+        // Empty batch; batch of one; identity; zero map; history beyond the step limit.
+        let (rows, report) = run(solver.clone(), &[], &[], 3);
+        assert!(rows.is_empty() && report.status.is_empty() && report.evaluations == 0);
+        let deq = EquilibriumConfig::new().with_forward(solver.clone()).init();
+        let z0 = Numbers::new(2).tensor([2, 3], 1.0);
+        let identity = deq.solve_map(&|z: Tensor<2>, ()| z, (), z0.clone());
+        assert!(identity.forward.all_converged());
+        assert_eq!(values(identity.state), values(z0.clone()));
+        let zero_map = deq.solve_map(&|z: Tensor<2>, ()| z.zeros_like(), (), z0.clone());
+        assert!(zero_map.forward.all_converged());
+        assert!(values(zero_map.state).iter().all(|v| *v == 0.0));
+        // One dimension: the batch alone.
+        let flat = deq.solve_map(
+            &|z: Tensor<1>, ()| z.cos(),
+            (),
+            z0.clone().flatten::<1>(0, 1),
+        );
+        assert!(flat.forward.all_converged());
+        // A state without elements, and a start that is not finite.
+        let empty = Tensor::<2>::zeros([2, 0], (&Device::flex(), DType::F64));
+        assert!(
+            deq.solve_map(&|z: Tensor<2>, ()| z, (), empty)
+                .forward
+                .all_converged()
+        );
+        let nan = f64_tensor(vec![f64::NAN], [1, 1]);
+        let report = deq.solve_map(&|z: Tensor<2>, ()| z.cos(), (), nan).forward;
+        assert_eq!(report.status, [Status::NotFinite]);
+    }
+    let (_, report) = run(Solver::anderson(50).with_max_steps(20), &[0.9], &[0.3], 3);
+    assert!(report.all_converged(), "{report:?}");
+}
+
+/// Runs `f` on a thread of its own and fails if it has not ended after `limit`.
+fn within<T: Send + 'static>(limit: Duration, f: impl FnOnce() -> T + Send + 'static) -> T {
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || sender.send(f()));
+    receiver.recv_timeout(limit).expect("it ended in time")
+}
+
+#[test]
+fn a_captured_tracked_tensor_panics_at_once() {
+    let message = within(Duration::from_secs(20), || {
+        let result = std::panic::catch_unwind(|| {
+            let device = Device::flex();
+            let cell = Tanh::new(4, 4, &device, DType::F64).train();
+            let captured = cell.clone();
+            let x = Numbers::new(1).tensor([2, 4], 1.0);
+            let out = EquilibriumConfig::new().init().solve(
+                &cell,
+                move |_: &Tanh, z: Tensor<2>, x: Tensor<2>| captured.forward(z, x),
+                x.clone(),
+                x,
+            );
+            out.state.sum().backward();
+        });
+        let panic = result.expect_err("a captured module is refused");
+        panic
+            .downcast_ref::<&str>()
+            .map(|s| s.to_string())
+            .or_else(|| panic.downcast_ref::<String>().cloned())
+    });
+    let message = message.expect("a panic with a message");
+    assert!(
+        message.contains("captures") && message.contains("argument"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_map_that_returns_another_shape_is_told_so() {
+    let panic = std::panic::catch_unwind(|| {
+        let z0 = Numbers::new(1).tensor([2, 4], 1.0);
+        EquilibriumConfig::new()
+            .init()
+            .solve_map(&|z: Tensor<2>, ()| z.narrow(1, 0, 3), (), z0)
+    })
+    .expect_err("a wrong shape is refused");
+    let message = panic.downcast_ref::<String>().expect("a message");
+    assert!(
+        message.contains("[2, 4]") && message.contains("[2, 3]"),
+        "{message}"
+    );
+}
+
+#[test]
+fn settings_survive_json() {
+    use burn::config::Config;
+    use burn_deq::{AndersonConfig, Gradient, Method};
+    let config = EquilibriumConfig::new()
+        .with_forward(Solver {
+            method: Method::Anderson(AndersonConfig::new().with_history(3)),
+            ..Solver::default().with_relative(1e-7)
+        })
+        .with_gradient(Gradient::Implicit(Some(Solver::conjugate_gradients())));
+    let path = std::env::temp_dir().join(format!("burn-deq-config-{}.json", std::process::id()));
+    config.save(&path).unwrap();
+    let loaded = EquilibriumConfig::load(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(config, loaded);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..Default::default() })]
+
+    /// Whatever the map's slopes, the solver ends with a finite state, a status that agrees with
+    /// its residual, and the results of each sample on its own.
+    #[test]
+    fn every_end_is_honest(
+        slopes in prop::collection::vec(-3.0f64..3.0, 1..6),
+        offset in -2.0f64..2.0,
+        history in 0usize..8,
+        limit in 0usize..60,
+    ) {
+        let offsets = vec![offset; slopes.len()];
+        let solver = Solver::anderson(history).with_relative(1e-8).with_max_steps(limit);
+        let (rows, report) = run(solver.clone(), &slopes, &offsets, 4);
+        prop_assert!(report.evaluations <= limit);
+        for i in 0..slopes.len() {
+            prop_assert!(rows[i].iter().all(|v| v.is_finite()));
+            // The residual that is reported is the residual of the state that is returned.
+            if limit > 0 {
+                let f: Vec<f64> = rows[i].iter().map(|z| slopes[i] * z.tanh() + offset).collect();
+                let r = f.iter().zip(&rows[i]).map(|(f, z)| (f - z).powi(2)).sum::<f64>().sqrt();
+                let scale = f.iter().map(|f| f * f).sum::<f64>().sqrt();
+                prop_assert!((r - report.residual[i]).abs() <= 1e-12 * (1.0 + r));
+                let met = r <= 1e-10 + 1e-8 * scale * (1.0 + 1e-6);
+                prop_assert!(!report.status[i].is_converged() || met);
+            }
+            let (alone, single) = run(solver.clone(), &slopes[i..=i], &offsets[i..=i], 4);
+            prop_assert_eq!(single.status[0], report.status[i]);
+            for (x, y) in rows[i].iter().zip(&alone[0]) {
+                prop_assert!((x - y).abs() <= 1e-6 * (1.0 + y.abs()));
+            }
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! The same results on wgpu as on Flex, in f32. Run by name where there is a Vulkan driver.
+#![cfg(feature = "wgpu")]
+
+use burn::module::Module;
+use burn::tensor::{DType, Device, Tensor};
+use burn_deq::{EquilibriumConfig, Solver};
+
+use crate::support::{Numbers, Tanh, relative_error};
+
+#[test]
+#[ignore = "needs a Vulkan driver; .ci/run runs it by name on Mesa's software Vulkan"]
+fn wgpu_gradients_equal_those_of_flex() {
+    let run = |device: &Device| {
+        let cell = Tanh::new(16, 9, device, DType::F32).train();
+        let x = Numbers::new(1).tensor([5, 9], 1.0);
+        let x = Tensor::<2>::from_data(x.into_data(), (device, DType::F32))
+            .autodiff()
+            .require_grad();
+        let z0 = Tensor::zeros([5, 16], (device, DType::F32));
+        let deq = EquilibriumConfig::new()
+            .with_forward(Solver::default().with_relative(1e-6))
+            .init();
+        let out = deq.solve(&cell, Tanh::forward, x.clone(), z0);
+        assert!(out.forward.all_converged(), "{:?}", out.forward);
+        let grads = out.state.clone().cos().sum().backward();
+        assert!(out.adjoint.report().unwrap().all_converged());
+        let flex = Device::flex();
+        let here = |t: Tensor<2>| Tensor::<2>::from_data(t.into_data(), &flex);
+        [
+            here(out.state.without_autodiff()),
+            here(cell.w.val().grad(&grads).unwrap()),
+            here(cell.u.val().grad(&grads).unwrap()),
+            here(x.grad(&grads).unwrap()),
+        ]
+    };
+    let flex = run(&Device::flex());
+    let wgpu = run(&Device::wgpu(Default::default()));
+    for (name, (a, b)) in ["z", "dW", "dU", "dx"]
+        .iter()
+        .zip(wgpu.into_iter().zip(flex))
+    {
+        let error = relative_error(a, b);
+        assert!(error <= 1e-4, "{name}: {error:e}");
+    }
+}

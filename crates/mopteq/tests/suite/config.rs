@@ -1,0 +1,82 @@
+//! Configurations: presets, errors, round trips.
+
+use burn::config::Config;
+use burn::module::Module;
+use burn::tensor::Device;
+use mopteq::{ConfigError, Family, MOptEqsConfig};
+
+#[test]
+fn presets_have_the_papers_shape() {
+    let device = Device::flex();
+    let small = MOptEqsConfig::small(10, 3, [32, 32]);
+    assert_eq!(
+        (small.branches, small.channels, small.coupling),
+        (3, 32, 0.01)
+    );
+    assert_eq!((small.perturbation, small.finest()), (0.1, [32, 32]));
+    // 3 branches of W and U, 3 x 3 x 32 x 32 each, biases, stem, norms, head.
+    let convolutions = 3 * (2 * 9 * 32 * 32 + 32);
+    let stem = 9 * 3 * 32 + 2 * 32;
+    let head = 3 * 2 * 32 + 3 * 16 * 32 * 10 + 10;
+    // Running statistics and singular vectors are buffers, yet Burn counts them.
+    let buffers = 2 * 32 * 4 + 32 * (32 * 32 + 16 * 16 + 8 * 8);
+    assert_eq!(
+        small.num_params(&device),
+        Ok(convolutions + stem + head + buffers)
+    );
+
+    let digits = MOptEqsConfig::digits(10, 1, [28, 28]);
+    assert_eq!((digits.finest(), digits.channels), ([16, 16], 16));
+    assert!(digits.init(&device).unwrap().num_params() > 0);
+}
+
+#[test]
+fn errors_name_the_field() {
+    let small = || MOptEqsConfig::small(10, 3, [32, 32]);
+    let cases = [
+        (small().with_branches(0), "branches"),
+        (small().with_channels(0), "channels"),
+        (small().with_coupling(-0.1), "coupling"),
+        (small().with_coupling(f64::NAN), "coupling"),
+        (small().with_coupling(0.4), "coupling"),
+        (small().with_norm_bound(1.0), "norm_bound"),
+        (small().with_perturbation(-1.0), "perturbation"),
+        (small().with_branches(7), "branches"),
+        (small().with_branches(40), "branches"),
+        (MOptEqsConfig::small(10, 3, [28, 30]), "branches"),
+        (MOptEqsConfig::small(0, 3, [32, 32]), "classes"),
+        (small().with_stem_stride(0), "stem_stride"),
+        (MOptEqsConfig::small(10, 3, [0, 32]), "input_size"),
+        (
+            MOptEqsConfig::small(10, 3, [1, 1]).with_stem_padding(0),
+            "input_size",
+        ),
+    ];
+    for (config, field) in cases {
+        let error = config.validate().expect_err(field);
+        assert!(error.to_string().contains(&format!("`{field}`")), "{error}");
+        let from_init = config.init(&Device::flex()).expect_err(field);
+        assert_eq!(from_init.to_string(), error.to_string());
+    }
+    let error = small().with_branches(7).validate();
+    assert!(
+        matches!(error, Err(ConfigError::Indivisible { divisor: 64, .. })),
+        "{error:?}"
+    );
+    // Family P is strongly convex for every W and every coupling.
+    let p = small()
+        .with_family(Family::P)
+        .with_norm_bound(3.0)
+        .with_coupling(0.5);
+    assert!(p.validate().is_ok() && p.objective().is_strongly_convex());
+}
+
+#[test]
+fn configurations_survive_json() {
+    let config = MOptEqsConfig::digits(10, 1, [28, 28]).with_family(Family::P);
+    let path = std::env::temp_dir().join(format!("mopteq-config-{}.json", std::process::id()));
+    config.save(&path).unwrap();
+    let loaded = MOptEqsConfig::load(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(config, loaded);
+}
