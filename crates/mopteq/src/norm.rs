@@ -85,9 +85,12 @@ impl BoundedKernel {
     /// The bounded kernel. With autodiff, improves the estimate of the norm by one iteration first.
     pub fn kernel(&self) -> Tensor<4> {
         let weight = self.weight.val();
-        let mut direction = self.direction.value_sync().without_autodiff();
+        let plain = weight.clone().without_autodiff();
+        // Clones of a module share their running states, whichever device they were moved to.
+        let direction = self.direction.value_sync().without_autodiff();
+        let mut direction = direction.to_device(&plain.device());
         if weight.is_autodiff() {
-            direction = power_step(weight.clone().without_autodiff(), direction);
+            direction = power_step(plain, direction);
             self.direction.update(direction.clone().autodiff());
         }
         let image = convolve(direction, weight.clone());
