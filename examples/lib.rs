@@ -1,1 +1,1 @@
-//! placeholder
+//! Small programs, one idea each: run one with `cargo run --release -p examples --example NAME`.

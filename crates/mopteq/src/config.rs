@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use burn::config::Config;
-use burn::module::Module;
 use burn::nn::conv::Conv2dConfig;
 use burn::nn::{BatchNormConfig, LinearConfig, PaddingConfig2d};
 use burn::serde::{Deserialize, Serialize};
@@ -93,6 +92,7 @@ impl MOptEqsConfig {
             .with_hidden(16)
             .with_stem_stride(2)
             .with_stem_padding(3)
+            .with_head_grid(2)
     }
 
     /// Checks every field.
@@ -270,14 +270,5 @@ impl MOptEqsConfig {
             head: LinearConfig::new(features, self.classes).init(device),
             config: self.clone(),
         })
-    }
-
-    /// Number of parameters of the model.
-    ///
-    /// # Errors
-    ///
-    /// As [`validate`](Self::validate).
-    pub fn num_params(&self, device: &Device) -> Result<usize, ConfigError> {
-        Ok(self.init(device)?.num_params())
     }
 }

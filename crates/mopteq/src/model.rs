@@ -46,6 +46,32 @@ impl MOptEqs {
         &self.config
     }
 
+    /// Number of parameters that are trained. (`Module::num_params` also counts the buffers:
+    /// running statistics and singular vectors.)
+    pub fn num_parameters(&self) -> usize {
+        let norm = |n: &BatchNorm| n.gamma.shape().num_elements() + n.beta.shape().num_elements();
+        let conv = |c: &Conv2d| {
+            let bias = c.bias.as_ref().map_or(0, |b| b.shape().num_elements());
+            c.weight.shape().num_elements() + bias
+        };
+        let head_bias = self
+            .head
+            .bias
+            .as_ref()
+            .map_or(0, |b| b.shape().num_elements());
+        conv(&self.stem)
+            + norm(&self.stem_norm)
+            + self
+                .kernels
+                .iter()
+                .map(|k| k.weight.shape().num_elements())
+                .sum::<usize>()
+            + self.injections.iter().map(conv).sum::<usize>()
+            + self.head_norms.iter().map(norm).sum::<usize>()
+            + self.head.weight.shape().num_elements()
+            + head_bias
+    }
+
     /// Class scores for pictures.
     ///
     /// With autodiff (in training), the equilibrium is perturbed before the head.

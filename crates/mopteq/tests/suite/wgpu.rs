@@ -26,7 +26,12 @@ fn wgpu_solve_and_gradients_equal_those_of_flex() {
             (logits, parameter_gradients(&model, &grads))
         };
         let gpu = Device::wgpu(Default::default());
-        let copy = model.clone().fork(&gpu.clone().autodiff());
+        // Clones share their running states, so the copy is a model of its own.
+        let copy = config
+            .init(&gpu)
+            .unwrap()
+            .load_record(model.clone().into_record())
+            .train();
         let (logits, gradients) = run(model, &Device::flex());
         let (gpu_logits, gpu_gradients) = run(copy, &gpu);
         let error = relative(&gpu_logits, &logits);

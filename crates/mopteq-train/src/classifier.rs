@@ -1,0 +1,185 @@
+//! The model as Burn's training loop sees it: loss, and what the solver did.
+
+use burn::nn::loss::CrossEntropyLossConfig;
+use burn::prelude::*;
+use burn::tensor::ExecutionError;
+use burn::train::metric::{AccuracyInput, Adaptor, LossInput};
+use burn::train::{InferenceStep, ItemLazy, TrainOutput, TrainStep};
+use burn_deq::{Report, Status};
+use mopteq::MOptEqs;
+
+use crate::config::{ConfigError, TrainConfig};
+use crate::data::Batch;
+
+/// A MOptEqs that is trained with the cross entropy.
+#[derive(Module, Debug)]
+pub struct Classifier {
+    model: MOptEqs,
+}
+
+impl Classifier {
+    /// Number of parameters that are trained.
+    pub fn num_parameters(&self) -> usize {
+        self.model.num_parameters()
+    }
+
+    /// A classifier with fresh parameters, drawn from the device's random numbers.
+    ///
+    /// # Errors
+    ///
+    /// When the model refuses its config.
+    pub fn new(config: &TrainConfig, device: &Device) -> Result<Self, ConfigError> {
+        Ok(Self {
+            model: config.model.init(device)?,
+        })
+    }
+
+    /// Draws all parameters now. Burn draws them when they are first used, which may be after
+    /// the random numbers were seeded for something else.
+    pub fn materialised(self) -> Self {
+        struct Touch;
+        impl burn::module::ModuleVisitor for Touch {
+            fn visit_float<const D: usize>(&mut self, param: &burn::module::Param<Tensor<D>>) {
+                param.val();
+            }
+        }
+        self.visit(&mut Touch);
+        self
+    }
+
+    /// Logits `[batch, classes]` of normalised pictures, and how the forward solve went.
+    pub fn infer(&self, images: Tensor<4>) -> (Tensor<2>, Option<SolveStats>) {
+        let prediction = self.model.forward(images);
+        (prediction.logits, SolveStats::of(&prediction.forward))
+    }
+
+    fn loss(logits: &Tensor<2>, targets: &Tensor<1, Int>) -> Tensor<1> {
+        CrossEntropyLossConfig::new()
+            .init(&logits.device())
+            .forward(logits.clone(), targets.clone())
+    }
+}
+
+impl TrainStep for Classifier {
+    type Input = Batch;
+    type Output = ClassificationItem;
+
+    fn step(&self, batch: Batch) -> TrainOutput<ClassificationItem> {
+        let prediction = self.model.forward(batch.images);
+        let loss = Self::loss(&prediction.logits, &batch.targets);
+        let gradients = loss.backward();
+        let item = ClassificationItem {
+            loss,
+            logits: prediction.logits,
+            targets: batch.targets,
+            solver: SolverItem {
+                forward: SolveStats::of(&prediction.forward),
+                // The backward solve ran inside of `backward()`, so its report is there now.
+                backward: prediction
+                    .adjoint
+                    .report()
+                    .as_ref()
+                    .and_then(SolveStats::of),
+            },
+        };
+        TrainOutput::new(self, gradients, item)
+    }
+}
+
+impl InferenceStep for Classifier {
+    type Input = Batch;
+    type Output = ClassificationItem;
+
+    fn step(&self, batch: Batch) -> ClassificationItem {
+        let (logits, forward) = self.infer(batch.images);
+        ClassificationItem {
+            loss: Self::loss(&logits, &batch.targets),
+            logits,
+            targets: batch.targets,
+            solver: SolverItem {
+                forward,
+                backward: None,
+            },
+        }
+    }
+}
+
+/// What one solve of a batch cost and reached, on average over its samples.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SolveStats {
+    /// Samples in the batch.
+    pub samples: usize,
+    /// Mean number of steps.
+    pub steps: f64,
+    /// Mean residual relative to the norm of f(z).
+    pub residual: f64,
+    /// Share of the samples that met the tolerance, 0 to 1.
+    pub converged: f64,
+}
+
+impl SolveStats {
+    /// The averages of a report; `None` when it covers no sample.
+    pub fn of(report: &Report) -> Option<Self> {
+        let samples = report.status.len();
+        (samples > 0).then(|| Self {
+            samples,
+            steps: report.mean_steps(),
+            residual: report.mean_relative_residual(),
+            converged: report.count(Status::Converged) as f64 / samples as f64,
+        })
+    }
+}
+
+/// How the two solves of a batch went.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SolverItem {
+    /// The solve for the equilibrium.
+    pub forward: Option<SolveStats>,
+    /// The solve for the gradient; in training only.
+    pub backward: Option<SolveStats>,
+}
+
+/// The outcome of one batch, for the metrics.
+pub struct ClassificationItem {
+    /// Mean cross entropy, `[1]`.
+    pub loss: Tensor<1>,
+    /// `[batch, classes]`.
+    pub logits: Tensor<2>,
+    /// `[batch]`.
+    pub targets: Tensor<1, Int>,
+    /// How the solver fared.
+    pub solver: SolverItem,
+}
+
+impl ItemLazy for ClassificationItem {
+    fn sync(self) -> Result<Self, ExecutionError> {
+        // As Burn's own output does: start the queued work, read nothing back, and leave the tape
+        // behind, for the metrics run on another thread.
+        self.loss.device().flush()?;
+        Ok(Self {
+            loss: self.loss.without_autodiff(),
+            logits: self.logits.without_autodiff(),
+            targets: self.targets.without_autodiff(),
+            solver: self.solver,
+        })
+    }
+}
+
+impl Adaptor<AccuracyInput> for ClassificationItem {
+    fn adapt(&self) -> AccuracyInput {
+        AccuracyInput::new(self.logits.clone(), self.targets.clone())
+    }
+}
+
+impl Adaptor<LossInput> for ClassificationItem {
+    fn adapt(&self) -> LossInput {
+        // Burn's metric weights a batch by the number of losses, and the last batch is smaller.
+        LossInput::new(self.loss.clone().expand([self.targets.dims()[0]]))
+    }
+}
+
+impl Adaptor<SolverItem> for ClassificationItem {
+    fn adapt(&self) -> SolverItem {
+        self.solver
+    }
+}
