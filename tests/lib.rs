@@ -1,1 +1,1 @@
-//! placeholder
+//! Tests that cross crates: see `end_to_end.rs`.

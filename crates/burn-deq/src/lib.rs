@@ -10,6 +10,11 @@
 //! Enable the feature that bears the name of the backend in use: `flex`, `wgpu`, `vulkan`, `metal`,
 //! `cuda`, `rocm` or `cpu`.
 
+// The README's example is compiled with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;
+
 mod config;
 mod driver;
 mod equilibrium;

@@ -10,9 +10,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// What is known of a panic.
 #[derive(Clone, Debug)]
 pub struct Crash {
-    /// The message of the first panic, with its place in the source.
+    /// The message of the first panic.
     pub message: String,
-    /// The stack at that place; empty where it is not known.
+    /// Its place in the source and the stack there; empty where they are not known.
     pub backtrace: String,
 }
 
@@ -28,12 +28,11 @@ pub fn install_hook() {
     std::panic::set_hook(Box::new(|info: &PanicHookInfo<'_>| {
         let place = info
             .location()
-            .map(|place| format!(" (at {place})"))
+            .map(|place| format!("at {place}\n"))
             .unwrap_or_default();
-        let message = format!("{}{place}", text(info.payload()));
         first().get_or_insert_with(|| Crash {
-            message,
-            backtrace: Backtrace::force_capture().to_string(),
+            message: text(info.payload()),
+            backtrace: format!("{place}{}", Backtrace::force_capture()),
         });
     }));
 }

@@ -14,6 +14,8 @@ const COLOURS: [RGBColor; 2] = [RGBColor(31, 98, 178), RGBColor(214, 106, 20)];
 struct Panel {
     title: &'static str,
     unit: &'static str,
+    /// Whether the axis begins at zero: for counts, whose size matters.
+    from_zero: bool,
     /// Name and points (epoch, value) of each line.
     lines: Vec<(&'static str, Vec<(f64, f64)>)>,
 }
@@ -35,6 +37,7 @@ pub fn draw(history: &History) -> Result<String, String> {
         Panel {
             title: "Loss",
             unit: "cross entropy",
+            from_zero: false,
             lines: vec![
                 ("training", line(&metrics::TRAIN, metrics::LOSS)),
                 ("validation", line(&metrics::VALID, metrics::LOSS)),
@@ -43,6 +46,7 @@ pub fn draw(history: &History) -> Result<String, String> {
         Panel {
             title: "Accuracy",
             unit: "%",
+            from_zero: false,
             lines: vec![
                 ("training", line(&metrics::TRAIN, metrics::ACCURACY)),
                 ("validation", line(&metrics::VALID, metrics::ACCURACY)),
@@ -51,6 +55,7 @@ pub fn draw(history: &History) -> Result<String, String> {
         Panel {
             title: "Solver steps in training",
             unit: "mean steps",
+            from_zero: true,
             lines: vec![
                 ("forward", line(&metrics::TRAIN, metrics::FORWARD_STEPS)),
                 ("backward", line(&metrics::TRAIN, metrics::BACKWARD_STEPS)),
@@ -83,6 +88,7 @@ fn draw_panel(area: &Area<'_>, panel: &Panel, last_epoch: f64) -> Result<(), Dra
     });
     // An axis needs a length, whatever there is to show.
     let (low, high) = if low > high { (0.0, 1.0) } else { (low, high) };
+    let low = if panel.from_zero { 0.0 } else { low };
     let margin = if high > low { 0.05 * (high - low) } else { 0.5 };
 
     // Room on the right for the legend, which would otherwise lie on the lines.

@@ -46,8 +46,8 @@ pub struct MOptEqsConfig {
     /// Channels of W z in family S (family P uses it for the range of W, too). Default: 32
     #[config(default = 32)]
     pub hidden: usize,
-    /// Where the activation stands. Default: S
-    #[config(default = "Family::S")]
+    /// Where the activation stands. Default: P (the book's chapter "Results" compares the two)
+    #[config(default = "Family::P")]
     pub family: Family,
     /// lambda, the strength of the coupling between branches. Default: 0.01
     #[config(default = 0.01)]

@@ -193,9 +193,9 @@ impl Weights {
         let m = self.rhs.len();
         if row.len() > 2 {
             let (gram, rhs) = row[2..].split_at(m);
-            for j in 0..m {
-                self.gram[slot * m + j] = gram[j];
-                self.gram[j * m + slot] = gram[j];
+            for (j, product) in gram.iter().enumerate() {
+                self.gram[slot * m + j] = *product;
+                self.gram[j * m + slot] = *product;
             }
             self.rhs.copy_from_slice(rhs);
             self.valid[slot] = gram[slot] > 0.0 && gram[slot].is_finite();

@@ -29,7 +29,7 @@ fn presets_have_the_papers_shape() {
 
 #[test]
 fn errors_name_the_field() {
-    let small = || MOptEqsConfig::small(10, 3, [32, 32]);
+    let small = || MOptEqsConfig::small(10, 3, [32, 32]).with_family(Family::S);
     let cases = [
         (small().with_branches(0), "branches"),
         (small().with_channels(0), "channels"),
@@ -60,6 +60,13 @@ fn errors_name_the_field() {
         matches!(error, Err(ConfigError::Indivisible { divisor: 64, .. })),
         "{error:?}"
     );
+    assert!(
+        small()
+            .with_family(Family::P)
+            .with_norm_bound(0.0)
+            .validate()
+            .is_err()
+    );
     // Family P is strongly convex for every W and every coupling.
     let p = small()
         .with_family(Family::P)
@@ -70,7 +77,7 @@ fn errors_name_the_field() {
 
 #[test]
 fn configurations_survive_json() {
-    let config = MOptEqsConfig::digits(10, 1, [28, 28]).with_family(Family::P);
+    let config = MOptEqsConfig::digits(10, 1, [28, 28]).with_family(Family::S);
     let path = std::env::temp_dir().join(format!("mopteq-config-{}.json", std::process::id()));
     config.save(&path).unwrap();
     let loaded = MOptEqsConfig::load(&path).unwrap();
