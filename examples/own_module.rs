@@ -9,7 +9,7 @@ use burn::optim::{AdamConfig, GradientsParams};
 use burn::prelude::*;
 use burn_deq::EquilibriumConfig;
 
-/// z -> tanh(W z + U x + b), an ordinary module.
+/// z -> tanh(z W + x U + b), an ordinary module.
 #[derive(Module, Debug)]
 struct Cell {
     w: Linear,
@@ -18,7 +18,11 @@ struct Cell {
 
 impl Cell {
     fn forward(&self, z: Tensor<2>, x: Tensor<2>) -> Tensor<2> {
-        (self.w.forward(z) * 0.5 + self.u.forward(x)).tanh()
+        // ||W|| is at most its Frobenius norm: the map is a contraction, whatever is learnt.
+        let w = self.w.weight.val();
+        let norm = w.clone().square().sum().sqrt();
+        let w = w * (norm.recip() * 0.95).clamp_max(1.0).unsqueeze();
+        (z.matmul(w) + self.u.forward(x)).tanh()
     }
 }
 
@@ -46,7 +50,7 @@ fn main() {
 
     let (x, y) = spirals(200, &device.clone().autodiff());
     let z0 = Tensor::zeros([400, 64], &device);
-    for step in 0..=500 {
+    for step in 0..=200 {
         let out = deq.solve(&net.cell, Cell::forward, x.clone(), z0.clone());
         let logits = net.head.forward(out.state);
         let hits = logits
@@ -59,7 +63,7 @@ fn main() {
             .forward(logits, y.clone());
         let value = loss.clone().into_scalar::<f32>();
         let grads = GradientsParams::from_grads(loss.backward(), &net);
-        if step % 100 == 0 {
+        if step % 50 == 0 {
             let accuracy = hits.float().mean().into_scalar::<f32>() * 100.0;
             let backward = out.adjoint.report().map_or(0.0, |r| r.mean_steps());
             println!(
@@ -68,7 +72,7 @@ fn main() {
                 out.forward.mean_steps()
             );
         }
-        net = optimizer.step(0.001, net, grads);
+        net = optimizer.step(0.01, net, grads);
     }
 }
 
@@ -79,7 +83,7 @@ fn spirals(n: usize, device: &Device) -> (Tensor<2>, Tensor<1, Int>) {
             (i / 2) as f32 / n as f32,
             if i % 2 == 0 { 1.0 } else { -1.0 },
         );
-        let angle = std::f32::consts::TAU * t;
+        let angle = 1.5 * std::f32::consts::TAU * t;
         [
             side * (0.1 + t) * angle.cos() * 2.0,
             side * (0.1 + t) * angle.sin() * 2.0,
