@@ -127,11 +127,17 @@ impl Equilibrium {
         let plain = x.plain();
         let (start, packing) = Packing::pack(z0);
         let start = start.without_autodiff();
-        let (z_star, forward) = fixed_point(map, &plain, &packing, start, &self.config.forward);
+        let mut operator = Operator::new(|z| evaluate(map, &plain, &packing, z));
+        let (z_star, forward) = solver::solve(&self.config.forward, &mut operator, start);
+        drop(operator);
 
         let state = if !tracked || z_star.shape().num_elements() == 0 {
             packing.unpack(z_star)
         } else {
+            if forward.evaluations == 0 {
+                // With a step limit of 0 nothing has looked at the map yet.
+                evaluate(map, &plain, &packing, z_star.clone());
+            }
             let attached = Attached {
                 map: map.clone(),
                 packing,
@@ -167,32 +173,27 @@ impl Equilibrium {
     }
 }
 
-/// The fixed point on plain tensors.
-fn fixed_point<S, X, F>(
-    map: &F,
-    x: &X,
-    packing: &Packing<S::Layout>,
-    start: Tensor<2>,
-    solver: &Solver,
-) -> (Tensor<2>, Report)
+/// The map on packed plain tensors.
+///
+/// # Panics
+///
+/// Panics if the map brings autodiff in. The backward solve runs while Burn holds the lock of the
+/// outer graph: a map that reaches into that graph would wait for the lock for ever. Here it is
+/// seen before it can.
+fn evaluate<S, X, F>(map: &F, x: &X, packing: &Packing<S::Layout>, z: Tensor<2>) -> Tensor<2>
 where
     S: State,
     X: Input,
     F: FixedPointMap<S, X>,
 {
-    let mut operator = Operator::new(|z: Tensor<2>| {
-        let f = packing.repack(map.apply(packing.unpack(z), x.clone()));
-        // The backward solve runs while Burn holds the lock of the outer graph. A map that reaches
-        // into that graph would wait for the lock for ever; here it is seen before it can.
-        assert!(
-            !f.is_autodiff(),
-            "burn-deq: the map captures a tensor or module that is tracked by autodiff; pass it \
-             as an argument instead: the module through Equilibrium::solve, everything else \
-             through x (or call .without_autodiff() on what is a constant)"
-        );
-        f
-    });
-    solver::solve(solver, &mut operator, start)
+    let f = packing.repack(map.apply(packing.unpack(z), x.clone()));
+    assert!(
+        !f.is_autodiff(),
+        "burn-deq: the map captures a tensor or module that is tracked by autodiff; pass it as an \
+         argument instead: the module through Equilibrium::solve, everything else through x (or \
+         call .without_autodiff() on what is a constant)"
+    );
+    f
 }
 
 /// A solved equilibrium on its way back to the tape.

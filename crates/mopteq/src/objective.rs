@@ -377,17 +377,11 @@ impl HiddenObjective {
         sum(self.terms.iter().map(|t| t.gradient(z, x)), add)
     }
 
-    /// Algorithm 2: T(z) = z - step dG/dz, before the constraint.
-    pub fn descend(&self, z: &Branches, x: &Context) -> Branches {
+    /// z - step dG/dz of the smooth part. With step 1 this is Algorithm 2, T(z) = z - dG/dz.
+    pub fn descend(&self, z: &Branches, x: &Context, step: f64) -> Branches {
         z.iter()
             .zip(self.gradient(z, x))
-            .map(|(z, g)| {
-                if self.step == 1.0 {
-                    z.clone() - g
-                } else {
-                    z.clone() - g * self.step
-                }
-            })
+            .map(|(z, g)| z.clone() - if step == 1.0 { g } else { g * step })
             .collect()
     }
 
@@ -425,7 +419,7 @@ fn sum<T>(parts: impl Iterator<Item = T>, add: impl Fn(T, T) -> T) -> T {
 /// One step of Algorithm 1: z -> T(z), or z -> relu(T(z)) under the constraint z >= 0.
 impl FixedPointMap<Branches, Context> for HiddenObjective {
     fn apply(&self, z: Branches, x: Context) -> Branches {
-        let t = self.descend(&z, &x);
+        let t = self.descend(&z, &x, self.step);
         if self.non_negative {
             t.into_iter().map(|t| t.clamp_min(0.0)).collect()
         } else {
@@ -435,7 +429,7 @@ impl FixedPointMap<Branches, Context> for HiddenObjective {
 
     fn jacobian(&self, z: Branches, x: Context) -> Option<Box<dyn Jacobian<Branches>>> {
         let active = self.non_negative.then(|| {
-            let t = self.descend(&z, &x);
+            let t = self.descend(&z, &x, self.step);
             t.into_iter()
                 .map(|t| t.greater_elem(0.0).float().cast(z[0].dtype()))
                 .collect()

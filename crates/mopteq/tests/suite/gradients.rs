@@ -6,7 +6,8 @@ use burn_deq::{FixedPointMap, Solver};
 use mopteq::{Family, MOptEqs};
 
 use crate::support::{
-    Numbers, images, model_f64, nudged, parameter_gradients, relative, tiny, values,
+    Numbers, dtype_of, images, images_of, model_f64, nudged, parameter_gradients, relative, tiny,
+    values,
 };
 
 /// Stem: weight and its norm's two; W, U, b and the head norm's two a branch; the head's two.
@@ -45,7 +46,7 @@ fn unrolled(model: &MOptEqs, images: Tensor<4>) -> Tensor<2> {
 }
 
 fn gradients(model: &MOptEqs, forward: Forward) -> (Vec<Vec<f64>>, Vec<f64>) {
-    let x = images(3).autodiff().require_grad();
+    let x = images_of(3, dtype_of(model)).autodiff().require_grad();
     let grads = loss(forward(model, x.clone())).backward();
     (
         parameter_gradients(model, &grads),
@@ -66,6 +67,28 @@ fn every_parameter_and_the_input_match_unrolled_autodiff() {
         }
         let error = relative(&dx, &dx_reference);
         assert!(error <= 1e-9, "{family:?}, input: {error:e}");
+    }
+}
+
+#[test]
+fn in_f32_every_parameter_and_the_input_match_unrolled_autodiff() {
+    for family in [Family::S, Family::P] {
+        let exact = Solver::anderson(6)
+            .with_relative(3e-7)
+            .with_absolute(1e-9)
+            .with_max_steps(100);
+        let equilibrium = burn_deq::EquilibriumConfig::new().with_forward(exact);
+        let config = tiny(family).with_equilibrium(equilibrium);
+        let model = crate::support::model(&config, burn::tensor::DType::F32).train();
+        let forward: Forward = |model, images| model.forward(images).logits;
+        let (implicit, dx) = gradients(&model, forward);
+        let (reference, dx_reference) = gradients(&model, unrolled);
+        assert_eq!(implicit.len(), PARAMETERS);
+        // One norm over all parameters: some of their gradients are sums that nearly cancel.
+        let error = relative(&implicit.concat(), &reference.concat());
+        assert!(error <= 2e-6, "{family:?}: {error:e}");
+        let error = relative(&dx, &dx_reference);
+        assert!(error <= 2e-6, "{family:?}, input: {error:e}");
     }
 }
 

@@ -76,9 +76,11 @@ fn algorithm_2_is_z_minus_the_gradient_of_the_objective() {
         // Family P's constraint is satisfied inside the cone, where G is smooth.
         let z: Branches = z.into_iter().map(|z| z.abs() + 0.1).collect();
         let gradient = autodiff(&z, |z| objective.value(z, &x));
-        let t = flat(&objective.descend(&z, &x));
-        for ((t, z), g) in t.iter().zip(flat(&z)).zip(gradient) {
-            assert!((t - (z - objective.step() * g)).abs() <= 1e-10);
+        for step in [1.0, objective.step()] {
+            let t = flat(&objective.descend(&z, &x, step));
+            for ((t, z), g) in t.iter().zip(flat(&z)).zip(&gradient) {
+                assert!((t - (z - step * g)).abs() <= 1e-10);
+            }
         }
     }
 }

@@ -59,23 +59,27 @@ pub fn tiny(family: Family) -> MOptEqsConfig {
 }
 
 /// Values of every float parameter, replaced in the order of the visit.
-struct Cast<F>(F);
+struct Cast<F>(DType, F);
 
 impl<F: FnMut(Vec<f64>) -> Vec<f64>> ModuleMapper for Cast<F> {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         param.map(|t| {
             let shape = t.dims();
-            let data = TensorData::new((self.0)(values(t)), shape);
-            Tensor::from_data(data, (&Device::flex(), DType::F64))
+            let data = TensorData::new((self.1)(values(t)), shape);
+            Tensor::from_data(data, (&Device::flex(), self.0))
         })
     }
 }
 
 /// A model in f64 with reproducible weights and converged norm estimates.
 pub fn model_f64(config: &MOptEqsConfig) -> MOptEqs {
+    model(config, DType::F64)
+}
+
+pub fn model(config: &MOptEqsConfig, dtype: DType) -> MOptEqs {
     let model = config.init(&Device::flex()).unwrap();
     let mut numbers = Numbers::new(17);
-    let model = model.map(&mut Cast(|v: Vec<f64>| {
+    let model = model.map(&mut Cast(dtype, |v: Vec<f64>| {
         v.iter()
             .map(|x| {
                 if *x == 0.0 || *x == 1.0 {
@@ -91,7 +95,8 @@ pub fn model_f64(config: &MOptEqsConfig) -> MOptEqs {
 
 /// Lets the power iterations of a training model converge.
 pub fn settle(model: MOptEqs, iterations: usize) -> MOptEqs {
-    let images = images(1).autodiff();
+    // The pictures only need the type of the weights.
+    let images = images_of(1, dtype_of(&model)).autodiff();
     for _ in 0..iterations {
         model.context(images.clone());
     }
@@ -99,7 +104,23 @@ pub fn settle(model: MOptEqs, iterations: usize) -> MOptEqs {
 }
 
 pub fn images(batch: usize) -> Tensor<4> {
-    Numbers::new(3).tensor([batch, 2, 8, 8], DType::F64)
+    images_of(batch, DType::F64)
+}
+
+pub fn images_of(batch: usize, dtype: DType) -> Tensor<4> {
+    Numbers::new(3).tensor([batch, 2, 8, 8], dtype)
+}
+
+pub fn dtype_of(model: &MOptEqs) -> DType {
+    struct First(Option<DType>);
+    impl ModuleVisitor for First {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            self.0.get_or_insert(param.val().dtype());
+        }
+    }
+    let mut first = First(None);
+    model.visit(&mut first);
+    first.0.expect("a model has parameters")
 }
 
 /// Gradient of every parameter that has one, in the order of the visit.
