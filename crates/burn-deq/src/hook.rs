@@ -5,8 +5,6 @@
 //! and h solves u = J'u + g (Bai, Kolter and Koltun 2019, arXiv:1909.01377, theorem 1; the same
 //! "re-attach and hook" shape as in the code of that paper).
 
-use std::sync::{Arc, Mutex};
-
 use burn::tensor::Tensor;
 
 #[cfg(any(feature = "flex", feature = "cube"))]
@@ -14,6 +12,8 @@ pub(crate) use dispatched::grad_hook;
 
 #[cfg(any(feature = "flex", feature = "cube"))]
 mod dispatched {
+    use std::sync::{Arc, Mutex};
+
     use super::*;
     use burn::backend::autodiff::checkpoint::base::Checkpointer;
     use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
@@ -138,7 +138,6 @@ pub(crate) fn grad_hook<const D: usize>(
     _x: Tensor<D>,
     _hook: impl FnOnce(Tensor<D>) -> Tensor<D> + Send + 'static,
 ) -> Tensor<D> {
-    let _ = Arc::new(Mutex::new(()));
     panic!(
         "burn-deq was built without a backend: enable the feature of burn-deq that bears the name \
          of the backend in use (flex, wgpu, vulkan, metal, cuda, rocm or cpu)"
