@@ -3,10 +3,37 @@
 use burn::config::Config;
 use burn::serde::{Deserialize, Serialize};
 
+/// A norm over everything but the batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(crate = "burn::serde", rename_all = "snake_case")]
+pub enum Norm {
+    /// The Euclidean norm.
+    #[default]
+    L2,
+    /// The Euclidean norm divided by the square root of the number of elements: an absolute
+    /// tolerance in it does not depend on the size of the state.
+    Rms,
+    /// The largest absolute value.
+    Max,
+}
+
+/// How often a solve looks at its residuals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(crate = "burn::serde", rename_all = "snake_case")]
+pub enum Check {
+    /// Every so many evaluations; 0 counts as 1. With 1, the default, one small tensor is read back
+    /// to the host each step. With more, the steps in between are decided on the device, and a
+    /// sample may do up to that many steps more than it needs.
+    Every(usize),
+    /// Never: the solve does exactly `max_steps` evaluations and reads nothing back, as graph
+    /// capture and browsers ask for. The report then knows no residuals;
+    /// [`Solution::residual`](crate::Solution::residual) holds them on the device.
+    Never,
+}
+
 /// When a sample is done.
 ///
-/// A sample has converged when |f(z) - z| <= absolute + relative * |f(z)|, in the Euclidean norm
-/// over everything but the batch.
+/// A sample has converged when |f(z) - z| <= absolute + relative * |f(z)|.
 #[derive(Config, Debug, PartialEq)]
 pub struct Termination {
     /// Relative tolerance. Default: 1e-4
@@ -15,6 +42,9 @@ pub struct Termination {
     /// Absolute tolerance, for fixed points at or near zero. Default: 1e-10
     #[config(default = 1e-10)]
     pub absolute: f64,
+    /// The norm. Default: Euclidean
+    #[config(default = "Norm::L2")]
+    pub norm: Norm,
     /// Most evaluations of the map in one solve. Default: 50
     #[config(default = 50)]
     pub max_steps: usize,
@@ -25,6 +55,9 @@ pub struct Termination {
     /// Default: 30
     #[config(default = 30)]
     pub patience: usize,
+    /// How often the residuals are looked at. Default: every step
+    #[config(default = "Check::Every(1)")]
+    pub check: Check,
 }
 
 impl Default for Termination {
@@ -33,11 +66,23 @@ impl Default for Termination {
     }
 }
 
-/// Anderson acceleration of type II in difference form, for every sample on its own
-/// (Walker and Ni 2011, doi:10.1137/10078356X).
+/// Which least-squares problem the weights of Anderson acceleration solve.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(crate = "burn::serde", rename_all = "snake_case")]
+pub enum AndersonType {
+    /// dZ'(r - dR gamma) = 0: the secant condition on the Jacobian ("good Broyden").
+    I,
+    /// min |r - dR gamma|: the secant condition on its inverse ("bad Broyden").
+    #[default]
+    II,
+}
+
+/// Anderson acceleration in difference form, for every sample on its own
+/// (Walker and Ni 2011, doi:10.1137/10078356X; types after Fang and Saad 2009,
+/// doi:10.1002/nla.617).
 ///
-/// With residuals r = f(z) - z, the last m differences dR and dF, and gamma the minimiser of
-/// |r - dR gamma|^2 + regularization * sum_j |dR_j|^2 gamma_j^2:
+/// With residuals r = f(z) - z, the last m differences dZ, dR and dF = dZ + dR, and weights gamma
+/// (see [`AndersonType`]) whose system is regularised relative to each difference's own size:
 ///
 /// z+ = f - dF gamma - (1 - damping) (r - dR gamma)
 #[derive(Config, Debug, PartialEq)]
@@ -45,7 +90,11 @@ pub struct AndersonConfig {
     /// Differences kept, m. 0 gives plain iteration. Default: 6
     #[config(default = 6)]
     pub history: usize,
-    /// Share of the residual that a step follows (the mixing parameter beta). Default: 1
+    /// Which least-squares problem. Default: type II
+    #[config(default = "AndersonType::II")]
+    pub kind: AndersonType,
+    /// Share of the residual that a step follows (relaxation, the mixing parameter beta), from 0 to
+    /// 2. Default: 1
     #[config(default = 1.0)]
     pub damping: f64,
     /// Tikhonov regularisation relative to each difference's own size, hence independent of the
@@ -56,13 +105,45 @@ pub struct AndersonConfig {
     /// the sample's history is dropped. Default: 1e4
     #[config(default = 1e4)]
     pub weight_cap: f64,
-    /// When a step multiplies a sample's residual by more than this, it is taken back: the sample
-    /// goes on with a plain step from the point before and an empty history. Default: 4
+    /// When a step multiplies a sample's residual by more than this, or makes it NaN, it is taken
+    /// back: the sample goes on with a plain step from the point before and an empty history.
+    /// Default: 4
+    #[config(default = 4.0)]
+    pub safeguard: f64,
+    /// Accelerates every so many steps and takes plain steps in between (alternating or periodic
+    /// Anderson: Banerjee, Suryanarayana and Pask 2016, doi:10.1016/j.cplett.2016.01.033).
+    /// Default: 1
+    #[config(default = 1)]
+    pub period: usize,
+    /// Drops the history after so many steps. Default: never
+    pub restart: Option<usize>,
+}
+
+impl Default for AndersonConfig {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Broyden's good method for r(z) = f(z) - z = 0, for every sample on its own, with the inverse
+/// Jacobian kept as -I + sum of `history` rank-one terms (Broyden 1965,
+/// doi:10.1090/S0025-5718-1965-0198670-6; for equilibrium networks Bai et al. 2019).
+#[derive(Config, Debug, PartialEq)]
+pub struct BroydenConfig {
+    /// Rank-one terms kept. When they are full, all are dropped: each is relative to those before
+    /// it, so the oldest alone cannot go. 0 gives plain iteration. Default: 20
+    #[config(default = 20)]
+    pub history: usize,
+    /// Share of the quasi-Newton step that is taken. Default: 1
+    #[config(default = 1.0)]
+    pub damping: f64,
+    /// When a step multiplies a sample's residual by more than this, or makes it NaN, it is taken
+    /// back: the sample goes on with a plain step from the point before and no terms. Default: 4
     #[config(default = 4.0)]
     pub safeguard: f64,
 }
 
-impl Default for AndersonConfig {
+impl Default for BroydenConfig {
     fn default() -> Self {
         Self::new()
     }
@@ -80,9 +161,8 @@ pub enum Method {
     },
     /// Anderson acceleration: the default.
     Anderson(AndersonConfig),
-    /// Conjugate gradients on (I - J) u = g, for affine maps whose I - J is symmetric positive
-    /// definite (Hestenes and Stiefel 1952). Only for backward solves.
-    ConjugateGradients,
+    /// Limited-memory Broyden.
+    Broyden(BroydenConfig),
 }
 
 impl Default for Method {
@@ -97,41 +177,111 @@ impl From<AndersonConfig> for Method {
     }
 }
 
-/// A forward solve: a method and when to stop.
+impl From<BroydenConfig> for Method {
+    fn from(config: BroydenConfig) -> Self {
+        Self::Broyden(config)
+    }
+}
+
+/// A method for the linear system u = J u + g of the backward pass.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(crate = "burn::serde", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum LinearMethod {
+    /// Any fixed-point method.
+    FixedPoint(Method),
+    /// Conjugate gradients (Hestenes and Stiefel 1952): I - J symmetric positive definite.
+    ConjugateGradients,
+    /// MINRES (Paige and Saunders 1975, doi:10.1137/0712047): I - J symmetric.
+    Minres,
+}
+
+impl<M: Into<Method>> From<M> for LinearMethod {
+    fn from(method: M) -> Self {
+        Self::FixedPoint(method.into())
+    }
+}
+
+/// A solve: a method and when to stop. `Solver` is for fixed points, [`LinearSolver`] for the
+/// linear system of the backward pass.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(crate = "burn::serde", default)]
-pub struct Solver {
+pub struct SolverOf<M: Default> {
     /// The method. Default: Anderson acceleration with history 6.
-    pub method: Method,
+    pub method: M,
     /// When a sample is done.
     pub termination: Termination,
+    /// Whether the report keeps the residual of every sample at every look. Default: no
+    pub trace: bool,
+}
+
+/// A solver for z = f(z).
+pub type Solver = SolverOf<Method>;
+
+/// A solver for u = J u + g.
+pub type LinearSolver = SolverOf<LinearMethod>;
+
+impl Default for LinearMethod {
+    fn default() -> Self {
+        Self::FixedPoint(Method::default())
+    }
 }
 
 impl Solver {
     /// Undamped plain iteration.
     pub fn plain() -> Self {
-        Self {
-            method: Method::Plain { damping: 1.0 },
-            ..Self::default()
-        }
+        Self::damped(1.0)
+    }
+
+    /// Plain iteration that follows this share of the residual.
+    pub fn damped(damping: f64) -> Self {
+        Method::Plain { damping }.into()
     }
 
     /// Anderson acceleration with the given number of differences.
     pub fn anderson(history: usize) -> Self {
-        Self {
-            method: AndersonConfig::new().with_history(history).into(),
-            ..Self::default()
-        }
+        Method::from(AndersonConfig::new().with_history(history)).into()
     }
 
-    /// Conjugate gradients (backward solves only).
+    /// Broyden's method with the given number of rank-one terms.
+    pub fn broyden(history: usize) -> Self {
+        Method::from(BroydenConfig::new().with_history(history)).into()
+    }
+}
+
+impl LinearSolver {
+    /// Conjugate gradients, for maps that declare
+    /// [`SymmetricPositiveDefinite`](crate::Structure::SymmetricPositiveDefinite).
     pub fn conjugate_gradients() -> Self {
+        LinearMethod::ConjugateGradients.into()
+    }
+
+    /// MINRES, for maps that declare a symmetric Jacobian.
+    pub fn minres() -> Self {
+        LinearMethod::Minres.into()
+    }
+}
+
+impl<M: Default> From<M> for SolverOf<M> {
+    fn from(method: M) -> Self {
         Self {
-            method: Method::ConjugateGradients,
+            method,
             ..Self::default()
         }
     }
+}
 
+impl From<Solver> for LinearSolver {
+    fn from(solver: Solver) -> Self {
+        Self {
+            method: solver.method.into(),
+            termination: solver.termination,
+            trace: solver.trace,
+        }
+    }
+}
+
+impl<M: Default> SolverOf<M> {
     /// The same method with this relative tolerance.
     pub fn with_relative(mut self, relative: f64) -> Self {
         self.termination.relative = relative;
@@ -149,6 +299,56 @@ impl Solver {
         self.termination.max_steps = max_steps;
         self
     }
+
+    /// The same method with tolerances in this norm.
+    pub fn with_norm(mut self, norm: Norm) -> Self {
+        self.termination.norm = norm;
+        self
+    }
+
+    /// The same method that looks at its residuals this often.
+    pub fn with_check(mut self, check: Check) -> Self {
+        self.termination.check = check;
+        self
+    }
+
+    /// The same method with exactly this many evaluations and no read-back to the host.
+    pub fn with_fixed_steps(self, steps: usize) -> Self {
+        self.with_max_steps(steps).with_check(Check::Never)
+    }
+
+    /// The same method with the residuals of every look in the report.
+    pub fn with_trace(mut self) -> Self {
+        self.trace = true;
+        self
+    }
+}
+
+/// Where the backward solve starts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(crate = "burn::serde", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum AdjointStart {
+    /// At the incoming gradient g, the first term of the Neumann series. A vector given to
+    /// [`Equilibrium::solve_from`](crate::Equilibrium::solve_from) takes precedence.
+    #[default]
+    Gradient,
+    /// At -B'g, with B the inverse Jacobian that the forward Broyden solve ended with (SHINE:
+    /// Ramzi et al. 2022, arXiv:2106.00553). As `Gradient` after other forward solves. No sample is
+    /// frozen in the forward solve, so that all terms are kept.
+    BroydenFactors,
+}
+
+/// The exact backward pass.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(crate = "burn::serde", default)]
+pub struct Implicit {
+    /// Solver for u = J'u + g. `None` takes what fits the map's declared
+    /// [`Structure`](crate::Structure) (conjugate gradients, MINRES, or else Anderson
+    /// acceleration) with the termination of the forward solve.
+    pub solver: Option<LinearSolver>,
+    /// Where it starts.
+    pub start: AdjointStart,
 }
 
 /// How gradients pass through the equilibrium.
@@ -157,15 +357,30 @@ impl Solver {
 #[non_exhaustive]
 pub enum Gradient {
     /// The exact gradient by the implicit function theorem: the backward pass solves
-    /// u = J'u + g with this solver. `None` takes conjugate gradients for maps that declare a
-    /// symmetric positive definite structure and Anderson acceleration for all others, with the
-    /// tolerances of the forward solve.
-    Implicit(Option<Solver>),
+    /// u = J'u + g.
+    Implicit(Implicit),
+    /// u = g + J'g + ... + J'^k g: the Neumann series of the exact gradient, cut after k
+    /// products.
+    Neumann {
+        /// Products with J'.
+        terms: usize,
+    },
     /// Differentiates `steps` damped applications of f that start at the detached equilibrium
     /// (phantom gradient, Geng et al. 2021, arXiv:2111.05177). Inexact; needs no backward solve.
-    /// One undamped step is the Jacobian-free gradient (Fung et al. 2021, arXiv:2103.12803).
     Phantom {
         /// Applications of f that are differentiated.
+        steps: usize,
+        /// Share of the residual that each of them follows.
+        damping: f64,
+    },
+    /// Differentiates one application of f at the detached equilibrium (Jacobian-free: Fung et
+    /// al. 2021, arXiv:2103.12803). Inexact.
+    OneStep,
+    /// No solver: damped steps from the initial state, all of them on the tape. Memory grows with
+    /// their number, and the initial state gets a gradient, too. For weight-tied pretraining and
+    /// as a reference.
+    Unrolled {
+        /// Applications of f.
         steps: usize,
         /// Share of the residual that each of them follows.
         damping: f64,
@@ -174,6 +389,146 @@ pub enum Gradient {
 
 impl Default for Gradient {
     fn default() -> Self {
-        Self::Implicit(None)
+        Self::Implicit(Implicit::default())
+    }
+}
+
+impl Gradient {
+    /// The exact gradient by this solver.
+    pub fn implicit(solver: impl Into<LinearSolver>) -> Self {
+        Self::Implicit(Implicit {
+            solver: Some(solver.into()),
+            start: AdjointStart::default(),
+        })
+    }
+}
+
+/// Whether samples that are done leave the batch, so that the map is evaluated on the rest only.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(crate = "burn::serde", rename_all = "snake_case")]
+pub enum Freezing {
+    /// All samples stay in the batch until the last is done. Shapes do not change.
+    Off,
+    /// If the map declares [independent samples](crate::FixedPointMap::independent_samples).
+    #[default]
+    Declared,
+    /// Always: the caller vouches for a map that cannot declare it, such as a closure.
+    Assumed,
+}
+
+/// A setting that no solver can work with.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[error("`{field}` is {value}; it must be {expected}")]
+pub struct ConfigError {
+    /// The field, with the path to it.
+    pub field: String,
+    /// Its value.
+    pub value: f64,
+    /// What is possible.
+    pub expected: &'static str,
+}
+
+/// Checks one number.
+fn demand(field: &str, value: f64, ok: bool, expected: &'static str) -> Result<(), ConfigError> {
+    ok.then_some(()).ok_or_else(|| ConfigError {
+        field: field.to_owned(),
+        value,
+        expected,
+    })
+}
+
+fn demand_damping(field: &str, value: f64) -> Result<(), ConfigError> {
+    let ok = value > 0.0 && value <= 2.0;
+    demand(field, value, ok, "above 0 and at most 2")
+}
+
+impl Termination {
+    /// Checks every field; `path` goes before their names.
+    pub(crate) fn validate(&self, path: &str) -> Result<(), ConfigError> {
+        for (name, value) in [("relative", self.relative), ("absolute", self.absolute)] {
+            let ok = value.is_finite() && value >= 0.0;
+            demand(
+                &format!("{path}.{name}"),
+                value,
+                ok,
+                "0 or more, and finite",
+            )?;
+        }
+        let field = format!("{path}.divergence");
+        demand(
+            &field,
+            self.divergence,
+            self.divergence > 1.0,
+            "greater than 1",
+        )
+    }
+}
+
+impl Method {
+    /// Checks every field; `path` goes before their names.
+    pub(crate) fn validate(&self, path: &str) -> Result<(), ConfigError> {
+        let name = |field: &str| format!("{path}.{field}");
+        let safeguard = |value: f64| {
+            demand(
+                &name("safeguard"),
+                value,
+                value >= 1.0,
+                "1 or more (infinite turns it off)",
+            )
+        };
+        match self {
+            Self::Plain { damping } => demand_damping(&name("damping"), *damping),
+            Self::Anderson(c) => {
+                demand_damping(&name("damping"), c.damping)?;
+                let ok = c.regularization >= 0.0 && c.regularization.is_finite();
+                demand(
+                    &name("regularization"),
+                    c.regularization,
+                    ok,
+                    "0 or more, and finite",
+                )?;
+                demand(
+                    &name("weight_cap"),
+                    c.weight_cap,
+                    c.weight_cap > 0.0,
+                    "positive",
+                )?;
+                demand(&name("period"), c.period as f64, c.period > 0, "at least 1")?;
+                if let Some(restart) = c.restart {
+                    demand(&name("restart"), restart as f64, restart > 0, "at least 1")?;
+                }
+                safeguard(c.safeguard)
+            }
+            Self::Broyden(c) => {
+                demand_damping(&name("damping"), c.damping)?;
+                safeguard(c.safeguard)
+            }
+        }
+    }
+}
+
+impl Gradient {
+    /// Checks every field; `path` goes before their names.
+    pub(crate) fn validate(&self, path: &str) -> Result<(), ConfigError> {
+        match self {
+            Self::Implicit(Implicit {
+                solver: Some(solver),
+                ..
+            }) => {
+                solver
+                    .termination
+                    .validate(&format!("{path}.termination"))?;
+                match &solver.method {
+                    LinearMethod::FixedPoint(method) => method.validate(&format!("{path}.method")),
+                    _ => Ok(()),
+                }
+            }
+            Self::Phantom { steps, damping } | Self::Unrolled { steps, damping } => {
+                let field = format!("{path}.steps");
+                demand(&field, *steps as f64, *steps > 0, "at least 1")?;
+                demand_damping(&format!("{path}.damping"), *damping)
+            }
+            _ => Ok(()),
+        }
     }
 }

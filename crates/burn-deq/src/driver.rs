@@ -1,232 +1,603 @@
-//! The one loop that runs every solver: evaluation, termination, best state and statistics.
+//! The one loop that runs every solver: evaluation, termination, best state, freezing, statistics.
 //!
-//! A solver only knows how to observe and how to move on. Each step it hands over one small
-//! tensor of scalars per sample, which is read back to the host once: it holds the norms that the
-//! driver judges and whatever the solver needs for its next step.
+//! A solver only knows how to observe and how to move on. Normally the driver reads one small
+//! tensor a step back to the host; it holds the norms that are judged and whatever the solver needs
+//! for its next step. When it is told to look less often, best states are kept by masks on the
+//! device, and the solver decides there, too.
+
+use std::time::Duration;
 
 use burn::tensor::{Bool, Tensor, TensorData};
 
-use crate::config::Termination;
+use crate::config::{Check, Norm, Termination};
+use crate::map::Rows;
 use crate::report::{Report, Status};
+use crate::solver::square_norm;
 
-/// A packed map `[batch, n] -> [batch, n]` that counts its evaluations.
+/// A packed map `[batch, n] -> [batch, n]`.
+pub(crate) trait PackedMap {
+    /// f(z).
+    fn apply(&self, z: Tensor<2>) -> Tensor<2>;
+
+    /// The linear part of an affine map.
+    fn linear(&self, p: Tensor<2>) -> Tensor<2>;
+
+    /// Forgets all samples but these; says whether it can.
+    fn keep(&mut self, rows: &Rows) -> bool;
+}
+
+/// A packed map that counts its evaluations.
 pub(crate) struct Operator<'a> {
-    apply: Box<dyn Fn(Tensor<2>) -> Tensor<2> + 'a>,
-    linear: Option<Box<dyn Fn(Tensor<2>) -> Tensor<2> + 'a>>,
+    map: Box<dyn PackedMap + 'a>,
     evaluations: usize,
+    sample_evaluations: usize,
 }
 
 impl<'a> Operator<'a> {
-    pub(crate) fn new(apply: impl Fn(Tensor<2>) -> Tensor<2> + 'a) -> Self {
+    pub(crate) fn new(map: impl PackedMap + 'a) -> Self {
         Self {
-            apply: Box::new(apply),
-            linear: None,
+            map: Box::new(map),
             evaluations: 0,
+            sample_evaluations: 0,
         }
     }
 
-    /// The affine map u -> linear(u) + constant.
-    pub(crate) fn affine(
-        linear: impl Fn(Tensor<2>) -> Tensor<2> + Clone + 'a,
-        constant: Tensor<2>,
-    ) -> Self {
-        let product = linear.clone();
-        Self {
-            apply: Box::new(move |u| product(u) + constant.clone()),
-            linear: Some(Box::new(linear)),
-            evaluations: 0,
-        }
-    }
-
-    pub(crate) fn is_affine(&self) -> bool {
-        self.linear.is_some()
+    fn count(&mut self, z: &Tensor<2>) {
+        self.evaluations += 1;
+        self.sample_evaluations += z.dims()[0];
     }
 
     pub(crate) fn apply(&mut self, z: Tensor<2>) -> Tensor<2> {
-        self.evaluations += 1;
-        (self.apply)(z)
+        self.count(&z);
+        self.map.apply(z)
     }
 
     /// The linear part of an affine map.
     pub(crate) fn linear(&mut self, p: Tensor<2>) -> Tensor<2> {
-        self.evaluations += 1;
-        match &self.linear {
-            Some(linear) => linear(p),
-            None => unreachable!("solvers that need the linear part are given affine maps only"),
-        }
+        self.count(&p);
+        self.map.linear(p)
     }
 }
 
 /// What a solver knows after it has looked at its current iterate.
 pub(crate) struct Observation {
-    /// The iterate whose residual is reported.
+    /// The iterate z whose residual is reported.
     pub(crate) state: Tensor<2>,
-    /// `[batch, 2 + k]`: |f(z) - z|^2, |f(z)|^2, and k scalars of the solver's own.
-    pub(crate) scalars: Tensor<2>,
+    /// f(z).
+    pub(crate) image: Tensor<2>,
+    /// f(z) - z.
+    pub(crate) residual: Tensor<2>,
+    /// `[batch, k]`: scalars that the solver needs on the host for its next step.
+    pub(crate) extra: Option<Tensor<2>>,
 }
 
-/// Scalars on the host, one row a sample.
+/// Scalars of one observation on the host, one row a sample.
 pub(crate) struct Scalars {
     values: Vec<f64>,
     width: usize,
+    /// Columns in front of the solver's own.
+    norms: usize,
 }
 
 impl Scalars {
-    fn read(tensor: Tensor<2>) -> Self {
-        let width = tensor.dims()[1];
-        let values = tensor.into_data().iter::<f64>().collect();
-        Self { values, width }
+    /// |f(z) - z|^2 and the solver's own scalars for every sample.
+    pub(crate) fn rows(&self) -> impl Iterator<Item = (f64, &[f64])> {
+        self.values
+            .chunks_exact(self.width)
+            .map(|row| (row[0], &row[self.norms..]))
     }
 
-    pub(crate) fn rows(&self) -> impl Iterator<Item = &[f64]> {
-        self.values.chunks_exact(self.width)
+    fn norms(&self) -> impl Iterator<Item = &[f64]> {
+        self.values
+            .chunks_exact(self.width)
+            .map(|row| &row[..self.norms])
+    }
+
+    fn keep(&mut self, rows: &Rows) {
+        let of = |i: &usize| &self.values[i * self.width..(i + 1) * self.width];
+        self.values = rows.indices().iter().flat_map(of).copied().collect();
     }
 }
 
 /// A solver with its state.
-pub(crate) trait Iteration {
+pub(crate) trait Iteration: Send {
     /// Looks at the current iterate.
     fn observe(&mut self, map: &mut Operator<'_>) -> Observation;
 
-    /// Moves to the next iterate.
-    fn advance(&mut self, map: &mut Operator<'_>, scalars: &Scalars);
+    /// Moves to the next iterate. Without scalars it must decide on the device.
+    fn advance(&mut self, map: &mut Operator<'_>, scalars: Option<&Scalars>);
+
+    /// Forgets all samples but these. Called between `observe` and `advance`.
+    fn keep(&mut self, rows: &Rows);
+
+    /// Whether it takes a step back that made the residual explode or NaN.
+    fn recovers(&self) -> bool {
+        false
+    }
+
+    /// B'g for the inverse Jacobian B of f(z) - z that a quasi-Newton solver has gathered.
+    fn inverse_transposed(&self, g: Tensor<2>) -> Option<Tensor<2>> {
+        let _ = g;
+        None
+    }
 }
 
-/// Runs a solver from `start` until every sample is done or the step limit is reached.
-///
-/// Returns for each sample the iterate with the smallest residual. A sample that is done is never
-/// touched again, whatever happens to the others; `start` is returned where nothing finite was
-/// seen.
+/// What the driver is asked for besides the solution.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Requests {
+    /// Let samples that are done leave the batch.
+    pub(crate) freeze: bool,
+    /// Keep every residual that is read.
+    pub(crate) trace: bool,
+    /// Evaluations whose iterates are wanted, ascending.
+    pub(crate) record: Vec<usize>,
+}
+
+/// What a solve ends with.
+pub(crate) struct Outcome {
+    /// For each sample the iterate with the smallest residual; where nothing finite was seen, the
+    /// start.
+    pub(crate) state: Tensor<2>,
+    pub(crate) report: Report,
+    /// The iterates that were asked for; the final state for evaluations past the end.
+    pub(crate) recorded: Vec<Tensor<2>>,
+    /// `[batch]`, relative residuals, if nothing was read back.
+    pub(crate) residual: Option<Tensor<1>>,
+}
+
+/// Runs a solver from `start` until every sample is done or the step limit is reached. A sample
+/// that is done is never touched again, whatever happens to the others.
 pub(crate) fn drive(
     iteration: &mut dyn Iteration,
     map: &mut Operator<'_>,
     start: Tensor<2>,
-    termination: &Termination,
-) -> (Tensor<2>, Report) {
+    rule: &Termination,
+    requests: Requests,
+) -> Outcome {
+    let clock = Clock::start();
     let [batch, width] = start.dims();
-    let mut samples = vec![Sample::new(); batch];
-    let mut best = start;
-
+    let mut run = Run::new(start, rule, requests, iteration.recovers());
     if width == 0 {
         // A state without elements is its own fixed point.
-        for sample in &mut samples {
-            sample.finish(Status::Converged);
+        run.samples.iter_mut().for_each(Sample::is_trivial);
+    }
+    while map.evaluations < rule.max_steps && run.undone() && batch > 0 {
+        let observation = iteration.observe(map);
+        let scalars = run.take_in(observation, map.evaluations);
+        let go_on = map.evaluations < rule.max_steps && run.undone();
+        if go_on {
+            let scalars = match run.freeze(iteration, map) {
+                Some(rows) => scalars.map(|mut s| {
+                    s.keep(&rows);
+                    s
+                }),
+                None => scalars,
+            };
+            iteration.advance(map, scalars.as_ref());
         }
     }
-    while map.evaluations < termination.max_steps && samples.iter().any(|s| s.status.is_none()) {
-        let Observation { state, scalars } = iteration.observe(map);
-        let scalars = Scalars::read(scalars);
-        let improved: Vec<bool> = samples
-            .iter_mut()
-            .zip(scalars.rows())
-            .map(|(sample, row)| sample.judge(row, map.evaluations, termination))
-            .collect();
-        best = select(&improved, state, best);
-
-        let undone = samples.iter().any(|s| s.status.is_none());
-        if undone && map.evaluations < termination.max_steps {
-            iteration.advance(map, &scalars);
-        }
-    }
-    (best, report(samples, map.evaluations))
+    run.finish(map, clock.elapsed())
 }
 
-/// Rows of `new` where `mask` is set, of `old` elsewhere: by selection, for NaN * 0 is NaN.
-pub(crate) fn select(mask: &[bool], new: Tensor<2>, old: Tensor<2>) -> Tensor<2> {
-    if mask.iter().all(|m| *m) {
+/// The bookkeeping of one solve.
+struct Run<'r> {
+    rule: &'r Termination,
+    requests: Requests,
+    recovers: bool,
+    /// All samples of the batch.
+    samples: Vec<Sample>,
+    /// Positions in the batch of the samples that are still iterated on.
+    active: Vec<usize>,
+    /// Their best iterates so far.
+    best: Tensor<2>,
+    /// Their norms, when the host does not follow them: see `Looks`.
+    looks: Option<Looks>,
+    /// Best iterates of samples that have left, with their positions.
+    left: Vec<(Vec<usize>, Tensor<2>)>,
+    recorded: Vec<Tensor<2>>,
+    read_backs: usize,
+    trace: Vec<(usize, Vec<f64>)>,
+}
+
+/// Norms on the device, `[active, 1]` each, for solves that are not looked at every step.
+struct Looks {
+    /// |f - z| and |f| at the best iterate, and the evaluation that found it.
+    best: [Tensor<2>; 3],
+}
+
+impl<'r> Run<'r> {
+    fn new(start: Tensor<2>, rule: &'r Termination, requests: Requests, recovers: bool) -> Self {
+        let batch = start.dims()[0];
+        let looks = (!matches!(rule.check, Check::Every(0 | 1))).then(|| {
+            let filled = |v: f64| Tensor::full([batch, 1], v, (&start.device(), start.dtype()));
+            Looks {
+                best: [filled(f64::INFINITY), filled(1.0), filled(0.0)],
+            }
+        });
+        Self {
+            rule,
+            requests,
+            recovers,
+            samples: vec![Sample::new(); batch],
+            active: (0..batch).collect(),
+            best: start,
+            looks,
+            left: Vec::new(),
+            recorded: Vec::new(),
+            read_backs: 0,
+            trace: Vec::new(),
+        }
+    }
+
+    fn undone(&self) -> bool {
+        self.active
+            .iter()
+            .any(|i| self.samples[*i].status.is_none())
+    }
+
+    /// Judges an observation. Returns its scalars if they were read.
+    fn take_in(&mut self, observation: Observation, step: usize) -> Option<Scalars> {
+        let state = observation.state.clone();
+        let scalars = match self.looks.take() {
+            None => Some(self.judge_on_host(observation, step)),
+            Some(looks) => {
+                let looks = self.judge_on_device(looks, observation, step);
+                self.looks = Some(looks);
+                None
+            }
+        };
+        while self.requests.record.get(self.recorded.len()) == Some(&step) {
+            let done = self
+                .active
+                .iter()
+                .map(|i| self.samples[*i].status.is_some())
+                .collect::<Vec<_>>();
+            let now = select(&done, self.best.clone(), state.clone());
+            self.recorded.push(self.assemble(now));
+        }
+        scalars
+    }
+
+    /// The norms that the rule speaks of, `[active, 1]` each: of the residual and of f.
+    fn norms(&self, observation: &Observation) -> [Tensor<2>; 2] {
+        [&observation.residual, &observation.image].map(|x| match self.rule.norm {
+            Norm::Max => x.clone().abs().max_dim(1),
+            Norm::L2 => square_norm(x.clone()).sqrt(),
+            Norm::Rms => (square_norm(x.clone()) / x.dims()[1] as f64).sqrt(),
+        })
+    }
+
+    fn judge_on_host(&mut self, observation: Observation, step: usize) -> Scalars {
+        let mut columns = vec![
+            square_norm(observation.residual.clone()),
+            square_norm(observation.image.clone()),
+        ];
+        if self.rule.norm == Norm::Max {
+            columns.extend(self.norms(&observation));
+        }
+        let norms = columns.len();
+        columns.extend(observation.extra);
+        let tensor = Tensor::cat(columns, 1);
+        let scalars = Scalars {
+            width: tensor.dims()[1],
+            values: self.read(tensor),
+            norms,
+        };
+        let size = observation.state.dims()[1] as f64;
+        let mut improved = Vec::with_capacity(self.active.len());
+        let mut seen = vec![f64::NAN; self.samples.len()];
+        for (row, i) in scalars.norms().zip(&self.active) {
+            let norms = match self.rule.norm {
+                Norm::L2 => [row[0].sqrt(), row[1].sqrt()],
+                Norm::Rms => [(row[0] / size).sqrt(), (row[1] / size).sqrt()],
+                Norm::Max => [row[2], row[3]],
+            };
+            let sample = &mut self.samples[*i];
+            if sample.status.is_none() {
+                seen[*i] = ratio(norms);
+            }
+            improved.push(sample.judge(norms, step, self.rule, self.recovers));
+        }
+        if self.requests.trace {
+            self.trace.push((step, seen));
+        }
+        let best = std::mem::replace(&mut self.best, observation.state.clone());
+        self.best = select(&improved, observation.state, best);
+        scalars
+    }
+
+    fn judge_on_device(
+        &mut self,
+        mut looks: Looks,
+        observation: Observation,
+        step: usize,
+    ) -> Looks {
+        let now = self.norms(&observation);
+        // NaN is not lower than anything; an infinite image comes with an infinite residual.
+        let mut better = now[0].clone().lower(looks.best[0].clone());
+        let done: Vec<bool> = self
+            .active
+            .iter()
+            .map(|i| self.samples[*i].status.is_some())
+            .collect();
+        if done.contains(&true) {
+            let undone = mask(&done, &self.best).bool_not();
+            better = better.bool_and(undone);
+        }
+        let [_, width] = self.best.dims();
+        let wide = better.clone().expand([self.active.len(), width]);
+        self.best = self.best.clone().mask_where(wide, observation.state);
+        let [residual, scale, found] = looks.best;
+        looks.best = [
+            residual.mask_where(better.clone(), now[0].clone()),
+            scale.mask_where(better.clone(), now[1].clone()),
+            found.mask_fill(better, step as f64),
+        ];
+        let due = match self.rule.check {
+            Check::Every(k) => step.is_multiple_of(k.max(1)) || step == self.rule.max_steps,
+            Check::Never => false,
+        };
+        if due {
+            let columns = now.into_iter().chain(looks.best.clone()).collect();
+            let values = self.read(Tensor::cat(columns, 1));
+            let mut seen = vec![f64::NAN; self.samples.len()];
+            for (row, i) in values.chunks_exact(5).zip(&self.active) {
+                let sample = &mut self.samples[*i];
+                if sample.status.is_none() {
+                    seen[*i] = ratio([row[0], row[1]]);
+                    sample.look(row, step, self.rule);
+                }
+            }
+            if self.requests.trace {
+                self.trace.push((step, seen));
+            }
+        }
+        looks
+    }
+
+    /// The only place where a solve reads from the device.
+    fn read(&mut self, tensor: Tensor<2>) -> Vec<f64> {
+        self.read_backs += 1;
+        tensor.into_data().iter::<f64>().collect()
+    }
+
+    /// Lets samples that are done leave, once they are more than a sixteenth of the batch: what
+    /// is evaluated in vain stays below that, and the copying below the work of a few steps.
+    fn freeze(&mut self, iteration: &mut dyn Iteration, map: &mut Operator<'_>) -> Option<Rows> {
+        let undone = |i: &usize| self.samples[*i].status.is_none();
+        let count = self.active.len();
+        let done = count - self.active.iter().filter(|i| undone(i)).count();
+        if !self.requests.freeze || done == 0 || 16 * done < count {
+            return None;
+        }
+        let (stay, go): (Vec<usize>, Vec<usize>) =
+            (0..count).partition(|k| undone(&self.active[*k]));
+        let device = self.best.device();
+        let stay = Rows::new(stay, count, &device);
+        if !map.map.keep(&stay) {
+            self.requests.freeze = false;
+            return None;
+        }
+        iteration.keep(&stay);
+        let positions = go.iter().map(|k| self.active[*k]).collect();
+        let go = Rows::new(go, count, &device);
+        self.left.push((positions, go.of(self.best.clone())));
+        self.best = stay.of(self.best.clone());
+        self.active = stay.indices().iter().map(|k| self.active[*k]).collect();
+        if let Some(looks) = &mut self.looks {
+            looks.best = looks.best.clone().map(|t| stay.of(t));
+        }
+        Some(stay)
+    }
+
+    /// The whole batch: `active` rows and those that have left, each at its position.
+    fn assemble(&self, active: Tensor<2>) -> Tensor<2> {
+        if self.left.is_empty() {
+            return active;
+        }
+        let mut source = vec![0; self.samples.len()];
+        let mut parts = vec![active];
+        let mut position = 0;
+        for i in &self.active {
+            source[*i] = position;
+            position += 1;
+        }
+        for (positions, part) in &self.left {
+            parts.push(part.clone());
+            for i in positions {
+                source[*i] = position;
+                position += 1;
+            }
+        }
+        let all = Tensor::cat(parts, 0);
+        Rows::new(source, position, &all.device()).of(all)
+    }
+
+    fn finish(mut self, map: &Operator<'_>, elapsed: Duration) -> Outcome {
+        let state = self.assemble(self.best.clone());
+        while self.recorded.len() < self.requests.record.len() {
+            self.recorded.push(state.clone());
+        }
+        let unchecked = self.rule.check == Check::Never;
+        let residual = match &self.looks {
+            Some(looks) if unchecked => {
+                let [residual, scale, _] = looks.best.clone();
+                let solved = residual.clone().equal_elem(0.0);
+                Some((residual / scale).mask_fill(solved, 0.0).squeeze_dim(1))
+            }
+            _ => None,
+        };
+        if unchecked {
+            for sample in &mut self.samples {
+                sample.status.get_or_insert(Status::Unchecked);
+                sample.best_step = map.evaluations;
+            }
+        }
+        let report = Report {
+            status: self
+                .samples
+                .iter()
+                .map(|s| s.status.unwrap_or(Status::StepLimit))
+                .collect(),
+            steps: self.samples.iter().map(|s| s.best_step).collect(),
+            residual: self.samples.iter().map(|s| s.best[0]).collect(),
+            relative_residual: self.samples.iter().map(|s| ratio(s.best)).collect(),
+            evaluations: map.evaluations,
+            sample_evaluations: map.sample_evaluations,
+            read_backs: self.read_backs,
+            elapsed,
+            trace: self.trace,
+        };
+        Outcome {
+            state,
+            report,
+            recorded: self.recorded,
+            residual,
+        }
+    }
+}
+
+/// Rows of `new` where `choose` is set, of `old` elsewhere: by selection, for NaN * 0 is NaN.
+pub(crate) fn select(choose: &[bool], new: Tensor<2>, old: Tensor<2>) -> Tensor<2> {
+    if choose.iter().all(|m| *m) {
         return new;
     }
-    if !mask.contains(&true) {
+    if !choose.contains(&true) {
         return old;
     }
-    let [batch, width] = old.dims();
-    let mask = TensorData::new(mask.to_vec(), [batch, 1]);
-    let mask = Tensor::<2, Bool>::from_data(mask, &old.device()).expand([batch, width]);
-    old.mask_where(mask, new)
+    let shape = old.dims();
+    let choose = mask(choose, &old).expand(shape);
+    old.mask_where(choose, new)
+}
+
+/// `[rows, 1]` on the device of `like`.
+pub(crate) fn mask(rows: &[bool], like: &Tensor<2>) -> Tensor<2, Bool> {
+    let data = TensorData::new(rows.to_vec(), [rows.len(), 1]);
+    Tensor::from_data(data, &like.device())
+}
+
+/// Residual relative to the norm of f; 0 when both are 0.
+fn ratio([residual, scale]: [f64; 2]) -> f64 {
+    if residual == 0.0 {
+        0.0
+    } else {
+        residual / scale
+    }
 }
 
 /// Progress of one sample.
 #[derive(Clone)]
 struct Sample {
     status: Option<Status>,
-    best: f64,
-    best_relative: f64,
+    /// Norms of the residual and of f at the best iterate.
+    best: [f64; 2],
     best_step: usize,
     /// Evaluation and residual at the last improvement by 1 %.
     mark_step: usize,
     mark: f64,
+    /// Whether the last residual was one that only a solver that recovers can come back from.
+    bad: bool,
 }
 
 impl Sample {
     fn new() -> Self {
         Self {
             status: None,
-            best: f64::NAN,
-            best_relative: f64::NAN,
+            best: [f64::NAN; 2],
             best_step: 0,
             mark_step: 0,
             mark: f64::INFINITY,
+            bad: false,
         }
     }
 
-    fn finish(&mut self, status: Status) {
-        self.status = Some(status);
-        if self.best.is_nan() && status == Status::Converged {
-            (self.best, self.best_relative) = (0.0, 0.0);
-        }
+    fn is_trivial(&mut self) {
+        self.status = Some(Status::Converged);
+        self.best = [0.0; 2];
     }
 
-    /// Takes in the norms at one evaluation; says whether this iterate is the best so far.
-    fn judge(&mut self, scalars: &[f64], step: usize, rule: &Termination) -> bool {
+    /// Takes in the norms at one evaluation; says whether this iterate is the one to keep.
+    fn judge(&mut self, now: [f64; 2], step: usize, rule: &Termination, recovers: bool) -> bool {
         if self.status.is_some() {
             return false;
         }
-        let (residual, scale) = (scalars[0].sqrt(), scalars[1].sqrt());
-        if !residual.is_finite() || !scale.is_finite() {
-            self.status = Some(Status::NotFinite);
+        let [residual, scale] = now;
+        let first = self.best[0].is_nan();
+        let trouble = if !residual.is_finite() || !scale.is_finite() {
+            Some(Status::NotFinite)
+        } else if residual > rule.divergence * self.best[0] {
+            Some(Status::Diverged)
+        } else {
+            None
+        };
+        let grace = recovers && !first && !self.bad;
+        self.bad = trouble.is_some();
+        if let Some(status) = trouble {
+            if !grace {
+                self.status = Some(status);
+            }
             return false;
         }
-        let improved = self.best.is_nan() || residual < self.best;
-        if improved {
-            self.best = residual;
-            self.best_relative = if residual == 0.0 {
-                0.0
-            } else {
-                residual / scale
-            };
+        // A sample may converge at an iterate whose residual is not its smallest, when f(z) grew.
+        let converged = residual <= rule.absolute + rule.relative * scale;
+        let keep = first || residual < self.best[0] || converged;
+        if keep {
+            self.best = now;
             self.best_step = step;
         }
+        if converged {
+            self.status = Some(Status::Converged);
+        } else {
+            self.watch(residual, step, rule);
+        }
+        keep
+    }
+
+    /// The same for norms that are read now and then: those of now, and those of the best iterate
+    /// with the evaluation that found it.
+    fn look(&mut self, row: &[f64], step: usize, rule: &Termination) {
+        let (now, best) = ([row[0], row[1]], [row[2], row[3]]);
+        if best[0].is_finite() {
+            self.best = best;
+            self.best_step = row[4] as usize;
+        }
+        if best[0] <= rule.absolute + rule.relative * best[1] && best[1].is_finite() {
+            self.status = Some(Status::Converged);
+        } else if !now[0].is_finite() || !now[1].is_finite() {
+            self.status = Some(Status::NotFinite);
+        } else if now[0] > rule.divergence * best[0] {
+            self.status = Some(Status::Diverged);
+        } else {
+            self.watch(best[0], step, rule);
+        }
+    }
+
+    /// Ends a sample that has stopped improving.
+    fn watch(&mut self, residual: f64, step: usize, rule: &Termination) {
         if residual < 0.99 * self.mark {
             self.mark = residual;
             self.mark_step = step;
-        }
-        if residual <= rule.absolute + rule.relative * scale {
-            self.status = Some(Status::Converged);
-        } else if residual > rule.divergence * self.best {
-            self.status = Some(Status::Diverged);
         } else if step - self.mark_step >= rule.patience {
             self.status = Some(Status::Stalled);
         }
-        // A sample may converge at an iterate whose residual is not its smallest, when f(z) grew.
-        let converged = self.status == Some(Status::Converged);
-        if converged && !improved {
-            self.best = residual;
-            self.best_relative = residual / scale;
-            self.best_step = step;
-        }
-        improved || converged
     }
 }
 
-fn report(samples: Vec<Sample>, evaluations: usize) -> Report {
-    Report {
-        status: samples
-            .iter()
-            .map(|s| s.status.unwrap_or(Status::StepLimit))
-            .collect(),
-        steps: samples.iter().map(|s| s.best_step).collect(),
-        residual: samples.iter().map(|s| s.best).collect(),
-        relative_residual: samples.iter().map(|s| s.best_relative).collect(),
-        evaluations,
+/// Wall time; browsers have no `Instant`.
+struct Clock(#[cfg(not(target_family = "wasm"))] std::time::Instant);
+
+impl Clock {
+    fn start() -> Self {
+        Self(
+            #[cfg(not(target_family = "wasm"))]
+            std::time::Instant::now(),
+        )
+    }
+
+    fn elapsed(&self) -> Duration {
+        #[cfg(not(target_family = "wasm"))]
+        return self.0.elapsed();
+        #[cfg(target_family = "wasm")]
+        Duration::ZERO
     }
 }

@@ -1,13 +1,13 @@
-//! The equilibrium layer: solve off the tape, re-attach once, differentiate implicitly.
+//! The equilibrium layer: solve off the tape, re-attach once, differentiate as chosen.
 
 use burn::config::Config;
 use burn::module::Module;
 use burn::tensor::Tensor;
 
-use crate::config::{Gradient, Solver};
-use crate::driver::Operator;
-use crate::hook::grad_hook;
-use crate::map::{FixedPointMap, Input, ModuleMap, Structure, WithModule};
+use crate::adjoint::{AdjointPlan, Attached, Forward, ForwardMap, start_from};
+use crate::config::{AdjointStart, ConfigError, Freezing, Gradient, Implicit, Method, Solver};
+use crate::driver::{Operator, Requests};
+use crate::map::{FixedPointMap, Input, ModuleMap, WithModule};
 use crate::report::{AdjointMonitor, Report};
 use crate::solver;
 use crate::state::{Packing, State};
@@ -21,6 +21,14 @@ pub struct EquilibriumConfig {
     /// How gradients pass. Default: exact, by the implicit function theorem.
     #[config(default = "Default::default()")]
     pub gradient: Gradient,
+    /// Whether samples that are done leave the batch, in both solves. Default: if the map declares
+    /// its samples independent
+    #[config(default = "Freezing::Declared")]
+    pub freezing: Freezing,
+    /// Evaluations, ascending, whose iterates are returned as
+    /// [`Solution::intermediate`], for auxiliary losses. Default: none
+    #[config(default = "Vec::new()")]
+    pub record: Vec<usize>,
 }
 
 impl Default for EquilibriumConfig {
@@ -30,11 +38,34 @@ impl Default for EquilibriumConfig {
 }
 
 impl EquilibriumConfig {
+    /// Checks every setting.
+    ///
+    /// # Errors
+    ///
+    /// The first one that no solver can work with, by name. Without this check such a setting
+    /// leads to samples whose status is not `Converged`.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        self.forward.termination.validate("forward.termination")?;
+        self.forward.method.validate("forward.method")?;
+        self.gradient.validate("gradient")?;
+        match self.record.windows(2).find(|pair| pair[0] >= pair[1]) {
+            Some(pair) => Err(ConfigError {
+                field: "record".to_owned(),
+                value: pair[1] as f64,
+                expected: "in strictly ascending order",
+            }),
+            None => Ok(()),
+        }
+    }
+
     /// The layer with these settings.
     pub fn init(&self) -> Equilibrium {
-        Equilibrium {
-            config: self.clone(),
-        }
+        let mut config = self.clone();
+        config.record.sort_unstable();
+        config.record.dedup();
+        // Nothing has been iterated before the first evaluation.
+        config.record.retain(|step| *step > 0);
+        Equilibrium { config }
     }
 }
 
@@ -73,25 +104,64 @@ pub struct Equilibrium {
 /// The fixed point and what was spent on it.
 #[derive(Clone, Debug)]
 pub struct Solution<S> {
-    /// The fixed point, in the shape of the initial state. With autodiff it is f(z*, x), one
-    /// application past the z* that the report speaks of; without, it is z* itself. The two
-    /// differ by no more than the tolerance.
+    /// The fixed point, in the shape of the initial state. With autodiff and an implicit, Neumann,
+    /// phantom or one-step gradient it is a few applications of f past the z* that the report
+    /// speaks of (one, for an implicit gradient); without, it is z* itself. They differ by no more
+    /// than the tolerance if f is a contraction.
     pub state: S,
     /// The forward solve.
     pub forward: Report,
     /// The backward solve, once `backward()` has run.
     pub adjoint: AdjointMonitor,
+    /// The iterates at the evaluations that [`EquilibriumConfig::record`] names, one each; the
+    /// final state where the solve ended before.
+    pub intermediate: Vec<Intermediate<S>>,
+    /// `[batch]`: relative residuals on the device, where the solve read nothing back
+    /// ([`Check::Never`](crate::Check::Never)). `None` otherwise: the report has them.
+    pub residual: Option<Tensor<1>>,
+}
+
+/// A state on the way to the equilibrium, for auxiliary losses ("fixed-point correction" in
+/// DEQ-Flow, Bai et al. 2022, arXiv:2204.08442).
+#[derive(Clone, Debug)]
+pub struct Intermediate<S> {
+    /// The state. Its gradient is the configured one with the map linearised at this very
+    /// state, which approaches the exact one as the state approaches the equilibrium.
+    pub state: S,
+    /// Its own backward solve.
+    pub adjoint: AdjointMonitor,
+}
+
+/// Where the two solves start.
+#[derive(Clone, Debug)]
+pub struct Start<S> {
+    /// The state that the forward solve starts from.
+    pub state: S,
+    /// The vector that the backward solve starts from, packed as `[batch, n]`: what
+    /// [`AdjointMonitor::solution`] of an earlier step returned. `None` as configured.
+    pub adjoint: Option<Tensor<2>>,
+}
+
+impl<S> From<S> for Start<S> {
+    fn from(state: S) -> Self {
+        Self {
+            state,
+            adjoint: None,
+        }
+    }
 }
 
 impl Equilibrium {
     /// Solves z = f(module, z, x) from `z0`, with gradients for the module and for x.
     ///
     /// The module is an argument of `f`, so that the layer can hand it a copy without autodiff.
-    /// The gradient with respect to `z0` is zero, for the fixed point does not depend on it.
+    /// The gradient with respect to `z0` is zero, for the fixed point does not depend on it
+    /// (except for [`Gradient::Unrolled`]).
     ///
     /// Keep `BatchNorm` and `Dropout` out of `f`: both behave differently with autodiff and
-    /// without, so the equilibrium that is solved for would not be the one that is differentiated.
-    /// Sample dropout masks outside and pass them in `x`; use `GroupNorm` inside.
+    /// without, so the equilibrium that is solved for would not be the one that is differentiated
+    /// ([`check_declarations`](crate::check_declarations) finds them). Sample masks outside
+    /// ([`dropout_mask`](crate::dropout_mask)) and pass them in `x`; use `GroupNorm` inside.
     ///
     /// # Panics
     ///
@@ -122,189 +192,153 @@ impl Equilibrium {
         X: Input,
         F: FixedPointMap<S, X>,
     {
-        let adjoint = AdjointMonitor::default();
+        self.solve_from(map, x, Start::from(z0))
+    }
+
+    /// As [`solve_map`](Self::solve_map), with a start for the backward solve, too.
+    ///
+    /// # Panics
+    ///
+    /// As [`solve`](Self::solve), and if the start of the backward solve does not have the shape
+    /// of the packed state.
+    pub fn solve_from<S, X, F>(&self, map: &F, x: X, start: Start<S>) -> Solution<S>
+    where
+        S: State,
+        X: Input,
+        F: FixedPointMap<S, X>,
+    {
+        let (z0, packing) = Packing::pack(start.state);
         let tracked = x.is_autodiff();
         let plain = x.plain();
-        let (start, packing) = Packing::pack(z0);
-        let start = start.without_autodiff();
-        let mut operator = Operator::new(|z| evaluate(map, &plain, &packing, z));
-        let (z_star, forward) = solver::solve(&self.config.forward, &mut operator, start);
-        drop(operator);
-
-        let state = if !tracked || z_star.shape().num_elements() == 0 {
-            packing.unpack(z_star)
-        } else {
-            if forward.evaluations == 0 {
-                // With a step limit of 0 nothing has looked at the map yet.
-                evaluate(map, &plain, &packing, z_star.clone());
-            }
-            let attached = Attached {
-                map: map.clone(),
-                packing,
-                z_star,
-            };
-            match &self.config.gradient {
-                Gradient::Implicit(solver) => {
-                    let solver = self.adjoint_solver(solver, map.structure());
-                    attached.implicit(x, plain, solver, adjoint.clone())
-                }
-                Gradient::Phantom { steps, damping } => attached.phantom(x, *steps, *damping),
-            }
+        let attached = Attached {
+            map,
+            packing: &packing,
+            x: &x,
+            plain: &plain,
         };
-        Solution {
-            state,
-            forward,
-            adjoint,
+        if let Some(adjoint) = &start.adjoint {
+            assert!(
+                adjoint.dims() == z0.dims(),
+                "burn-deq: the start of the backward solve has the shape {:?}, the packed state \
+                 {:?}",
+                adjoint.dims(),
+                z0.dims()
+            );
         }
-    }
-
-    fn adjoint_solver(&self, chosen: &Option<Solver>, structure: Structure) -> Solver {
-        match (chosen, structure) {
-            (Some(solver), _) => solver.clone(),
-            (None, Structure::SymmetricPositiveDefinite) => Solver {
-                termination: self.config.forward.termination.clone(),
-                ..Solver::conjugate_gradients()
-            },
-            (None, Structure::General) => Solver {
-                termination: self.config.forward.termination.clone(),
-                ..Solver::default()
-            },
+        if let (Gradient::Unrolled { steps, damping }, true) = (&self.config.gradient, tracked) {
+            return self.unrolled(&attached, z0, *steps, *damping);
         }
-    }
-}
 
-/// The map on packed plain tensors.
-///
-/// # Panics
-///
-/// Panics if the map brings autodiff in. The backward solve runs while Burn holds the lock of the
-/// outer graph: a map that reaches into that graph would wait for the lock for ever. Here it is
-/// seen before it can.
-fn evaluate<S, X, F>(map: &F, x: &X, packing: &Packing<S::Layout>, z: Tensor<2>) -> Tensor<2>
-where
-    S: State,
-    X: Input,
-    F: FixedPointMap<S, X>,
-{
-    let f = packing.repack(map.apply(packing.unpack(z), x.clone()));
-    assert!(
-        !f.is_autodiff(),
-        "burn-deq: the map captures a tensor or module that is tracked by autodiff; pass it as an \
-         argument instead: the module through Equilibrium::solve, everything else through x (or \
-         call .without_autodiff() on what is a constant)"
-    );
-    f
-}
-
-/// A solved equilibrium on its way back to the tape.
-struct Attached<F, L> {
-    map: F,
-    packing: Packing<L>,
-    z_star: Tensor<2>,
-}
-
-impl<F, L> Attached<F, L> {
-    /// One tracked application of the map, whose backward pass first solves u = J'u + g.
-    fn implicit<S, X>(self, x: X, plain: X, solver: Solver, monitor: AdjointMonitor) -> S
-    where
-        S: State<Layout = L>,
-        X: Input,
-        F: FixedPointMap<S, X>,
-        L: Clone + std::fmt::Debug + PartialEq + Send + 'static,
-    {
-        let Self {
+        let z0 = z0.without_autodiff();
+        let independent = match self.config.freezing {
+            Freezing::Off => false,
+            Freezing::Declared => map.independent_samples(),
+            Freezing::Assumed => true,
+        };
+        let adjoint_start = match &self.config.gradient {
+            Gradient::Implicit(implicit) => implicit.start,
+            _ => AdjointStart::default(),
+        };
+        let keeps_factors = tracked
+            && adjoint_start == AdjointStart::BroydenFactors
+            && matches!(self.config.forward.method, Method::Broyden(_));
+        let inner = || Forward {
             map,
-            packing,
-            z_star,
-        } = self;
-        let f = packing.repack(map.apply(packing.unpack(z_star.clone()), x));
-        let layout = packing.clone();
-        let f = grad_hook(f, move |g| {
-            let (u, report) = adjoint(&map, &plain, &layout, z_star, g, &solver);
-            monitor.deliver(report);
-            u
-        });
-        packing.unpack(f)
-    }
+            x: plain.clone(),
+            packing: &packing,
+        };
+        let (outcome, iteration) = solver::solve(
+            solver::nonlinear(&self.config.forward.method, z0.clone()),
+            Operator::new(ForwardMap::<S, F, X> { inner: inner() }),
+            z0,
+            &self.config.forward.termination,
+            Requests {
+                freeze: independent && !keeps_factors,
+                trace: self.config.forward.trace,
+                record: self.config.record.clone(),
+            },
+        );
+        if tracked && outcome.report.evaluations == 0 && outcome.state.shape().num_elements() > 0 {
+            // With a step limit of 0 nothing has looked at the map yet.
+            inner().evaluate::<S>(outcome.state.clone());
+        }
 
-    /// A few tracked steps from the detached equilibrium.
-    fn phantom<S, X>(self, x: X, steps: usize, damping: f64) -> S
-    where
-        S: State<Layout = L>,
-        X: Input,
-        F: FixedPointMap<S, X>,
-        L: Clone + std::fmt::Debug + PartialEq + Send + 'static,
-    {
-        let Self {
-            map,
-            packing,
-            z_star,
-        } = self;
-        let mut z = z_star;
-        for _ in 0..steps {
-            let f = packing.repack(map.apply(packing.unpack(z.clone()), x.clone()));
-            z = if damping == 1.0 {
-                f
-            } else {
-                f * damping + z * (1.0 - damping)
+        let iteration = keeps_factors.then_some(iteration);
+        let adjoint = AdjointMonitor::default();
+        let mut factors = iteration;
+        let mut attach = |z: Tensor<2>, monitor: &AdjointMonitor, final_state: bool| -> S {
+            if !tracked || z.shape().num_elements() == 0 {
+                return packing.unpack(z);
+            }
+            let given = start.adjoint.clone().filter(|_| final_state);
+            let factors = factors.take_if(|_| final_state);
+            let plan = |implicit: &Implicit| {
+                let termination = &self.config.forward.termination;
+                let structure = map.structure();
+                let plan = AdjointPlan::new(implicit, structure, termination, given, independent);
+                (plan, start_from(factors))
             };
+            attached.attach(z, &self.config.gradient, plan, monitor)
+        };
+        let intermediate = outcome
+            .recorded
+            .into_iter()
+            .map(|z| {
+                let adjoint = AdjointMonitor::default();
+                Intermediate {
+                    state: attach(z, &adjoint, false),
+                    adjoint,
+                }
+            })
+            .collect();
+        Solution {
+            state: attach(outcome.state, &adjoint, true),
+            forward: outcome.report,
+            adjoint,
+            intermediate,
+            residual: outcome.residual,
         }
-        packing.unpack(z)
     }
-}
 
-/// Solves u = J'u + g, the transposed system of the implicit function theorem:
-/// dL/dx = (df/dx)' (I - J')^-1 dL/dz*.
-fn adjoint<S, X, F>(
-    map: &F,
-    x: &X,
-    packing: &Packing<S::Layout>,
-    z_star: Tensor<2>,
-    g: Tensor<2>,
-    solver: &Solver,
-) -> (Tensor<2>, Report)
-where
-    S: State,
-    X: Input,
-    F: FixedPointMap<S, X>,
-{
-    match map.jacobian(packing.unpack(z_star.clone()), x.clone()) {
-        Some(jacobian) => {
-            let jacobian = &*jacobian;
-            let vjp = |u| packing.repack(jacobian.vjp(packing.unpack(u)));
-            solver::solve(solver, &mut Operator::affine(vjp, g.clone()), g)
+    /// Steps on the tape from z0. The report speaks of the last step.
+    fn unrolled<S, X, F>(
+        &self,
+        attached: &Attached<'_, F, S::Layout, X>,
+        z0: Tensor<2>,
+        steps: usize,
+        damping: f64,
+    ) -> Solution<S>
+    where
+        S: State,
+        X: Input,
+        F: FixedPointMap<S, X>,
+    {
+        let record = &self.config.record;
+        let batch = z0.dims()[0];
+        let mut z = z0;
+        let mut intermediate = Vec::new();
+        for step in 1..=steps {
+            if record.get(intermediate.len()) == Some(&step) {
+                intermediate.push(z.clone());
+            }
+            z = attached.step(z, damping);
         }
-        None => {
-            let vjp = |u| autodiff_vjp(map, x, packing, z_star.clone(), u);
-            solver::solve(solver, &mut Operator::affine(vjp, g.clone()), g)
+        while intermediate.len() < record.len() {
+            intermediate.push(z.clone());
         }
-    }
-}
-
-/// J'u on a tape of its own. Burn keeps no graph between two backward passes, so the map is
-/// evaluated anew for every product.
-fn autodiff_vjp<S, X, F>(
-    map: &F,
-    x: &X,
-    packing: &Packing<S::Layout>,
-    z: Tensor<2>,
-    u: Tensor<2>,
-) -> Tensor<2>
-where
-    S: State,
-    X: Input,
-    F: FixedPointMap<S, X>,
-{
-    let z = z.autodiff().require_grad();
-    let f = packing.repack(map.apply(packing.unpack(z.clone()), x.clone()));
-    if !f.is_tracked() {
-        // The map does not depend on z.
-        return u.zeros_like();
-    }
-    // backward() seeds with ones; the hook puts u in their place.
-    let mut gradients = grad_hook(f, move |_ones| u).backward();
-    match z.grad_remove(&mut gradients) {
-        Some(gradient) => gradient,
-        None => z.without_autodiff().zeros_like(),
+        let unpack = |z: Tensor<2>| attached.packing.unpack(z);
+        Solution {
+            state: unpack(z),
+            forward: Report::unchecked(batch, steps),
+            adjoint: AdjointMonitor::default(),
+            intermediate: intermediate
+                .into_iter()
+                .map(|z| Intermediate {
+                    state: unpack(z),
+                    adjoint: AdjointMonitor::default(),
+                })
+                .collect(),
+            residual: None,
+        }
     }
 }

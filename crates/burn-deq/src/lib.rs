@@ -15,17 +15,31 @@
 #[doc = include_str!("../../../README.md")]
 struct Readme;
 
+mod adjoint;
+mod check;
 mod config;
 mod driver;
+mod dropout;
 mod equilibrium;
 mod hook;
+mod jacobian;
 mod map;
+mod normalization;
 mod report;
 mod solver;
 mod state;
 
-pub use config::{AndersonConfig, Gradient, Method, Solver, Termination};
-pub use equilibrium::{Equilibrium, EquilibriumConfig, Solution};
-pub use map::{FixedPointMap, Input, Jacobian, Structure, WithModule};
+pub use check::{CheckConfig, DeclarationError, Measured, check_declarations};
+pub use config::{
+    AdjointStart, AndersonConfig, AndersonType, BroydenConfig, Check, ConfigError, Freezing,
+    Gradient, Implicit, LinearMethod, LinearSolver, Method, Norm, Solver, SolverOf, Termination,
+};
+pub use dropout::dropout_mask;
+pub use equilibrium::{Equilibrium, EquilibriumConfig, Intermediate, Solution, Start};
+pub use jacobian::{JacobianNormConfig, jacobian_norm, spectral_radius};
+pub use map::{Declared, FixedPointMap, Input, Jacobian, Rows, Shared, Structure, WithModule};
+pub use normalization::{
+    SpectralNorm, SpectralNormConfig, SpectralOperator, WeightNorm, WeightNormConfig,
+};
 pub use report::{AdjointMonitor, Report, Status};
 pub use state::State;

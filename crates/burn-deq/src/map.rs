@@ -1,23 +1,95 @@
 //! Maps z = f(z, x): what is solved, and what a map may know of itself.
 
 use burn::module::Module;
-use burn::tensor::{Bool, Int, Tensor};
+use burn::tensor::kind::Basic;
+use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 
 use crate::State;
+
+/// Samples of a batch that a solve goes on with.
+#[derive(Clone, Debug)]
+pub struct Rows {
+    indices: Vec<usize>,
+    batch: usize,
+    tensor: Tensor<1, Int>,
+}
+
+impl Rows {
+    /// The samples `indices` of a batch of `batch`, for tensors on `device`.
+    ///
+    /// # Panics
+    ///
+    /// Panics if an index is not below `batch`.
+    pub fn new(indices: Vec<usize>, batch: usize, device: &Device) -> Self {
+        assert!(
+            indices.iter().all(|i| *i < batch),
+            "burn-deq: a row is beyond the batch of {batch}"
+        );
+        let data: Vec<i64> = indices.iter().map(|i| *i as i64).collect();
+        let length = data.len();
+        Self {
+            tensor: Tensor::from_data(TensorData::new(data, [length]), device),
+            indices,
+            batch,
+        }
+    }
+
+    /// The samples' positions in the batch.
+    pub fn indices(&self) -> &[usize] {
+        &self.indices
+    }
+
+    /// The size of the batch that the samples are taken from.
+    pub fn batch(&self) -> usize {
+        self.batch
+    }
+
+    /// These samples of `x`, whose first dimension is the batch.
+    pub fn of<const D: usize, K: Basic>(&self, x: Tensor<D, K>) -> Tensor<D, K> {
+        x.select(0, self.tensor.clone())
+    }
+}
 
 /// Everything a map depends on besides the state: inputs, parameters, masks.
 ///
 /// The solver works on [`plain`](Self::plain) copies, off the tape, so that its memory does not
 /// grow with the number of steps and the backward solve can run inside Burn's `backward()`.
 ///
-/// Implemented for tensors of any kind, `()`, `Option`, `Vec`, arrays, tuples of up to four, and
-/// [`WithModule`]. For a struct of one's own, call the two methods field by field.
+/// Implemented for tensors of any kind, `()`, `Option`, `Vec`, arrays, tuples of up to four,
+/// [`WithModule`] and [`Shared`]. For a struct of one's own, call the methods field by field.
 pub trait Input: Clone + Send + 'static {
     /// The same values without any autodiff association; reparameterisations are folded.
     fn plain(&self) -> Self;
 
     /// Whether autodiff is enabled for any part of it.
     fn is_autodiff(&self) -> bool;
+
+    /// What belongs to these samples, for [freezing](crate::Freezing). A tensor whose first
+    /// dimension is the batch is taken to hold one entry a sample, any other to be shared by all;
+    /// wrap in [`Shared`] what is shared and could be mistaken. `None`, the default, says that
+    /// the samples cannot be told apart: then none is frozen.
+    fn select(&self, rows: &Rows) -> Option<Self> {
+        let _ = rows;
+        None
+    }
+}
+
+/// An input that all samples share, whatever its first dimension.
+#[derive(Clone, Debug)]
+pub struct Shared<X>(pub X);
+
+impl<X: Input> Input for Shared<X> {
+    fn plain(&self) -> Self {
+        Self(self.0.plain())
+    }
+
+    fn is_autodiff(&self) -> bool {
+        self.0.is_autodiff()
+    }
+
+    fn select(&self, _rows: &Rows) -> Option<Self> {
+        Some(self.clone())
+    }
 }
 
 macro_rules! tensor_input {
@@ -29,6 +101,14 @@ macro_rules! tensor_input {
 
             fn is_autodiff(&self) -> bool {
                 Tensor::is_autodiff(self)
+            }
+
+            fn select(&self, rows: &Rows) -> Option<Self> {
+                Some(if self.dims()[0] == rows.batch() {
+                    rows.of(self.clone())
+                } else {
+                    self.clone()
+                })
             }
         }
     )+};
@@ -42,6 +122,10 @@ impl Input for () {
     fn is_autodiff(&self) -> bool {
         false
     }
+
+    fn select(&self, _rows: &Rows) -> Option<Self> {
+        Some(())
+    }
 }
 
 impl<X: Input> Input for Option<X> {
@@ -51,6 +135,13 @@ impl<X: Input> Input for Option<X> {
 
     fn is_autodiff(&self) -> bool {
         self.as_ref().is_some_and(X::is_autodiff)
+    }
+
+    fn select(&self, rows: &Rows) -> Option<Self> {
+        match self {
+            Some(x) => x.select(rows).map(Some),
+            None => Some(None),
+        }
     }
 }
 
@@ -62,6 +153,10 @@ impl<X: Input> Input for Vec<X> {
     fn is_autodiff(&self) -> bool {
         self.iter().any(X::is_autodiff)
     }
+
+    fn select(&self, rows: &Rows) -> Option<Self> {
+        self.iter().map(|x| x.select(rows)).collect()
+    }
 }
 
 impl<X: Input, const N: usize> Input for [X; N] {
@@ -71,6 +166,11 @@ impl<X: Input, const N: usize> Input for [X; N] {
 
     fn is_autodiff(&self) -> bool {
         self.iter().any(X::is_autodiff)
+    }
+
+    fn select(&self, rows: &Rows) -> Option<Self> {
+        let parts: Option<Vec<X>> = self.iter().map(|x| x.select(rows)).collect();
+        parts?.try_into().ok()
     }
 }
 
@@ -83,6 +183,10 @@ macro_rules! tuple_input {
 
             fn is_autodiff(&self) -> bool {
                 $(self.$index.is_autodiff())||+
+            }
+
+            fn select(&self, rows: &Rows) -> Option<Self> {
+                Some(($(self.$index.select(rows)?,)+))
             }
         }
     };
@@ -112,26 +216,45 @@ impl<M: Module + 'static, X: Input> Input for WithModule<M, X> {
     fn is_autodiff(&self) -> bool {
         self.input.is_autodiff() || self.module.devices().iter().any(|d| d.is_autodiff())
     }
+
+    fn select(&self, rows: &Rows) -> Option<Self> {
+        Some(Self {
+            module: self.module.clone(),
+            input: self.input.select(rows)?,
+        })
+    }
 }
 
 /// What a map guarantees of its Jacobian J = df/dz. Nothing, by default.
 ///
-/// A wrong guarantee gives a wrong result or a backward solve that stalls.
+/// If the Jacobian names a [`mask`](Jacobian::mask) D, the guarantee speaks of D J D. A wrong
+/// guarantee gives a wrong result or a backward solve that stalls;
+/// [`check_declarations`](crate::check_declarations) finds it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Structure {
     /// Nothing is known.
     #[default]
     General,
+    /// J is symmetric: the adjoint system can be solved by MINRES.
+    Symmetric,
     /// J is symmetric and I - J is positive definite, as for z - step * dG/dz with G strongly
     /// convex and smooth enough: the adjoint system can be solved by conjugate gradients.
     SymmetricPositiveDefinite,
 }
 
+impl Structure {
+    /// Whether J is symmetric.
+    pub fn is_symmetric(self) -> bool {
+        self != Self::General
+    }
+}
+
 /// A map z = f(z, x) whose fixed point is wanted.
 ///
-/// A closure `Fn(S, X) -> S` is a map. Implement the trait by hand for a map that knows its
-/// Jacobian in closed form: that saves the backward solve two thirds of its time.
+/// A closure `Fn(S, X) -> S` is a map; [`Declared`] adds declarations to one. Implement the trait
+/// by hand for a map that knows its Jacobian in closed form: that saves the backward solve two
+/// thirds of its time.
 ///
 /// A map must not own tensors that are tracked by autodiff: what it depends on is an argument.
 /// The solver checks that and panics at once, for such a tensor would deadlock the backward pass.
@@ -139,8 +262,9 @@ pub trait FixedPointMap<S: State, X: Input>: Clone + Send + 'static {
     /// f(z, x), in the shape of z. Sample i of the result belongs to sample i of z.
     fn apply(&self, z: S, x: X) -> S;
 
-    /// The Jacobian J = df/dz at (z, x) in closed form, if the map has one. The arguments are
-    /// plain tensors. `None` lets autodiff supply the products.
+    /// The Jacobian J = df/dz at (z, x) in closed form, if the map has one. `None` lets autodiff
+    /// supply the products. z and x are plain tensors, but for a regulariser that is trained
+    /// ([`jacobian_norm`](crate::jacobian_norm)), which passes a tracked x.
     fn jacobian(&self, z: S, x: X) -> Option<Box<dyn Jacobian<S>>> {
         let _ = (z, x);
         None
@@ -150,6 +274,12 @@ pub trait FixedPointMap<S: State, X: Input>: Clone + Send + 'static {
     fn structure(&self) -> Structure {
         Structure::General
     }
+
+    /// Whether sample i of f(z, x) depends on sample i of z and x alone, so that samples that have
+    /// converged can leave the batch ([`Freezing`](crate::Freezing)).
+    fn independent_samples(&self) -> bool {
+        false
+    }
 }
 
 impl<S: State, X: Input, F: Fn(S, X) -> S + Clone + Send + 'static> FixedPointMap<S, X> for F {
@@ -158,10 +288,79 @@ impl<S: State, X: Input, F: Fn(S, X) -> S + Clone + Send + 'static> FixedPointMa
     }
 }
 
+/// A map with declarations that it does not make itself, such as a closure.
+#[derive(Clone, Copy, Debug)]
+pub struct Declared<F> {
+    map: F,
+    structure: Option<Structure>,
+    independent: Option<bool>,
+}
+
+impl<F> Declared<F> {
+    /// The map, with its own declarations so far.
+    pub fn new(map: F) -> Self {
+        Self {
+            map,
+            structure: None,
+            independent: None,
+        }
+    }
+
+    /// Declares the structure of J.
+    pub fn with_structure(self, structure: Structure) -> Self {
+        Self {
+            structure: Some(structure),
+            ..self
+        }
+    }
+
+    /// Declares whether samples are independent of each other.
+    pub fn with_independent_samples(self, independent: bool) -> Self {
+        Self {
+            independent: Some(independent),
+            ..self
+        }
+    }
+}
+
+impl<S: State, X: Input, F: FixedPointMap<S, X>> FixedPointMap<S, X> for Declared<F> {
+    fn apply(&self, z: S, x: X) -> S {
+        self.map.apply(z, x)
+    }
+
+    fn jacobian(&self, z: S, x: X) -> Option<Box<dyn Jacobian<S>>> {
+        self.map.jacobian(z, x)
+    }
+
+    fn structure(&self) -> Structure {
+        self.structure.unwrap_or_else(|| self.map.structure())
+    }
+
+    fn independent_samples(&self) -> bool {
+        self.independent
+            .unwrap_or_else(|| self.map.independent_samples())
+    }
+}
+
 /// Products with the Jacobian J = df/dz at a point.
 pub trait Jacobian<S>: Send {
     /// J'u, the vector-Jacobian product.
     fn vjp(&self, u: S) -> S;
+
+    /// J u, the Jacobian-vector product, if it is known in closed form.
+    fn jvp(&self, u: S) -> Option<S> {
+        let _ = u;
+        None
+    }
+
+    /// D, in the shape of the state, if J = D A with D a diagonal of zeros and ones and A
+    /// symmetric, as for the projection of a gradient step onto a constraint: relu(A z + c), say.
+    ///
+    /// The adjoint system is then solved on the range of D, where it is symmetric:
+    /// (I - D A D) v = D g, and u = g + A v.
+    fn mask(&self) -> Option<S> {
+        None
+    }
 }
 
 /// A closure over a module as a map: `f(&module, z, x)`.

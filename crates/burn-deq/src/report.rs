@@ -1,6 +1,9 @@
 //! What a solve reports: a typed status for every sample, residuals, steps and evaluations.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use burn::tensor::Tensor;
 
 use burn::serde::{Deserialize, Serialize};
 
@@ -18,6 +21,8 @@ pub enum Status {
     NotFinite,
     /// The step limit was reached first.
     StepLimit,
+    /// Nobody looked: the solve ran a fixed number of steps ([`Check::Never`](crate::Check)).
+    Unchecked,
 }
 
 impl Status {
@@ -35,6 +40,7 @@ impl std::fmt::Display for Status {
             Self::Diverged => "diverged: the residual grew without bound",
             Self::NotFinite => "not finite: the map returned NaN or infinity",
             Self::StepLimit => "step limit reached before the tolerance",
+            Self::Unchecked => "unchecked: a fixed number of steps, residuals were not read",
         })
     }
 }
@@ -43,7 +49,7 @@ impl std::fmt::Display for Status {
 ///
 /// All vectors have the length of the batch. Norms are those of the
 /// [`Termination`](crate::Termination) that was asked for.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(crate = "burn::serde")]
 pub struct Report {
     /// Why each sample stopped.
@@ -51,15 +57,40 @@ pub struct Report {
     /// Step at which each sample's returned state was found, counted in evaluations of the map:
     /// 1 means that the initial state was returned.
     pub steps: Vec<usize>,
-    /// Norm of the residual f(z) - z of the returned state.
+    /// Norm of the residual f(z) - z of the returned state; NaN where nobody looked.
     pub residual: Vec<f64>,
     /// The same residual divided by the norm of f(z) (0 when both are 0).
     pub relative_residual: Vec<f64>,
-    /// Evaluations of the map (or products with the Jacobian) on the whole batch.
+    /// Evaluations of the map (or products with the Jacobian), whatever their batch.
     pub evaluations: usize,
+    /// Evaluations times the samples that took part. Less than evaluations times batch when samples
+    /// that were done left the batch.
+    pub sample_evaluations: usize,
+    /// Times that something was read back from the device to the host.
+    pub read_backs: usize,
+    /// Wall time of the solve. On a device that works asynchronously, what was still queued at the
+    /// end is not in it.
+    pub elapsed: Duration,
+    /// For every look at the residuals, the evaluations so far and every sample's relative residual
+    /// then: NaN for samples that were done. Empty unless
+    /// [`SolverOf::trace`](crate::SolverOf::trace) asks for it.
+    pub trace: Vec<(usize, Vec<f64>)>,
 }
 
 impl Report {
+    /// The report of `steps` evaluations on a batch that nobody looked at.
+    pub(crate) fn unchecked(batch: usize, steps: usize) -> Self {
+        Self {
+            status: vec![Status::Unchecked; batch],
+            steps: vec![steps; batch],
+            residual: vec![f64::NAN; batch],
+            relative_residual: vec![f64::NAN; batch],
+            evaluations: steps,
+            sample_evaluations: steps * batch,
+            ..Self::default()
+        }
+    }
+
     /// Whether every sample met its tolerance. True for an empty batch.
     pub fn all_converged(&self) -> bool {
         self.status.iter().all(|s| s.is_converged())
@@ -90,25 +121,39 @@ fn mean(values: impl ExactSizeIterator<Item = f64>) -> f64 {
     }
 }
 
-/// Where the report of a backward solve arrives once `backward()` has run.
+/// What a backward solve leaves behind.
+#[derive(Clone, Debug)]
+struct Delivery {
+    report: Report,
+    /// The solution u, packed.
+    solution: Tensor<2>,
+}
+
+/// Where the outcome of a backward solve arrives once `backward()` has run.
 ///
 /// The backward solve happens inside Burn's `backward()`, long after the layer returned, so its
 /// outcome is delivered through this shared handle.
 #[derive(Clone, Debug, Default)]
-pub struct AdjointMonitor(Arc<Mutex<Option<Report>>>);
+pub struct AdjointMonitor(Arc<Mutex<Option<Delivery>>>);
 
 impl AdjointMonitor {
     /// The report of the backward solve; `None` before `backward()` has run, when the output did
     /// not take part in the loss, or when the chosen gradient needs no solve.
     pub fn report(&self) -> Option<Report> {
-        self.lock().clone()
+        self.lock().as_ref().map(|d| d.report.clone())
     }
 
-    pub(crate) fn deliver(&self, report: Report) {
-        *self.lock() = Some(report);
+    /// The solution u of u = J'u + g, packed as `[batch, n]`: a start for the next backward solve
+    /// ([`Start::adjoint`](crate::Start)). `None` as for [`report`](Self::report).
+    pub fn solution(&self) -> Option<Tensor<2>> {
+        self.lock().as_ref().map(|d| d.solution.clone())
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Report>> {
+    pub(crate) fn deliver(&self, report: Report, solution: Tensor<2>) {
+        *self.lock() = Some(Delivery { report, solution });
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Delivery>> {
         // A poisoned lock only means that another thread panicked while it held a plain value.
         self.0
             .lock()

@@ -91,6 +91,7 @@ impl MOptEqs {
             mut state,
             forward,
             adjoint,
+            ..
         } = self.equilibrium(&context);
         if training && self.config.perturbation > 0.0 {
             state = self.perturb(state, &context);

@@ -1,12 +1,14 @@
 //! Anderson acceleration for every sample of a batch at once.
 
-use burn::tensor::{DType, Tensor, TensorData};
+use burn::tensor::{Bool, Tensor, TensorData, s};
 
 use super::square_norm;
-use crate::config::AndersonConfig;
-use crate::driver::{Iteration, Observation, Operator, Scalars, select};
+use super::weights::{Decision, DeviceWeights, HostWeights, Weights, columns, decide};
+use crate::config::{AndersonConfig, AndersonType};
+use crate::driver::{Iteration, Observation, Operator, Scalars, mask};
+use crate::map::Rows;
 
-/// Type-II Anderson acceleration; see [`AndersonConfig`] for the formula and the safeguards.
+/// Anderson acceleration; see [`AndersonConfig`] for the formula and the safeguards.
 ///
 /// The differences live in preallocated `[batch, m, n]` rings on the device. A step computes one
 /// row of the Gram matrix of dR and its products with r by one matrix product, reads them back
@@ -15,13 +17,15 @@ pub(crate) struct Anderson {
     config: AndersonConfig,
     z: Tensor<2>,
     /// f and r at the current iterate, then at the one before.
-    current: Option<(Tensor<2>, Tensor<2>)>,
-    previous: Option<(Tensor<2>, Tensor<2>)>,
+    current: Option<[Tensor<2>; 2]>,
+    previous: Option<[Tensor<2>; 2]>,
+    /// Products of the newest differences, between `observe` and `advance`.
+    products: Option<Tensor<2>>,
     history: Option<History>,
     /// Slot of the ring that the last difference went to.
     slot: usize,
     observations: usize,
-    samples: Vec<Weights>,
+    weights: Weights,
 }
 
 /// Differences of f and r, `[batch, m, n]` each.
@@ -32,32 +36,21 @@ struct History {
 
 impl Anderson {
     pub(crate) fn new(start: Tensor<2>, config: AndersonConfig) -> Self {
-        let batch = start.dims()[0];
-        let floor = match start.dtype() {
-            DType::F64 => 1e-15,
-            // Rounding error of the Gram matrix's entries relative to its diagonal.
-            _ => 1e-7,
-        };
-        let ridge = config.regularization.max(floor);
         Self {
-            samples: vec![Weights::new(config.history, ridge, config.weight_cap); batch],
             config,
             z: start,
             current: None,
             previous: None,
+            products: None,
             history: None,
             slot: 0,
             observations: 0,
+            weights: Weights::Unset,
         }
     }
 
-    /// Stores the newest differences and returns the scalars `[batch, 2 m]` that they need:
-    /// <dR_new, dR_j> and <dR_j, r>.
-    fn remember(
-        &mut self,
-        (f, r): (&Tensor<2>, &Tensor<2>),
-        (f0, r0): (&Tensor<2>, &Tensor<2>),
-    ) -> Tensor<2> {
+    /// Stores the newest differences and returns their products `[batch, columns * m]`.
+    fn remember(&mut self, [f, r]: [&Tensor<2>; 2], [f0, r0]: [&Tensor<2>; 2]) -> Tensor<2> {
         let [batch, width] = f.dims();
         let m = self.config.history;
         self.slot = (self.observations - 2) % m;
@@ -68,281 +61,161 @@ impl Anderson {
                 dr: zeros(),
             }
         });
-        let at = [0..batch, self.slot..self.slot + 1, 0..width];
-        let new_df = (f.clone() - f0.clone()).unsqueeze_dim::<3>(1);
-        let new_dr = (r.clone() - r0.clone()).unsqueeze_dim::<3>(1);
+        let at = s![.., self.slot..self.slot + 1, ..];
+        let row = |x: Tensor<2>| x.unsqueeze_dim::<3>(1);
+        let new_df = row(f.clone() - f0.clone());
+        let new_dr = row(r.clone() - r0.clone());
         // In place, for nothing else holds the rings.
-        let df = df.slice_assign(at.clone(), new_df);
+        let df = df.slice_assign(at, new_df.clone());
         let dr = dr.slice_assign(at, new_dr.clone());
-        let pair = Tensor::cat(vec![new_dr, r.clone().unsqueeze_dim::<3>(1)], 1);
-        let products = dr.clone().matmul(pair.swap_dims(1, 2));
-        let products = products.swap_dims(1, 2).reshape([batch, 2 * m]);
+        let with = |ring: &Tensor<3>, vectors: Vec<Tensor<3>>| {
+            let count = vectors.len();
+            let products = ring.clone().matmul(Tensor::cat(vectors, 1).swap_dims(1, 2));
+            products.swap_dims(1, 2).reshape([batch, count * m])
+        };
+        let r = row(r.clone());
+        let products = match self.config.kind {
+            AndersonType::II => with(&dr, vec![new_dr, r]),
+            AndersonType::I => {
+                let new_dz = new_df - new_dr.clone();
+                let first = with(&dr, vec![new_dr.clone(), r.clone(), new_dz]);
+                Tensor::cat(vec![first, with(&df, vec![new_dr, r])], 1)
+            }
+        };
+        debug_assert_eq!(products.dims()[1], columns(self.config.kind) * m);
         self.history = Some(History { df, dr });
         products
+    }
+
+    /// Weights `[batch, m]`, `None` if all are zero, and the samples whose last step is taken
+    /// back, `None` if there are none.
+    fn decide(
+        &mut self,
+        r: &Tensor<2>,
+        scalars: Option<&Scalars>,
+    ) -> (Option<Tensor<2>>, Option<Tensor<2, Bool>>) {
+        let m = self.config.history;
+        let accelerate = self.observations.is_multiple_of(self.config.period.max(1));
+        let safeguard = self.config.safeguard;
+        if matches!(self.weights, Weights::Unset) {
+            self.weights = match scalars {
+                Some(_) => {
+                    let one = HostWeights::new(&self.config, r.dtype());
+                    Weights::Host(vec![one; r.dims()[0]])
+                }
+                None => Weights::Device(Box::new(DeviceWeights::new(&self.config, r))),
+            };
+        }
+        if let Some(every) = self.config.restart
+            && self.observations.is_multiple_of(every.max(1))
+        {
+            self.weights.restart();
+        }
+        let products = self.products.take();
+        match (&mut self.weights, scalars) {
+            (Weights::Host(samples), Some(scalars)) => {
+                let decisions = decide(samples, scalars, self.slot, safeguard, accelerate);
+                let back: Vec<bool> = decisions.iter().map(|d| *d == Decision::TakeBack).collect();
+                let weights: Vec<f64> = decisions
+                    .into_iter()
+                    .flat_map(|d| match d {
+                        Decision::Accelerate(gamma) => gamma,
+                        _ => vec![0.0; m],
+                    })
+                    .collect();
+                let gamma = weights.iter().any(|w| *w != 0.0).then(|| {
+                    let data = TensorData::new(weights, [back.len(), m]);
+                    Tensor::from_data(data, (&r.device(), r.dtype()))
+                });
+                (gamma, back.contains(&true).then(|| mask(&back, r)))
+            }
+            (Weights::Device(device), _) => {
+                let rr = square_norm(r.clone());
+                let decision = device.update(rr, products, self.slot, safeguard, accelerate);
+                (Some(decision.gamma), Some(decision.back))
+            }
+            // The driver gives scalars always or never.
+            _ => (None, None),
+        }
+    }
+
+    /// Clears the newest difference of the samples in `rows`: it may hold NaN, and 0 * NaN is NaN.
+    fn clean(&mut self, rows: &Tensor<2, Bool>) {
+        if let Some(History { df, dr }) = self.history.take() {
+            let [batch, _, width] = df.dims();
+            let at = s![.., self.slot..self.slot + 1, ..];
+            let hole = rows.clone().unsqueeze_dim::<3>(2).expand([batch, 1, width]);
+            let [df, dr] = [df, dr].map(|ring| {
+                let row = ring.clone().slice(at).mask_fill(hole.clone(), 0.0);
+                ring.slice_assign(at, row)
+            });
+            self.history = Some(History { df, dr });
+        }
     }
 }
 
 impl Iteration for Anderson {
     fn observe(&mut self, map: &mut Operator<'_>) -> Observation {
-        let f = map.apply(self.z.clone());
-        let r = f.clone() - self.z.clone();
+        let image = map.apply(self.z.clone());
+        let residual = image.clone() - self.z.clone();
         self.observations += 1;
-        let mut scalars = vec![square_norm(r.clone()), square_norm(f.clone())];
-        if let Some((f0, r0)) = self.previous.take() {
-            scalars.push(self.remember((&f, &r), (&f0, &r0)));
-            self.previous = Some((f0, r0));
+        if let Some([f0, r0]) = self.previous.take() {
+            self.products = Some(self.remember([&image, &residual], [&f0, &r0]));
+            self.previous = Some([f0, r0]);
         }
-        self.current = Some((f, r));
+        self.current = Some([image.clone(), residual.clone()]);
         Observation {
             state: self.z.clone(),
-            scalars: Tensor::cat(scalars, 1),
+            image,
+            residual,
+            extra: self.products.clone(),
         }
     }
 
-    fn advance(&mut self, _map: &mut Operator<'_>, scalars: &Scalars) {
-        let Some((f, r)) = self.current.take() else {
+    fn advance(&mut self, _map: &mut Operator<'_>, scalars: Option<&Scalars>) {
+        let Some([mut f, mut r]) = self.current.take() else {
             return;
         };
-        let m = self.config.history;
-        let decisions: Vec<Decision> = self
-            .samples
-            .iter_mut()
-            .zip(scalars.rows())
-            .map(|(sample, row)| sample.update(row, self.slot, self.config.safeguard))
-            .collect();
-
+        let (gamma, back) = self.decide(&r, scalars);
+        let before = self.previous.take();
+        if let (Some(back), Some([f0, r0])) = (back, before) {
+            // The point before takes the place of the one that was worse.
+            self.clean(&back);
+            let wide = back.expand(f.dims());
+            f = f.mask_where(wide.clone(), f0);
+            r = r.mask_where(wide, r0);
+        }
         let damping = self.config.damping;
         let mut next = f.clone();
         if damping != 1.0 {
             next = next - r.clone() * (1.0 - damping);
         }
-        let weights: Vec<f64> = decisions
-            .iter()
-            .flat_map(|d| match d {
-                Decision::Accelerate(gamma) => gamma.clone(),
-                _ => vec![0.0; m],
-            })
-            .collect();
-        if let Some(history) = &self.history
-            && weights.iter().any(|w| *w != 0.0)
-        {
-            let data = TensorData::new(weights, [decisions.len(), 1, m]);
-            let gamma = Tensor::<3>::from_data(data, (&f.device(), f.dtype()));
+        if let (Some(history), Some(gamma)) = (&self.history, gamma) {
+            let gamma = gamma.unsqueeze_dim::<3>(1);
             next = next - gamma.clone().matmul(history.df.clone()).squeeze_dim::<2>(1);
             if damping != 1.0 {
                 let dr = gamma.matmul(history.dr.clone()).squeeze_dim::<2>(1);
                 next = next + dr * (1.0 - damping);
             }
         }
-        let back: Vec<bool> = decisions
-            .iter()
-            .map(|d| matches!(d, Decision::TakeBack))
-            .collect();
-        if let Some((f0, r0)) = self.previous.take()
-            && back.contains(&true)
-        {
-            next = select(&back, f0 - r0 * (1.0 - damping), next);
-        }
-        self.previous = Some((f, r));
+        self.previous = Some([f, r]);
         self.z = next;
     }
-}
 
-/// What to do with one sample.
-enum Decision {
-    /// A step without history.
-    Plain,
-    /// A step with these weights.
-    Accelerate(Vec<f64>),
-    /// The last accelerated step made things worse: a plain step from the point before it.
-    TakeBack,
-}
-
-/// The least-squares problem of one sample, on the host.
-#[derive(Clone)]
-struct Weights {
-    ridge: f64,
-    cap: f64,
-    /// <dR_i, dR_j>, m x m.
-    gram: Vec<f64>,
-    /// <dR_j, r>.
-    rhs: Vec<f64>,
-    /// Slots that hold differences of this sample since its last restart.
-    valid: Vec<bool>,
-    /// Squared residual before the last step, and whether that step was accelerated.
-    last: Option<f64>,
-    accelerated: bool,
-}
-
-impl Weights {
-    fn new(m: usize, ridge: f64, cap: f64) -> Self {
-        Self {
-            ridge,
-            cap,
-            gram: vec![0.0; m * m],
-            rhs: vec![0.0; m],
-            valid: vec![false; m],
-            last: None,
-            accelerated: false,
-        }
+    fn keep(&mut self, rows: &Rows) {
+        let both = |pair: Option<[Tensor<2>; 2]>| pair.map(|p| p.map(|t| rows.of(t)));
+        self.z = rows.of(self.z.clone());
+        self.current = both(self.current.take());
+        self.previous = both(self.previous.take());
+        self.products = self.products.take().map(|t| rows.of(t));
+        self.history = self.history.take().map(|h| History {
+            df: rows.of(h.df),
+            dr: rows.of(h.dr),
+        });
+        self.weights.keep(rows);
     }
 
-    /// Takes in the scalars of one observation and decides about the step.
-    fn update(&mut self, row: &[f64], slot: usize, safeguard: f64) -> Decision {
-        let squared_residual = row[0];
-        let m = self.rhs.len();
-        if row.len() > 2 {
-            let (gram, rhs) = row[2..].split_at(m);
-            for (j, product) in gram.iter().enumerate() {
-                self.gram[slot * m + j] = *product;
-                self.gram[j * m + slot] = *product;
-            }
-            self.rhs.copy_from_slice(rhs);
-            self.valid[slot] = gram[slot] > 0.0 && gram[slot].is_finite();
-        }
-        let worse = self
-            .last
-            .is_some_and(|last| squared_residual > safeguard * safeguard * last);
-        if self.accelerated && worse {
-            // The residual to beat stays that of the point before.
-            self.valid.fill(false);
-            self.accelerated = false;
-            return Decision::TakeBack;
-        }
-        self.last = Some(squared_residual);
-        match self.solve(slot) {
-            Some(gamma) => {
-                self.accelerated = true;
-                Decision::Accelerate(gamma)
-            }
-            None => {
-                self.accelerated = false;
-                Decision::Plain
-            }
-        }
-    }
-
-    /// gamma by Cholesky's method on the Gram matrix scaled to a unit diagonal, so that neither
-    /// the scale of z nor the shrinking of the residuals matters. The newest difference comes
-    /// first, and one that depends on newer ones is left out: with more differences than
-    /// dimensions the old ones would drown the new. `None` without history, or when the weights
-    /// exceed the cap (then the history is dropped).
-    fn solve(&mut self, newest: usize) -> Option<Vec<f64>> {
-        let m = self.rhs.len();
-        let mut slots = Vec::with_capacity(m);
-        let mut factor: Vec<Vec<f64>> = Vec::with_capacity(m);
-        for j in (0..m)
-            .map(|age| (newest + m - age) % m)
-            .filter(|j| self.valid[*j])
-        {
-            let column: Vec<f64> = slots.iter().map(|i| self.correlation(*i, j)).collect();
-            if let Some(row) = cholesky_row(&factor, column, self.ridge) {
-                factor.push(row);
-                slots.push(j);
-            }
-        }
-        if slots.is_empty() {
-            return None;
-        }
-        let scale = |j: &usize| self.gram[j * m + j].sqrt();
-        let mut x: Vec<f64> = slots.iter().map(|j| self.rhs[*j] / scale(j)).collect();
-        cholesky_solve(&factor, &mut x);
-        let mut gamma = vec![0.0; m];
-        for (x, j) in x.iter().zip(&slots) {
-            gamma[*j] = x / scale(j);
-        }
-        if gamma.iter().map(|g| g.abs()).sum::<f64>() <= self.cap {
-            Some(gamma)
-        } else {
-            self.valid.fill(false);
-            None
-        }
-    }
-
-    /// Cosine of the angle between dR_i and dR_j.
-    fn correlation(&self, i: usize, j: usize) -> f64 {
-        let m = self.rhs.len();
-        self.gram[i * m + j] / (self.gram[i * m + i] * self.gram[j * m + j]).sqrt()
-    }
-}
-
-/// The next row of the Cholesky factor of a matrix with diagonal 1 + ridge, given the entries
-/// left of the diagonal. `None` when the new column depends on the others: when what is left of
-/// its unit length drowns in rounding.
-fn cholesky_row(factor: &[Vec<f64>], mut row: Vec<f64>, ridge: f64) -> Option<Vec<f64>> {
-    for i in 0..row.len() {
-        let dot: f64 = factor[i][..i].iter().zip(&row).map(|(l, r)| l * r).sum();
-        row[i] = (row[i] - dot) / factor[i][i];
-    }
-    let left = 1.0 + ridge - row.iter().map(|l| l * l).sum::<f64>();
-    // NaN counts as dependent, too.
-    (left > 4.0 * ridge).then(|| {
-        row.push(left.sqrt());
-        row
-    })
-}
-
-/// Solves L L' x = b; x replaces b.
-fn cholesky_solve(factor: &[Vec<f64>], b: &mut [f64]) {
-    let n = b.len();
-    for i in 0..n {
-        let dot: f64 = factor[i][..i].iter().zip(&b[..i]).map(|(l, x)| l * x).sum();
-        b[i] = (b[i] - dot) / factor[i][i];
-    }
-    for i in (0..n).rev() {
-        let dot: f64 = (i + 1..n).map(|k| factor[k][i] * b[k]).sum();
-        b[i] = (b[i] - dot) / factor[i][i];
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn weights(gram: [f64; 4], rhs: [f64; 2], ridge: f64) -> Weights {
-        let mut w = Weights::new(2, ridge, 1e4);
-        w.gram = gram.to_vec();
-        w.rhs = rhs.to_vec();
-        w.valid = vec![true, true];
-        w
-    }
-
-    #[test]
-    fn weights_minimise_the_regularised_least_squares() {
-        // Stationarity: (G + ridge diag(G)) gamma = rhs.
-        let mut w = weights([4.0, 1.0, 1.0, 2.0], [1.0, -3.0], 1e-2);
-        let gamma = w.solve(0).unwrap();
-        for i in 0..2 {
-            let lhs = (0..2).map(|j| w.gram[i * 2 + j] * gamma[j]).sum::<f64>()
-                + 1e-2 * w.gram[i * 2 + i] * gamma[i];
-            assert!((lhs - w.rhs[i]).abs() < 1e-14);
-        }
-    }
-
-    #[test]
-    fn of_two_equal_differences_the_newer_is_used() {
-        let mut w = weights([1.0, 1.0, 1.0, 1.0], [1.0, 1.0], 1e-15);
-        let gamma = w.solve(1).unwrap();
-        assert_eq!(gamma[0], 0.0);
-        assert!((gamma[1] - 1.0).abs() < 1e-12);
-    }
-
-    #[test]
-    fn weights_that_are_too_large_or_not_finite_are_refused() {
-        assert!(
-            weights([1.0, 0.0, 0.0, 1e-12], [0.0, 1.0], 1e-15)
-                .solve(0)
-                .is_none()
-        );
-        assert!(
-            weights([1.0, 0.0, 0.0, 1.0], [f64::NAN, 1.0], 1e-15)
-                .solve(0)
-                .is_none()
-        );
-        assert!(
-            weights([1.0, f64::NAN, f64::NAN, 1.0], [0.5, 1.0], 1e-15)
-                .solve(0)
-                .is_some()
-        );
+    fn recovers(&self) -> bool {
+        true
     }
 }

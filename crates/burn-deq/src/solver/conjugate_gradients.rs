@@ -2,8 +2,9 @@
 
 use burn::tensor::Tensor;
 
-use super::{inner, square_norm};
+use super::{inner, ratio, square_norm};
 use crate::driver::{Iteration, Observation, Operator, Scalars};
+use crate::map::Rows;
 
 /// Solves u = J u + g, J symmetric with I - J positive definite, in the form of Hestenes and
 /// Stiefel (1952). The residual of the fixed point, f(u) - u = g - (I - J) u, is the residual of
@@ -13,7 +14,7 @@ use crate::driver::{Iteration, Observation, Operator, Scalars};
 pub(crate) struct ConjugateGradients {
     u: Tensor<2>,
     /// Residual, search direction and |r|^2, once the first residual is known.
-    krylov: Option<(Tensor<2>, Tensor<2>, Tensor<2>)>,
+    krylov: Option<[Tensor<2>; 3]>,
 }
 
 impl ConjugateGradients {
@@ -27,36 +28,36 @@ impl ConjugateGradients {
 
 impl Iteration for ConjugateGradients {
     fn observe(&mut self, map: &mut Operator<'_>) -> Observation {
-        let (r, _, rr) = self.krylov.get_or_insert_with(|| {
+        let [r, ..] = self.krylov.get_or_insert_with(|| {
             let r = map.apply(self.u.clone()) - self.u.clone();
             let rr = square_norm(r.clone());
-            (r.clone(), r, rr)
+            [r.clone(), r, rr]
         });
-        let scale = square_norm(self.u.clone() + r.clone());
-        let scalars = Tensor::cat(vec![rr.clone(), scale], 1);
         Observation {
             state: self.u.clone(),
-            scalars,
+            image: self.u.clone() + r.clone(),
+            residual: r.clone(),
+            extra: None,
         }
     }
 
-    fn advance(&mut self, map: &mut Operator<'_>, _scalars: &Scalars) {
-        let Some((r, p, rr)) = self.krylov.take() else {
+    fn advance(&mut self, map: &mut Operator<'_>, _scalars: Option<&Scalars>) {
+        let Some([r, p, rr]) = self.krylov.take() else {
             return;
         };
         let q = p.clone() - map.linear(p.clone());
+        // 0 where the curvature is not positive: there the sample is solved, or its system is not
+        // positive definite and it must stand still (the driver then calls it stalled).
         let alpha = ratio(rr.clone(), inner(p.clone(), q.clone()));
         self.u = self.u.clone() + p.clone() * alpha.clone();
         let r = r - q * alpha;
         let rr_new = square_norm(r.clone());
         let p = r.clone() + p * ratio(rr_new.clone(), rr);
-        self.krylov = Some((r, p, rr_new));
+        self.krylov = Some([r, p, rr_new]);
     }
-}
 
-/// a / b, and 0 where b is not positive: there the sample is solved, or its system is not positive
-/// definite, and it must stand still (the driver then calls it converged or stalled).
-fn ratio(a: Tensor<2>, b: Tensor<2>) -> Tensor<2> {
-    let bad = b.clone().greater_elem(0.0).bool_not();
-    (a / b).mask_fill(bad, 0.0)
+    fn keep(&mut self, rows: &Rows) {
+        self.u = rows.of(self.u.clone());
+        self.krylov = self.krylov.take().map(|k| k.map(|t| rows.of(t)));
+    }
 }

@@ -1,47 +1,67 @@
 //! The solvers: each a small state with `observe` and `advance`; the driver does the rest.
 
 mod anderson;
+mod broyden;
 mod conjugate_gradients;
+mod minres;
 mod plain;
+mod weights;
 
 use burn::tensor::Tensor;
 
-use crate::config::{Method, Solver};
-use crate::driver::{Iteration, Operator, drive};
-use crate::report::Report;
+use crate::config::{LinearMethod, Method, Termination};
+use crate::driver::{Iteration, Operator, Outcome, Requests, drive};
 
-/// Solves z = map(z) from `start`.
-pub(crate) fn solve(
-    solver: &Solver,
-    map: &mut Operator<'_>,
-    start: Tensor<2>,
-) -> (Tensor<2>, Report) {
-    let mut iteration: Box<dyn Iteration> = match &solver.method {
-        Method::Plain { damping } => Box::new(plain::Plain::new(start.clone(), *damping)),
+/// A solver for z = map(z) that starts at `start`.
+pub(crate) fn nonlinear(method: &Method, start: Tensor<2>) -> Box<dyn Iteration> {
+    match method {
+        Method::Plain { damping } => Box::new(plain::Plain::new(start, *damping)),
         Method::Anderson(config) if config.history == 0 => {
-            Box::new(plain::Plain::new(start.clone(), config.damping))
+            Box::new(plain::Plain::new(start, config.damping))
         }
-        Method::Anderson(config) => {
-            Box::new(anderson::Anderson::new(start.clone(), config.clone()))
+        Method::Anderson(config) => Box::new(anderson::Anderson::new(start, config.clone())),
+        Method::Broyden(config) if config.history == 0 => {
+            Box::new(plain::Plain::new(start, config.damping))
         }
-        Method::ConjugateGradients => {
-            assert!(
-                map.is_affine(),
-                "burn-deq: conjugate gradients solve the linear backward system only; choose \
-                 Method::Anderson or Method::Plain for the forward solve"
-            );
-            Box::new(conjugate_gradients::ConjugateGradients::new(start.clone()))
+        Method::Broyden(config) => Box::new(broyden::Broyden::new(start, config.clone())),
+    }
+}
+
+/// A solver for u = J u + g that starts at `start`.
+pub(crate) fn linear(method: &LinearMethod, start: Tensor<2>) -> Box<dyn Iteration> {
+    match method {
+        LinearMethod::FixedPoint(method) => nonlinear(method, start),
+        LinearMethod::ConjugateGradients => {
+            Box::new(conjugate_gradients::ConjugateGradients::new(start))
         }
-    };
-    drive(iteration.as_mut(), map, start, &solver.termination)
+        LinearMethod::Minres => Box::new(minres::Minres::new(start)),
+    }
+}
+
+/// Runs a solver on a map from `start`, where it stands already.
+pub(crate) fn solve(
+    mut iteration: Box<dyn Iteration>,
+    mut map: Operator<'_>,
+    start: Tensor<2>,
+    termination: &Termination,
+    requests: Requests,
+) -> (Outcome, Box<dyn Iteration>) {
+    let outcome = drive(iteration.as_mut(), &mut map, start, termination, requests);
+    (outcome, iteration)
 }
 
 /// Sum of squares over everything but the batch: `[batch, n] -> [batch, 1]`.
-fn square_norm(x: Tensor<2>) -> Tensor<2> {
+pub(crate) fn square_norm(x: Tensor<2>) -> Tensor<2> {
     inner(x.clone(), x)
 }
 
 /// Inner product of each sample: `[batch, n], [batch, n] -> [batch, 1]`.
-fn inner(x: Tensor<2>, y: Tensor<2>) -> Tensor<2> {
+pub(crate) fn inner(x: Tensor<2>, y: Tensor<2>) -> Tensor<2> {
     (x * y).sum_dim(1)
+}
+
+/// a / b, and 0 where b is not positive.
+pub(crate) fn ratio(a: Tensor<2>, b: Tensor<2>) -> Tensor<2> {
+    let bad = b.clone().greater_elem(0.0).bool_not();
+    (a / b).mask_fill(bad, 0.0)
 }

@@ -2,15 +2,15 @@
 
 use burn::tensor::Tensor;
 
-use super::square_norm;
 use crate::driver::{Iteration, Observation, Operator, Scalars};
+use crate::map::Rows;
 
 /// z+ = z + damping (f(z) - z).
 pub(crate) struct Plain {
     z: Tensor<2>,
     damping: f64,
     /// f(z) and the residual, between `observe` and `advance`.
-    observed: Option<(Tensor<2>, Tensor<2>)>,
+    observed: Option<[Tensor<2>; 2]>,
 }
 
 impl Plain {
@@ -25,23 +25,29 @@ impl Plain {
 
 impl Iteration for Plain {
     fn observe(&mut self, map: &mut Operator<'_>) -> Observation {
-        let f = map.apply(self.z.clone());
-        let r = f.clone() - self.z.clone();
-        let scalars = Tensor::cat(vec![square_norm(r.clone()), square_norm(f.clone())], 1);
-        self.observed = Some((f, r));
+        let image = map.apply(self.z.clone());
+        let residual = image.clone() - self.z.clone();
+        self.observed = Some([image.clone(), residual.clone()]);
         Observation {
             state: self.z.clone(),
-            scalars,
+            image,
+            residual,
+            extra: None,
         }
     }
 
-    fn advance(&mut self, _map: &mut Operator<'_>, _scalars: &Scalars) {
-        if let Some((f, r)) = self.observed.take() {
+    fn advance(&mut self, _map: &mut Operator<'_>, _scalars: Option<&Scalars>) {
+        if let Some([f, r]) = self.observed.take() {
             self.z = if self.damping == 1.0 {
                 f
             } else {
                 self.z.clone() + r * self.damping
             };
         }
+    }
+
+    fn keep(&mut self, rows: &Rows) {
+        self.z = rows.of(self.z.clone());
+        self.observed = self.observed.take().map(|pair| pair.map(|t| rows.of(t)));
     }
 }

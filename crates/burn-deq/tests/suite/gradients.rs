@@ -14,7 +14,7 @@ fn tight(forward: Solver, adjoint: Solver) -> Equilibrium {
     };
     EquilibriumConfig::new()
         .with_forward(exact(forward))
-        .with_gradient(Gradient::Implicit(Some(exact(adjoint))))
+        .with_gradient(Gradient::implicit(exact(adjoint)))
         .init()
 }
 
@@ -167,7 +167,7 @@ fn tanh_layer_in_f32_matches_unrolled_autodiff() {
     let solver = || Solver::default().with_relative(3e-7).with_absolute(1e-9);
     let deq = EquilibriumConfig::new()
         .with_forward(solver())
-        .with_gradient(Gradient::Implicit(Some(solver())))
+        .with_gradient(Gradient::implicit(solver()))
         .init();
     let implicit = gradients_of(&cell, &x, |c, x| {
         let z0 = zeros(&x, 16);
@@ -284,10 +284,10 @@ fn the_backward_report_arrives_and_speaks_of_the_backward_solve() {
     let short = Solver::plain().with_relative(1e-12).with_max_steps(3);
     let deq = EquilibriumConfig::new()
         .with_forward(Solver::default().with_relative(1e-10))
-        .with_gradient(Gradient::Implicit(Some(short)))
+        .with_gradient(Gradient::implicit(short))
         .init();
     let out = deq.solve(&cell, Tanh::forward, x.clone(), zeros(&x, 8));
-    assert_eq!(out.adjoint.report(), None);
+    assert!(out.adjoint.report().is_none());
     loss(out.state).backward();
     let report = out.adjoint.report().expect("the backward solve reports");
     assert!(out.forward.all_converged());

@@ -169,7 +169,7 @@ fn panic_of_a_capturing_map(forward: Solver) -> Option<String> {
             let cell = Tanh::new(4, 4, &device, DType::F64).train();
             let captured = cell.clone();
             let x = Numbers::new(1).tensor([2, 4], 1.0);
-            let gradient = burn_deq::Gradient::Implicit(Some(Solver::plain()));
+            let gradient = burn_deq::Gradient::implicit(Solver::plain());
             let config = EquilibriumConfig::new()
                 .with_forward(forward)
                 .with_gradient(gradient);
@@ -224,7 +224,9 @@ fn settings_survive_json() {
             method: Method::Anderson(AndersonConfig::new().with_history(3)),
             ..Solver::default().with_relative(1e-7)
         })
-        .with_gradient(Gradient::Implicit(Some(Solver::conjugate_gradients())));
+        .with_gradient(Gradient::implicit(
+            burn_deq::LinearSolver::conjugate_gradients(),
+        ));
     let path = std::env::temp_dir().join(format!("burn-deq-config-{}.json", std::process::id()));
     config.save(&path).unwrap();
     let loaded = EquilibriumConfig::load(&path).unwrap();

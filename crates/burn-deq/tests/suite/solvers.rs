@@ -113,11 +113,11 @@ fn conjugate_gradients_take_no_more_products_than_anderson() {
     let device = Device::flex();
     let module = Affine::slow(&device, DType::F64).train();
     let x = Numbers::new(11).tensor([3, 200], 1.0);
-    let run = |adjoint: Option<Solver>| {
+    let run = |adjoint: Option<burn_deq::LinearSolver>| {
         let forward = Solver::default().with_relative(1e-8).with_max_steps(400);
         let config = EquilibriumConfig::new()
             .with_forward(forward)
-            .with_gradient(Gradient::Implicit(adjoint));
+            .with_gradient(adjoint.map_or_else(Gradient::default, Gradient::implicit));
         let x = x.clone().autodiff().require_grad();
         let input = WithModule {
             module: module.clone(),
@@ -133,8 +133,12 @@ fn conjugate_gradients_take_no_more_products_than_anderson() {
     };
     let tolerance = |s: Solver| s.with_relative(1e-8).with_max_steps(400);
     let (by_default, cg) = run(None);
-    let (by_anderson, anderson) = run(Some(tolerance(Solver::anderson(6))));
-    let (_, explicit) = run(Some(tolerance(Solver::conjugate_gradients())));
+    let (by_anderson, anderson) = run(Some(tolerance(Solver::anderson(6)).into()));
+    let (_, explicit) = run(Some(
+        burn_deq::LinearSolver::conjugate_gradients()
+            .with_relative(1e-8)
+            .with_max_steps(400),
+    ));
     println!("products: conjugate gradients {cg}, Anderson(6) {anderson}");
     assert_eq!(
         cg, explicit,

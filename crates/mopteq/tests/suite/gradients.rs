@@ -146,7 +146,7 @@ fn conjugate_gradients_and_anderson_give_the_same_backward() {
     let equilibrium = config
         .equilibrium
         .clone()
-        .with_gradient(burn_deq::Gradient::Implicit(Some(tight)));
+        .with_gradient(burn_deq::Gradient::implicit(tight));
     let record = model.clone().into_record();
     let other = config
         .with_equilibrium(equilibrium)

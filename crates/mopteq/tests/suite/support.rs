@@ -54,7 +54,7 @@ pub fn tiny(family: Family) -> MOptEqsConfig {
         .with_equilibrium(
             EquilibriumConfig::new()
                 .with_forward(exact(Solver::anderson(6)))
-                .with_gradient(Gradient::Implicit(None)),
+                .with_gradient(Gradient::default()),
         )
 }
 

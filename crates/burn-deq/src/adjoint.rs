@@ -1,0 +1,422 @@
+//! The backward pass: a solved equilibrium is put back on the tape, and gradients pass through it
+//! in the way that was chosen.
+
+use burn::tensor::Tensor;
+
+use crate::config::{Gradient, Implicit, LinearMethod, LinearSolver, Method, Termination};
+use crate::driver::{Iteration, Operator, PackedMap, Requests};
+use crate::hook::grad_hook;
+use crate::map::{FixedPointMap, Input, Jacobian, Rows, Structure};
+use crate::report::{AdjointMonitor, Report};
+use crate::solver;
+use crate::state::{Packing, State};
+
+/// The map on packed plain tensors.
+pub(crate) struct Forward<'a, F, X, L> {
+    pub(crate) map: &'a F,
+    pub(crate) x: X,
+    pub(crate) packing: &'a Packing<L>,
+}
+
+impl<F, X, L> Forward<'_, F, X, L> {
+    /// f(z).
+    ///
+    /// # Panics
+    ///
+    /// Panics if the map brings autodiff in. The backward solve runs while Burn holds the lock of
+    /// the outer graph: a map that reaches into that graph would wait for the lock for ever. Here
+    /// it is seen before it can.
+    pub(crate) fn evaluate<S>(&self, z: Tensor<2>) -> Tensor<2>
+    where
+        S: State<Layout = L>,
+        X: Input,
+        F: FixedPointMap<S, X>,
+        L: PartialEq + std::fmt::Debug,
+    {
+        let z = self.packing.unpack(z);
+        let f = self.packing.repack(self.map.apply(z, self.x.clone()));
+        assert!(
+            !f.is_autodiff(),
+            "burn-deq: the map captures a tensor or module that is tracked by autodiff; pass it as \
+             an argument instead: the module through Equilibrium::solve, everything else through x \
+             (or call .without_autodiff() on what is a constant)"
+        );
+        f
+    }
+
+    /// J'u at z on a tape of its own. Burn keeps no graph between two backward passes, so the map
+    /// is evaluated anew for every product.
+    fn autodiff_vjp<S>(&self, z: Tensor<2>, u: Tensor<2>) -> Tensor<2>
+    where
+        S: State<Layout = L>,
+        X: Input,
+        F: FixedPointMap<S, X>,
+        L: PartialEq + std::fmt::Debug,
+    {
+        let z = z.autodiff().require_grad();
+        let state = self.packing.unpack(z.clone());
+        let f = self.packing.repack(self.map.apply(state, self.x.clone()));
+        if !f.is_tracked() {
+            // The map does not depend on z.
+            return u.zeros_like();
+        }
+        // backward() seeds with ones; the hook puts u in their place.
+        let mut gradients = grad_hook(f, move |_ones| u).backward();
+        match z.grad_remove(&mut gradients) {
+            Some(gradient) => gradient,
+            None => z.without_autodiff().zeros_like(),
+        }
+    }
+}
+
+/// A [`Forward`] with the type of its state.
+pub(crate) struct ForwardMap<'a, S: State, F, X> {
+    pub(crate) inner: Forward<'a, F, X, S::Layout>,
+}
+
+impl<S: State, F: FixedPointMap<S, X>, X: Input> PackedMap for ForwardMap<'_, S, F, X> {
+    fn apply(&self, z: Tensor<2>) -> Tensor<2> {
+        self.inner.evaluate::<S>(z)
+    }
+
+    fn linear(&self, _p: Tensor<2>) -> Tensor<2> {
+        unreachable!("methods for linear systems do not run on maps")
+    }
+
+    fn keep(&mut self, rows: &Rows) -> bool {
+        match self.inner.x.select(rows) {
+            Some(x) => self.inner.x = x,
+            None => return false,
+        }
+        true
+    }
+}
+
+/// J' at a point, in closed form or by autodiff.
+pub(crate) struct Linearised<'a, S: State, F, X> {
+    forward: Forward<'a, F, X, S::Layout>,
+    z: Tensor<2>,
+    jacobian: Option<Box<dyn Jacobian<S>>>,
+    /// x and z of the whole batch, if samples have left.
+    whole: Option<(X, Tensor<2>)>,
+}
+
+impl<'a, S: State, F: FixedPointMap<S, X>, X: Input> Linearised<'a, S, F, X> {
+    /// At the packed plain z.
+    pub(crate) fn new(forward: Forward<'a, F, X, S::Layout>, z: Tensor<2>) -> Self {
+        let mut this = Self {
+            forward,
+            z,
+            jacobian: None,
+            whole: None,
+        };
+        this.jacobian = this.closed_form();
+        this
+    }
+
+    fn closed_form(&self) -> Option<Box<dyn Jacobian<S>>> {
+        let z = self.forward.packing.unpack(self.z.clone());
+        self.forward.map.jacobian(z, self.forward.x.clone())
+    }
+
+    /// J'u.
+    pub(crate) fn vjp(&self, u: Tensor<2>) -> Tensor<2> {
+        let packing = self.forward.packing;
+        match &self.jacobian {
+            Some(jacobian) => packing.repack(jacobian.vjp(packing.unpack(u))),
+            None => self.forward.autodiff_vjp::<S>(self.z.clone(), u),
+        }
+    }
+
+    /// Whether the map gives J' itself.
+    pub(crate) fn is_closed_form(&self) -> bool {
+        self.jacobian.is_some()
+    }
+
+    /// J'u, always by autodiff.
+    pub(crate) fn vjp_by_autodiff(&self, u: Tensor<2>) -> Tensor<2> {
+        self.forward.autodiff_vjp::<S>(self.z.clone(), u)
+    }
+
+    /// J u, if it is known in closed form.
+    pub(crate) fn jvp(&self, u: Tensor<2>) -> Option<Tensor<2>> {
+        let packing = self.forward.packing;
+        let image = self.jacobian.as_ref()?.jvp(packing.unpack(u))?;
+        Some(packing.repack(image))
+    }
+
+    /// The mask D of the Jacobian, if it has one.
+    pub(crate) fn mask(&self) -> Option<Tensor<2>> {
+        let mask = self.jacobian.as_ref()?.mask()?;
+        Some(self.forward.packing.repack(mask))
+    }
+
+    fn keep(&mut self, rows: &Rows) -> bool {
+        let Some(x) = self.forward.x.select(rows) else {
+            return false;
+        };
+        let z = rows.of(self.z.clone());
+        let before = (
+            std::mem::replace(&mut self.forward.x, x),
+            std::mem::replace(&mut self.z, z),
+        );
+        self.whole.get_or_insert(before);
+        if self.jacobian.is_some() {
+            self.jacobian = self.closed_form();
+        }
+        true
+    }
+
+    /// Takes all samples back in.
+    fn restore(&mut self) {
+        if let Some(whole) = self.whole.take() {
+            (self.forward.x, self.z) = whole;
+            if self.jacobian.is_some() {
+                self.jacobian = self.closed_form();
+            }
+        }
+    }
+}
+
+/// u -> A u + g with A = J', or A = D J' D on the range of a mask.
+struct AdjointSystem<'s, 'a, S: State, F, X> {
+    linearised: &'s mut Linearised<'a, S, F, X>,
+    mask: Option<Tensor<2>>,
+    g: Tensor<2>,
+}
+
+impl<S: State, F: FixedPointMap<S, X>, X: Input> PackedMap for AdjointSystem<'_, '_, S, F, X> {
+    fn apply(&self, u: Tensor<2>) -> Tensor<2> {
+        self.linear(u) + self.g.clone()
+    }
+
+    fn linear(&self, u: Tensor<2>) -> Tensor<2> {
+        let product = self.linearised.vjp(u);
+        match &self.mask {
+            // Iterates lie in the range of D already, for the start and g do.
+            Some(mask) => product * mask.clone(),
+            None => product,
+        }
+    }
+
+    fn keep(&mut self, rows: &Rows) -> bool {
+        if !self.linearised.keep(rows) {
+            return false;
+        }
+        self.g = rows.of(self.g.clone());
+        self.mask = self.mask.take().map(|m| rows.of(m));
+        true
+    }
+}
+
+/// How the adjoint system is solved.
+#[derive(Clone)]
+pub(crate) struct AdjointPlan {
+    pub(crate) solver: LinearSolver,
+    /// Where to start instead of g.
+    pub(crate) start: Option<Tensor<2>>,
+    pub(crate) freeze: bool,
+}
+
+impl AdjointPlan {
+    /// What the configuration and the map's structure lead to.
+    pub(crate) fn new(
+        implicit: &Implicit,
+        structure: Structure,
+        forward: &Termination,
+        start: Option<Tensor<2>>,
+        freeze: bool,
+    ) -> Self {
+        let solver = implicit.solver.clone().unwrap_or_else(|| LinearSolver {
+            method: match structure {
+                Structure::SymmetricPositiveDefinite => LinearMethod::ConjugateGradients,
+                Structure::Symmetric => LinearMethod::Minres,
+                Structure::General => LinearMethod::FixedPoint(Method::default()),
+            },
+            termination: forward.clone(),
+            trace: false,
+        });
+        Self {
+            solver,
+            start,
+            freeze,
+        }
+    }
+
+    /// Solves u = J'u + g, the transposed system of the implicit function theorem:
+    /// dL/dx = (df/dx)' (I - J')^-1 dL/dz*.
+    pub(crate) fn solve<S: State, F: FixedPointMap<S, X>, X: Input>(
+        &self,
+        mut linearised: Linearised<'_, S, F, X>,
+        g: Tensor<2>,
+    ) -> (Tensor<2>, Report) {
+        let krylov = !matches!(self.solver.method, LinearMethod::FixedPoint(_));
+        // J = D A with A symmetric: J' = A D is not, but D J' D is. With v = D u, the system
+        // u = A D u + g becomes v = D A D v + D g, and u = A v + g.
+        let mask = if krylov { linearised.mask() } else { None };
+        let on_range = |u: Tensor<2>| match &mask {
+            Some(mask) => u * mask.clone(),
+            None => u,
+        };
+        let start = on_range(self.start.clone().unwrap_or_else(|| g.clone()));
+        let requests = Requests {
+            freeze: self.freeze,
+            trace: self.solver.trace,
+            ..Requests::default()
+        };
+        let system = AdjointSystem {
+            g: on_range(g.clone()),
+            mask: mask.clone(),
+            linearised: &mut linearised,
+        };
+        let (outcome, _) = solver::solve(
+            solver::linear(&self.solver.method, start.clone()),
+            Operator::new(system),
+            start,
+            &self.solver.termination,
+            requests,
+        );
+        let mut report = outcome.report;
+        let u = match mask {
+            Some(_) => {
+                linearised.restore();
+                report.evaluations += 1;
+                report.sample_evaluations += g.dims()[0];
+                linearised.vjp(outcome.state) + g
+            }
+            None => outcome.state,
+        };
+        (u, report)
+    }
+}
+
+/// A solved equilibrium on its way back to the tape.
+pub(crate) struct Attached<'m, F, L, X> {
+    pub(crate) map: &'m F,
+    pub(crate) packing: &'m Packing<L>,
+    /// The input with its tape, and without.
+    pub(crate) x: &'m X,
+    pub(crate) plain: &'m X,
+}
+
+/// Makes the start of the backward solve from g.
+pub(crate) type StartFrom = Box<dyn FnOnce(&Tensor<2>) -> Option<Tensor<2>> + Send>;
+
+impl<F, L, X> Attached<'_, F, L, X>
+where
+    L: Clone + std::fmt::Debug + PartialEq + Send + 'static,
+    X: Input,
+{
+    /// z* with gradients as configured.
+    pub(crate) fn attach<S: State<Layout = L>>(
+        &self,
+        z_star: Tensor<2>,
+        gradient: &Gradient,
+        plan: impl FnOnce(&Implicit) -> (AdjointPlan, StartFrom),
+        monitor: &AdjointMonitor,
+    ) -> S
+    where
+        F: FixedPointMap<S, X>,
+    {
+        match gradient {
+            Gradient::Implicit(implicit) => {
+                let (mut plan, start) = plan(implicit);
+                self.hooked(z_star, monitor, move |linearised, g| {
+                    if plan.start.is_none() {
+                        plan.start = start(&g);
+                    }
+                    plan.solve(linearised, g)
+                })
+            }
+            Gradient::Neumann { terms } => {
+                let terms = *terms;
+                self.hooked(z_star, monitor, move |linearised, g| {
+                    neumann(&linearised, g, terms)
+                })
+            }
+            Gradient::Phantom { steps, damping } => self.unroll(z_star, *steps, *damping),
+            Gradient::OneStep => self.unroll(z_star, 1, 1.0),
+            Gradient::Unrolled { .. } => {
+                unreachable!("an unrolled equilibrium never leaves the tape")
+            }
+        }
+    }
+
+    /// One tracked application of the map, whose backward pass first maps g to u.
+    fn hooked<S: State<Layout = L>>(
+        &self,
+        z_star: Tensor<2>,
+        monitor: &AdjointMonitor,
+        solve: impl FnOnce(Linearised<'_, S, F, X>, Tensor<2>) -> (Tensor<2>, Report) + Send + 'static,
+    ) -> S
+    where
+        F: FixedPointMap<S, X>,
+    {
+        let state = self.packing.unpack(z_star.clone());
+        let f = self.packing.repack(self.map.apply(state, self.x.clone()));
+        let (map, x, packing) = (self.map.clone(), self.plain.clone(), self.packing.clone());
+        let monitor = monitor.clone();
+        let f = grad_hook(f, move |g| {
+            let forward = Forward {
+                map: &map,
+                x,
+                packing: &packing,
+            };
+            let (u, report) = solve(Linearised::new(forward, z_star), g);
+            monitor.deliver(report, u.clone());
+            u
+        });
+        self.packing.unpack(f)
+    }
+
+    /// Tracked damped steps from z.
+    pub(crate) fn unroll<S: State<Layout = L>>(
+        &self,
+        mut z: Tensor<2>,
+        steps: usize,
+        damping: f64,
+    ) -> S
+    where
+        F: FixedPointMap<S, X>,
+    {
+        for _ in 0..steps {
+            z = self.step(z, damping);
+        }
+        self.packing.unpack(z)
+    }
+
+    /// z + damping (f(z) - z), tracked.
+    pub(crate) fn step<S: State<Layout = L>>(&self, z: Tensor<2>, damping: f64) -> Tensor<2>
+    where
+        F: FixedPointMap<S, X>,
+    {
+        let state = self.packing.unpack(z.clone());
+        let f = self.packing.repack(self.map.apply(state, self.x.clone()));
+        if damping == 1.0 {
+            f
+        } else {
+            f * damping + z * (1.0 - damping)
+        }
+    }
+}
+
+/// g + J'g + ... + J'^k g.
+fn neumann<S: State, F: FixedPointMap<S, X>, X: Input>(
+    linearised: &Linearised<'_, S, F, X>,
+    g: Tensor<2>,
+    terms: usize,
+) -> (Tensor<2>, Report) {
+    let batch = g.dims()[0];
+    let (mut u, mut term) = (g.clone(), g);
+    for _ in 0..terms {
+        term = linearised.vjp(term);
+        u = u + term.clone();
+    }
+    let report = Report::unchecked(batch, terms);
+    (u, report)
+}
+
+/// The start that a forward solve has gathered: -B'g with B its inverse Jacobian, if there is one.
+pub(crate) fn start_from(iteration: Option<Box<dyn Iteration>>) -> StartFrom {
+    Box::new(move |g| iteration?.inverse_transposed(g.clone()).map(Tensor::neg))
+}

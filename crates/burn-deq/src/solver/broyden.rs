@@ -1,0 +1,199 @@
+//! Limited-memory Broyden for every sample of a batch at once.
+
+use burn::tensor::{Bool, Tensor};
+
+use super::{inner, square_norm};
+use crate::config::BroydenConfig;
+use crate::driver::{Iteration, Observation, Operator, Scalars};
+use crate::map::Rows;
+
+/// Broyden's good method; see [`BroydenConfig`].
+///
+/// The inverse Jacobian of r(z) = f(z) - z is B = -I + U'V, with the rank-one terms as rows of
+/// preallocated `[batch, m, n]` buffers. A step makes four products with them. Every decision
+/// is a mask on the device: a step reads back nothing but the norms.
+pub(crate) struct Broyden {
+    config: BroydenConfig,
+    z: Tensor<2>,
+    /// The residual at z, between `observe` and `advance`.
+    observed: Option<Tensor<2>>,
+    previous: Option<Previous>,
+    terms: Option<Terms>,
+}
+
+/// The iterate before.
+struct Previous {
+    z: Tensor<2>,
+    r: Tensor<2>,
+    rr: Tensor<2>,
+    /// B r there.
+    br: Tensor<2>,
+    /// Samples whose step from there was not plain.
+    accelerated: Tensor<2, Bool>,
+}
+
+/// The rank-one terms.
+struct Terms {
+    u: Tensor<3>,
+    v: Tensor<3>,
+    /// `[batch, m]`: slots that are empty for a sample.
+    empty: Tensor<2, Bool>,
+    filled: usize,
+}
+
+impl Terms {
+    fn new(like: &Tensor<2>, history: usize) -> Self {
+        let [batch, width] = like.dims();
+        let zeros = || Tensor::zeros([batch, history, width], (&like.device(), like.dtype()));
+        Self {
+            u: zeros(),
+            v: zeros(),
+            empty: Tensor::full([batch, history], true, &like.device()),
+            filled: 0,
+        }
+    }
+
+    /// Rows of `a` weighed by their products with x, `[batch, n]`: sum_j b_j <a_j, x>.
+    fn mix(&self, a: &Tensor<3>, b: &Tensor<3>, x: Tensor<2>) -> Tensor<2> {
+        let products = a.clone().matmul(x.unsqueeze_dim::<3>(2));
+        let weights = products
+            .swap_dims(1, 2)
+            .mask_fill(self.empty.clone().unsqueeze_dim(1), 0.0);
+        weights.matmul(b.clone()).squeeze_dim(1)
+    }
+
+    /// B x.
+    fn apply(&self, x: Tensor<2>) -> Tensor<2> {
+        self.mix(&self.v, &self.u, x.clone()) - x
+    }
+
+    /// B'x.
+    fn apply_transposed(&self, x: Tensor<2>) -> Tensor<2> {
+        self.mix(&self.u, &self.v, x.clone()) - x
+    }
+
+    /// Adds one term for the samples that are not in `without`.
+    fn push(&mut self, u: Tensor<2>, v: Tensor<2>, without: Tensor<2, Bool>) {
+        let [batch, _, width] = self.u.dims();
+        let at = [0..batch, self.filled..self.filled + 1, 0..width];
+        let hole = without.clone().expand([batch, width]);
+        let clean = |x: Tensor<2>| x.mask_fill(hole.clone(), 0.0).unsqueeze_dim::<3>(1);
+        // Taken out, so that the assignment happens in place.
+        let placeholder = || Tensor::zeros([0, 0, 0], &u.device());
+        let ring = std::mem::replace(&mut self.u, placeholder());
+        self.u = ring.slice_assign(at.clone(), clean(u.clone()));
+        let ring = std::mem::replace(&mut self.v, placeholder());
+        self.v = ring.slice_assign(at, clean(v));
+        let slot = [0..batch, self.filled..self.filled + 1];
+        self.empty = self.empty.clone().slice_assign(slot, without);
+        self.filled += 1;
+    }
+}
+
+impl Broyden {
+    pub(crate) fn new(start: Tensor<2>, config: BroydenConfig) -> Self {
+        Self {
+            config,
+            z: start,
+            observed: None,
+            previous: None,
+            terms: None,
+        }
+    }
+}
+
+impl Iteration for Broyden {
+    fn observe(&mut self, map: &mut Operator<'_>) -> Observation {
+        let image = map.apply(self.z.clone());
+        let residual = image.clone() - self.z.clone();
+        self.observed = Some(residual.clone());
+        Observation {
+            state: self.z.clone(),
+            image,
+            residual,
+            extra: None,
+        }
+    }
+
+    fn advance(&mut self, _map: &mut Operator<'_>, _scalars: Option<&Scalars>) {
+        let Some(mut r) = self.observed.take() else {
+            return;
+        };
+        let mut z = self.z.clone();
+        let mut rr = square_norm(r.clone());
+        let [batch, width] = z.dims();
+        let mut terms = match self.terms.take() {
+            Some(terms) if terms.filled < self.config.history => terms,
+            _ => Terms::new(&z, self.config.history),
+        };
+        let mut br = terms.apply(r.clone());
+
+        if let Some(before) = self.previous.take() {
+            let limit = before.rr.clone() * self.config.safeguard.powi(2);
+            // Not "greater": NaN must count as worse.
+            let worse = rr.clone().lower_equal(limit).bool_not();
+            let back = worse.bool_and(before.accelerated);
+
+            let dz = z.clone() - before.z.clone();
+            let b_dr = br.clone() - before.br.clone();
+            let bt_dz = terms.apply_transposed(dz.clone());
+            let denominator = inner(dz.clone(), b_dr.clone());
+            // Sherman and Morrison divide by <dz, B dr>: a term is left out where that is lost in
+            // rounding.
+            let size = (square_norm(dz.clone()) * square_norm(b_dr.clone())).sqrt();
+            let usable = denominator.clone().abs().greater(size * 1e-6);
+            let skip = usable.bool_not().bool_or(back.clone());
+            let u = (dz - b_dr) / denominator;
+            // B_new r = B r + u <v, r>.
+            let gain = u.clone() * inner(bt_dz.clone(), r.clone());
+            let hole = skip.clone().expand([batch, width]);
+            br = br + gain.mask_fill(hole, 0.0);
+            terms.push(u, bt_dz, skip);
+
+            // Take back what made things much worse: the point before, without any terms.
+            let wide = back.clone().expand([batch, width]);
+            z = z.mask_where(wide.clone(), before.z);
+            br = br.mask_where(wide.clone(), before.r.clone().neg());
+            r = r.mask_where(wide, before.r);
+            rr = rr.mask_where(back.clone(), before.rr);
+            let m = self.config.history;
+            terms.empty = terms.empty.bool_or(back.expand([batch, m]));
+        }
+        self.z = z.clone() - br.clone() * self.config.damping;
+        let accelerated = terms.empty.clone().bool_not().any_dim(1);
+        self.terms = Some(terms);
+        self.previous = Some(Previous {
+            z,
+            r,
+            rr,
+            br,
+            accelerated,
+        });
+    }
+
+    fn keep(&mut self, rows: &Rows) {
+        self.z = rows.of(self.z.clone());
+        self.observed = self.observed.take().map(|r| rows.of(r));
+        self.previous = self.previous.take().map(|p| Previous {
+            z: rows.of(p.z),
+            r: rows.of(p.r),
+            rr: rows.of(p.rr),
+            br: rows.of(p.br),
+            accelerated: rows.of(p.accelerated),
+        });
+        self.terms = self.terms.take().map(|t| Terms {
+            u: rows.of(t.u),
+            v: rows.of(t.v),
+            empty: rows.of(t.empty),
+            filled: t.filled,
+        });
+    }
+
+    fn recovers(&self) -> bool {
+        true
+    }
+
+    fn inverse_transposed(&self, g: Tensor<2>) -> Option<Tensor<2>> {
+        Some(self.terms.as_ref()?.apply_transposed(g))
+    }
+}

@@ -1,0 +1,115 @@
+//! MINRES on (I - J) u = g for every sample of the batch at once.
+
+use burn::tensor::Tensor;
+
+use super::{inner, ratio, square_norm};
+use crate::driver::{Iteration, Observation, Operator, Scalars};
+use crate::map::Rows;
+
+/// Solves u = J u + g, J symmetric, I - J possibly indefinite or singular: the Lanczos process with
+/// Givens rotations of Paige and Saunders (1975, doi:10.1137/0712047). For a singular system that
+/// has no solution it ends at one that minimises the residual.
+///
+/// The residual vector is carried along by its own recurrence,
+/// r_k = s_k^2 r_{k-1} - phibar_k c_k v_{k+1}, so that the driver can judge it in any norm.
+pub(crate) struct Minres {
+    u: Tensor<2>,
+    residual: Option<Tensor<2>>,
+    lanczos: Option<Lanczos>,
+}
+
+/// State of the process, in the letters of the paper; scalars are `[batch, 1]`.
+struct Lanczos {
+    /// v_k, v_{k-1}, w_{k-1}, w_{k-2}.
+    vectors: [Tensor<2>; 4],
+    /// beta_k, dbar, epsilon, phibar, cosine and sine.
+    scalars: [Tensor<2>; 6],
+}
+
+impl Minres {
+    pub(crate) fn new(start: Tensor<2>) -> Self {
+        Self {
+            u: start,
+            residual: None,
+            lanczos: None,
+        }
+    }
+}
+
+impl Iteration for Minres {
+    fn observe(&mut self, map: &mut Operator<'_>) -> Observation {
+        let r = self
+            .residual
+            .get_or_insert_with(|| map.apply(self.u.clone()) - self.u.clone())
+            .clone();
+        Observation {
+            state: self.u.clone(),
+            image: self.u.clone() + r.clone(),
+            residual: r,
+            extra: None,
+        }
+    }
+
+    fn advance(&mut self, map: &mut Operator<'_>, _scalars: Option<&Scalars>) {
+        let Some(r) = self.residual.take() else {
+            return;
+        };
+        let Lanczos {
+            vectors: [v, v_old, w1, w2],
+            scalars: [beta, dbar, epsilon, phibar, cs, sn],
+        } = self.lanczos.take().unwrap_or_else(|| {
+            let beta = square_norm(r.clone()).sqrt();
+            let (zero, zeros) = (beta.zeros_like(), r.zeros_like());
+            Lanczos {
+                vectors: [
+                    r.clone() * ratio(beta.ones_like(), beta.clone()),
+                    zeros.clone(),
+                    zeros.clone(),
+                    zeros,
+                ],
+                scalars: [
+                    zero.clone(),
+                    zero.clone(),
+                    zero.clone(),
+                    beta.clone(),
+                    beta.ones_like().neg(),
+                    zero,
+                ],
+            }
+        });
+        // One step of the Lanczos process.
+        let y = v.clone() - map.linear(v.clone()) - v_old * beta;
+        let alpha = inner(v.clone(), y.clone());
+        let y = y - v.clone() * alpha.clone();
+        let beta = square_norm(y.clone()).sqrt();
+        let v_new = y * ratio(beta.ones_like(), beta.clone());
+        // The rotation before on the new column, then a rotation that annihilates its last entry.
+        let delta = cs.clone() * dbar.clone() + sn.clone() * alpha.clone();
+        let gbar = sn.clone() * dbar - cs.clone() * alpha;
+        let epsilon_new = sn * beta.clone();
+        let dbar = (cs * beta.clone()).neg();
+        let gamma = (gbar.clone() * gbar.clone() + beta.clone() * beta.clone()).sqrt();
+        let cs = ratio(gbar, gamma.clone());
+        let sn = ratio(beta.clone(), gamma.clone());
+        let phi = cs.clone() * phibar.clone();
+        let phibar = sn.clone() * phibar;
+        // gamma is 0 where the Krylov space is exhausted: then nothing moves any more.
+        let w = (v.clone() - w2 * epsilon - w1.clone() * delta) * ratio(gamma.ones_like(), gamma);
+        self.u = self.u.clone() + w.clone() * phi;
+        let turned = v_new.clone() * (phibar.clone() * cs.clone());
+        self.residual = Some(r * (sn.clone() * sn.clone()) - turned);
+        self.lanczos = Some(Lanczos {
+            vectors: [v_new, v, w, w1],
+            scalars: [beta, dbar, epsilon_new, phibar, cs, sn],
+        });
+    }
+
+    fn keep(&mut self, rows: &Rows) {
+        self.u = rows.of(self.u.clone());
+        self.residual = self.residual.take().map(|r| rows.of(r));
+        self.lanczos = self.lanczos.take().map(|l| Lanczos {
+            vectors: l.vectors.map(|t| rows.of(t)),
+            scalars: l.scalars.map(|t| rows.of(t)),
+        });
+    }
+}

@@ -1,0 +1,571 @@
+//! The small systems behind Anderson's weights: on the host in f64, or on the device without a
+//! read-back.
+
+use burn::tensor::{Bool, DType, Tensor, s};
+
+use crate::config::{AndersonConfig, AndersonType};
+use crate::driver::Scalars;
+use crate::map::Rows;
+
+/// Products of the newest differences with all, in the order of their columns.
+///
+/// Type II needs <dR_j, dR_new> and <dR_j, r>. Type I needs <dR_j, dZ_new>, <dF_j, dR_new> and
+/// <dF_j, r> besides; dZ = dF - dR is not stored.
+pub(crate) fn columns(kind: AndersonType) -> usize {
+    match kind {
+        AndersonType::I => 5,
+        AndersonType::II => 2,
+    }
+}
+
+/// What to do with one sample.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Decision {
+    /// A step without history.
+    Plain,
+    /// A step with these weights.
+    Accelerate(Vec<f64>),
+    /// The last accelerated step made things worse: a plain step from the point before it.
+    TakeBack,
+}
+
+/// The system of one sample, on the host.
+#[derive(Clone)]
+pub(crate) struct HostWeights {
+    kind: AndersonType,
+    ridge: f64,
+    cap: f64,
+    /// <dR_i, dR_j>, m x m.
+    gram: Vec<f64>,
+    /// <dZ_i, dR_j>, m x m, for type I.
+    secant: Vec<f64>,
+    /// <dR_j, r> for type II, <dZ_j, r> for type I.
+    rhs: Vec<f64>,
+    /// Slots that hold differences of this sample since its last restart.
+    valid: Vec<bool>,
+    /// Squared residual before the last step, and whether that step was accelerated.
+    last: Option<f64>,
+    accelerated: bool,
+}
+
+impl HostWeights {
+    pub(crate) fn new(config: &AndersonConfig, dtype: DType) -> Self {
+        let m = config.history;
+        let floor = match dtype {
+            DType::F64 => 1e-15,
+            // Rounding error of the Gram matrix's entries relative to its diagonal.
+            _ => 1e-7,
+        };
+        Self {
+            kind: config.kind,
+            ridge: config.regularization.max(floor),
+            cap: config.weight_cap,
+            gram: vec![0.0; m * m],
+            secant: match config.kind {
+                AndersonType::I => vec![0.0; m * m],
+                AndersonType::II => Vec::new(),
+            },
+            rhs: vec![0.0; m],
+            valid: vec![false; m],
+            last: None,
+            accelerated: false,
+        }
+    }
+
+    /// Forgets all differences.
+    pub(crate) fn restart(&mut self) {
+        self.valid.fill(false);
+    }
+
+    /// Takes in the scalars of one observation and decides about the step. `accelerate` is false
+    /// where the schedule wants a plain step.
+    pub(crate) fn update(
+        &mut self,
+        squared_residual: f64,
+        products: &[f64],
+        slot: usize,
+        safeguard: f64,
+        accelerate: bool,
+    ) -> Decision {
+        self.take_in(products, slot);
+        // Not "greater": NaN must count as worse.
+        let worse = self
+            .last
+            .is_some_and(|last| !(squared_residual <= safeguard * safeguard * last));
+        if self.accelerated && worse {
+            // The residual to beat stays that of the point before.
+            self.restart();
+            self.accelerated = false;
+            return Decision::TakeBack;
+        }
+        self.last = Some(squared_residual);
+        let weights = if accelerate { self.solve(slot) } else { None };
+        self.accelerated = weights.is_some();
+        weights.map_or(Decision::Plain, Decision::Accelerate)
+    }
+
+    /// Enters the products with the difference in `slot`.
+    fn take_in(&mut self, products: &[f64], slot: usize) {
+        let m = self.rhs.len();
+        if products.is_empty() {
+            return;
+        }
+        let column = |k: usize| &products[k * m..(k + 1) * m];
+        for (j, product) in column(0).iter().enumerate() {
+            self.gram[slot * m + j] = *product;
+            self.gram[j * m + slot] = *product;
+        }
+        match self.kind {
+            AndersonType::II => self.rhs.copy_from_slice(column(1)),
+            AndersonType::I => {
+                for j in 0..m {
+                    self.secant[j * m + slot] = column(3)[j] - column(0)[j];
+                    self.secant[slot * m + j] = column(2)[j];
+                    self.rhs[j] = column(4)[j] - column(1)[j];
+                }
+            }
+        }
+        let square = self.gram[slot * m + slot];
+        self.valid[slot] = square > 0.0 && square.is_finite();
+    }
+
+    /// gamma, on systems scaled to differences of unit length, so that neither the scale of z nor
+    /// the shrinking of the residuals matters. The newest difference comes first, and one that
+    /// depends on newer ones is left out: with more differences than dimensions the old ones would
+    /// drown the new. `None` without history, or when the weights exceed the cap or are not finite
+    /// (then the history is dropped).
+    fn solve(&mut self, newest: usize) -> Option<Vec<f64>> {
+        let m = self.rhs.len();
+        let mut slots = Vec::with_capacity(m);
+        let mut factor: Vec<Vec<f64>> = Vec::with_capacity(m);
+        for j in (0..m)
+            .map(|age| (newest + m - age) % m)
+            .filter(|j| self.valid[*j])
+        {
+            let column: Vec<f64> = slots.iter().map(|i| self.correlation(*i, j)).collect();
+            if let Some(row) = cholesky_row(&factor, column, self.ridge) {
+                factor.push(row);
+                slots.push(j);
+            }
+        }
+        if slots.is_empty() {
+            return None;
+        }
+        let length = |j: &usize| self.gram[j * m + j].sqrt();
+        let x = match self.kind {
+            AndersonType::II => {
+                let mut x: Vec<f64> = slots.iter().map(|j| self.rhs[*j] / length(j)).collect();
+                cholesky_solve(&factor, &mut x);
+                Some(x)
+            }
+            AndersonType::I => self.solve_secant(&slots),
+        };
+        let mut gamma = vec![0.0; m];
+        for (x, j) in x.into_iter().flatten().zip(&slots) {
+            gamma[*j] = x / length(j);
+        }
+        let size = gamma.iter().map(|g| g.abs()).sum::<f64>();
+        // Type I may find no weights at all: its system can be singular where dR is not.
+        if size > 0.0 && size <= self.cap || self.kind == AndersonType::II && size == 0.0 {
+            Some(gamma)
+        } else {
+            self.restart();
+            None
+        }
+    }
+
+    /// The secant system of type I, scaled like the Gram matrix. Its sign is turned, for dR is
+    /// close to -dZ for contractions, and then regularisation moves it away from singularity.
+    fn solve_secant(&self, slots: &[usize]) -> Option<Vec<f64>> {
+        let (n, m) = (slots.len(), self.rhs.len());
+        let length: Vec<f64> = slots.iter().map(|j| self.gram[j * m + j].sqrt()).collect();
+        let mut a: Vec<Vec<f64>> = (0..n)
+            .map(|i| {
+                let entry =
+                    |j: usize| -self.secant[slots[i] * m + slots[j]] / (length[i] * length[j]);
+                let mut row: Vec<f64> = (0..n).map(entry).collect();
+                row[i] += self.ridge;
+                row.push(-self.rhs[slots[i]] / length[i]);
+                row
+            })
+            .collect();
+        gauss(&mut a)
+    }
+
+    /// Cosine of the angle between dR_i and dR_j.
+    fn correlation(&self, i: usize, j: usize) -> f64 {
+        let m = self.rhs.len();
+        self.gram[i * m + j] / (self.gram[i * m + i] * self.gram[j * m + j]).sqrt()
+    }
+}
+
+/// The next row of the Cholesky factor of a matrix with diagonal 1 + ridge, given the entries
+/// left of the diagonal. `None` when the new column depends on the others: when what is left of
+/// its unit length drowns in rounding.
+fn cholesky_row(factor: &[Vec<f64>], mut row: Vec<f64>, ridge: f64) -> Option<Vec<f64>> {
+    for i in 0..row.len() {
+        let dot: f64 = factor[i][..i].iter().zip(&row).map(|(l, r)| l * r).sum();
+        row[i] = (row[i] - dot) / factor[i][i];
+    }
+    let left = 1.0 + ridge - row.iter().map(|l| l * l).sum::<f64>();
+    // NaN counts as dependent, too.
+    (left > 4.0 * ridge).then(|| {
+        row.push(left.sqrt());
+        row
+    })
+}
+
+/// Solves L L' x = b; x replaces b.
+fn cholesky_solve(factor: &[Vec<f64>], b: &mut [f64]) {
+    let n = b.len();
+    for i in 0..n {
+        let dot: f64 = factor[i][..i].iter().zip(&b[..i]).map(|(l, x)| l * x).sum();
+        b[i] = (b[i] - dot) / factor[i][i];
+    }
+    for i in (0..n).rev() {
+        let dot: f64 = (i + 1..n).map(|k| factor[k][i] * b[k]).sum();
+        b[i] = (b[i] - dot) / factor[i][i];
+    }
+}
+
+/// Solves the augmented system `[A | b]` by Gauss and Jordan with partial pivoting. `None` if A is
+/// singular or not finite.
+fn gauss(a: &mut [Vec<f64>]) -> Option<Vec<f64>> {
+    let n = a.len();
+    for k in 0..n {
+        let pivot = (k..n).max_by(|i, j| a[*i][k].abs().total_cmp(&a[*j][k].abs()))?;
+        a.swap(k, pivot);
+        let row = a[k].clone();
+        if row[k] == 0.0 || !row[k].is_finite() {
+            return None;
+        }
+        for (i, other) in a.iter_mut().enumerate() {
+            let factor = if i == k {
+                1.0 - 1.0 / row[k]
+            } else {
+                other[k] / row[k]
+            };
+            other
+                .iter_mut()
+                .zip(&row)
+                .for_each(|(o, r)| *o -= factor * r);
+        }
+    }
+    Some(a.iter().map(|row| row[n]).collect())
+}
+
+/// The systems of all samples, on the device. No decision is ever read back: bad samples are
+/// handled by masks, and where the host would leave dependent differences out, a larger
+/// regularisation keeps the system solvable.
+pub(crate) struct DeviceWeights {
+    kind: AndersonType,
+    ridge: f64,
+    cap: f64,
+    /// `[batch, m, m]`: the matrix of the system, and the squared lengths `[batch, m]` of dR.
+    matrix: Tensor<3>,
+    squares: Tensor<2>,
+    /// `[batch, m]`, slots without a difference of this sample.
+    empty: Tensor<2, Bool>,
+    /// `[batch, 1]`: squared residual before the last step, and whether that was accelerated.
+    last: Option<Tensor<2>>,
+    accelerated: Tensor<2, Bool>,
+}
+
+/// One step's decisions, as masks and weights.
+pub(crate) struct DeviceDecision {
+    /// `[batch, m]`, zero where the step is plain.
+    pub(crate) gamma: Tensor<2>,
+    /// `[batch, 1]`: samples whose last step is taken back.
+    pub(crate) back: Tensor<2, Bool>,
+}
+
+impl DeviceWeights {
+    pub(crate) fn new(config: &AndersonConfig, like: &Tensor<2>) -> Self {
+        let (batch, m) = (like.dims()[0], config.history);
+        let options = (&like.device(), like.dtype());
+        let floor = match like.dtype() {
+            DType::F64 => 1e-12,
+            _ => 1e-6,
+        };
+        Self {
+            kind: config.kind,
+            ridge: config.regularization.max(floor),
+            cap: config.weight_cap,
+            matrix: Tensor::zeros([batch, m, m], options),
+            squares: Tensor::zeros([batch, m], options),
+            empty: Tensor::full([batch, m], true, &like.device()),
+            last: None,
+            accelerated: Tensor::full([batch, 1], false, &like.device()),
+        }
+    }
+
+    /// Forgets all differences.
+    pub(crate) fn restart(&mut self) {
+        self.empty = Tensor::full(self.empty.dims(), true, &self.empty.device());
+    }
+
+    /// As [`HostWeights::update`] for all samples; `products` is `[batch, columns * m]`.
+    pub(crate) fn update(
+        &mut self,
+        rr: Tensor<2>,
+        products: Option<Tensor<2>>,
+        slot: usize,
+        safeguard: f64,
+        accelerate: bool,
+    ) -> DeviceDecision {
+        let [batch, m] = self.squares.dims();
+        let mut rhs = None;
+        if let Some(products) = products {
+            let parts = products.chunk(columns(self.kind), 1);
+            let (row, column, right) = match self.kind {
+                AndersonType::II => (parts[0].clone(), parts[0].clone(), parts[1].clone()),
+                // Turned in sign, as on the host.
+                AndersonType::I => (
+                    parts[2].clone().neg(),
+                    parts[0].clone() - parts[3].clone(),
+                    parts[1].clone() - parts[4].clone(),
+                ),
+            };
+            let matrix = self
+                .matrix
+                .clone()
+                .slice_assign(s![.., .., slot..slot + 1], column.unsqueeze_dim(2));
+            self.matrix = matrix.slice_assign(s![.., slot..slot + 1, ..], row.unsqueeze_dim(1));
+            let square = parts[0].clone().narrow(1, slot, 1);
+            let usable = square.clone().greater_elem(0.0);
+            let usable = usable.bool_and(square.clone().is_finite());
+            self.squares = self
+                .squares
+                .clone()
+                .slice_assign(s![.., slot..slot + 1], square);
+            self.empty = self
+                .empty
+                .clone()
+                .slice_assign(s![.., slot..slot + 1], usable.bool_not());
+            rhs = Some(right);
+        }
+        let back = match &self.last {
+            Some(last) => {
+                let limit = last.clone() * safeguard.powi(2);
+                let worse = rr.clone().lower_equal(limit).bool_not();
+                worse.bool_and(self.accelerated.clone())
+            }
+            None => self.accelerated.clone(),
+        };
+        self.last = Some(match self.last.take() {
+            Some(last) => rr.mask_where(back.clone(), last),
+            None => rr,
+        });
+        self.empty = self.empty.clone().bool_or(back.clone().expand([batch, m]));
+        let gamma = match rhs {
+            Some(rhs) if accelerate => self.solve(rhs),
+            _ => self.squares.zeros_like(),
+        };
+        let gamma = gamma.mask_fill(back.clone().expand([batch, m]), 0.0);
+        self.accelerated = gamma.clone().abs().sum_dim(1).greater_elem(0.0);
+        DeviceDecision { gamma, back }
+    }
+
+    fn solve(&mut self, rhs: Tensor<2>) -> Tensor<2> {
+        let [batch, m] = self.squares.dims();
+        let length = self.squares.clone().sqrt();
+        let scale = length.recip().mask_fill(self.empty.clone(), 0.0);
+        let rhs = (rhs * scale.clone()).mask_fill(self.empty.clone(), 0.0);
+        let outer = scale.clone().unsqueeze_dim::<3>(2) * scale.clone().unsqueeze_dim::<3>(1);
+        let unused = self
+            .empty
+            .clone()
+            .unsqueeze_dim::<3>(2)
+            .expand([batch, m, m]);
+        let unused = unused.bool_or(
+            self.empty
+                .clone()
+                .unsqueeze_dim::<3>(1)
+                .expand([batch, m, m]),
+        );
+        // Empty slots get a row of the identity and hence the weight 0.
+        let identity = Tensor::<2>::eye(m, &scale.device()).cast(scale.dtype());
+        let ridge = identity.clone().unsqueeze_dim::<3>(0) * self.ridge;
+        let blank = self.empty.clone().float().cast(scale.dtype());
+        let blank = blank.unsqueeze_dim::<3>(1) * identity.clone().unsqueeze_dim::<3>(0);
+        let a = (self.matrix.clone() * outer).mask_fill(unused, 0.0) + ridge + blank;
+        let mut a = Tensor::cat(vec![a, rhs.unsqueeze_dim::<3>(2)], 2);
+        // Gauss and Jordan without pivoting: the matrix is positive definite for type II, and for
+        // type I its symmetric part is for contractions.
+        for k in 0..m {
+            let pivot = a.clone().slice(s![.., k..k + 1, k..k + 1]);
+            let row = a.clone().narrow(1, k, 1) / pivot;
+            let unit = identity.clone().narrow(1, k, 1).unsqueeze_dim::<3>(0);
+            let column = a.clone().narrow(2, k, 1) - unit;
+            a = a - column.matmul(row);
+        }
+        let gamma = a.narrow(2, m, 1).squeeze_dim::<2>(2) * scale;
+        let size = gamma.clone().abs().sum_dim(1);
+        let refused = size.lower_equal_elem(self.cap).bool_not();
+        let refused = refused.expand([batch, m]);
+        self.empty = self.empty.clone().bool_or(refused.clone());
+        gamma.mask_fill(refused, 0.0)
+    }
+
+    /// Forgets all samples but these.
+    pub(crate) fn keep(&mut self, rows: &Rows) {
+        self.matrix = rows.of(self.matrix.clone());
+        self.squares = rows.of(self.squares.clone());
+        self.empty = rows.of(self.empty.clone());
+        self.last = self.last.take().map(|t| rows.of(t));
+        self.accelerated = rows.of(self.accelerated.clone());
+    }
+}
+
+/// Where the weights are solved for.
+pub(crate) enum Weights {
+    /// Not known before the first step.
+    Unset,
+    /// On the host, from scalars that are read back.
+    Host(Vec<HostWeights>),
+    /// On the device.
+    Device(Box<DeviceWeights>),
+}
+
+impl Weights {
+    /// Forgets all samples but these.
+    pub(crate) fn keep(&mut self, rows: &Rows) {
+        match self {
+            Self::Unset => {}
+            Self::Host(all) => {
+                *all = rows.indices().iter().map(|i| all[*i].clone()).collect();
+            }
+            Self::Device(device) => device.keep(rows),
+        }
+    }
+
+    /// Forgets all differences.
+    pub(crate) fn restart(&mut self) {
+        match self {
+            Self::Unset => {}
+            Self::Host(all) => all.iter_mut().for_each(HostWeights::restart),
+            Self::Device(device) => device.restart(),
+        }
+    }
+}
+
+/// The decisions of all samples from scalars on the host.
+pub(crate) fn decide(
+    samples: &mut [HostWeights],
+    scalars: &Scalars,
+    slot: usize,
+    safeguard: f64,
+    accelerate: bool,
+) -> Vec<Decision> {
+    samples
+        .iter_mut()
+        .zip(scalars.rows())
+        .map(|(sample, (rr, products))| sample.update(rr, products, slot, safeguard, accelerate))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::{Device, TensorData};
+
+    fn weights(gram: [f64; 4], rhs: [f64; 2], ridge: f64) -> HostWeights {
+        let config = AndersonConfig::new()
+            .with_history(2)
+            .with_regularization(ridge);
+        let mut w = HostWeights::new(&config, DType::F64);
+        w.gram = gram.to_vec();
+        w.rhs = rhs.to_vec();
+        w.valid = vec![true, true];
+        w
+    }
+
+    /// Stationarity of the regularised least squares: (G + ridge diag(G)) gamma = rhs.
+    #[test]
+    fn weights_minimise_the_regularised_least_squares() {
+        for ridge in [1e-6, 1e-4, 1e-2, 1.0] {
+            let mut w = weights([4.0, 1.0, 1.0, 2.0], [1.0, -3.0], ridge);
+            let gamma = w.solve(0).unwrap();
+            for i in 0..2 {
+                let lhs = (0..2).map(|j| w.gram[i * 2 + j] * gamma[j]).sum::<f64>()
+                    + ridge * w.gram[i * 2 + i] * gamma[i];
+                assert!((lhs - w.rhs[i]).abs() < 1e-14, "{ridge}");
+            }
+        }
+    }
+
+    #[test]
+    fn weights_on_the_device_are_those_of_the_host() {
+        let device = Device::flex();
+        let tensor = |v: Vec<f64>| {
+            let n = v.len();
+            Tensor::<2>::from_data(TensorData::new(v, [1, n]), (&device, DType::F64))
+        };
+        // Three differences of a two-dimensional state would depend on each other; two do not.
+        for kind in [AndersonType::II, AndersonType::I] {
+            let config = AndersonConfig::new()
+                .with_history(3)
+                .with_kind(kind)
+                .with_regularization(1e-8);
+            let mut host = HostWeights::new(&config, DType::F64);
+            let mut on_device = DeviceWeights::new(&config, &tensor(vec![0.0; 4]));
+            let steps: [Vec<f64>; 2] = match kind {
+                AndersonType::II => [
+                    vec![4.0, 0.0, 0.0, -1.0, 0.0, 0.0],
+                    vec![1.0, 2.0, 0.0, 0.5, 0.7, 0.0],
+                ],
+                AndersonType::I => [
+                    vec![
+                        4.0, 0., 0., -1., 0., 0., -5., 0., 0., -1., 0., 0., 0.2, 0., 0.,
+                    ],
+                    vec![
+                        1., 2., 0., 0.5, 0.7, 0., -0.4, -2.5, 0., 0.3, -0.5, 0., 0.1, -0.6, 0.,
+                    ],
+                ],
+            };
+            for (slot, products) in steps.into_iter().enumerate() {
+                let Decision::Accelerate(gamma) = host.update(1.0, &products, slot, 4.0, true)
+                else {
+                    panic!("accelerated");
+                };
+                let rr = tensor(vec![1.0]);
+                let decision = on_device.update(rr, Some(tensor(products)), slot, 4.0, true);
+                let other: Vec<f64> = decision.gamma.into_data().iter::<f64>().collect();
+                for (a, b) in gamma.iter().zip(&other) {
+                    assert!((a - b).abs() < 1e-10, "{kind:?} {gamma:?} {other:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn of_two_equal_differences_the_newer_is_used() {
+        let mut w = weights([1.0, 1.0, 1.0, 1.0], [1.0, 1.0], 1e-15);
+        let gamma = w.solve(1).unwrap();
+        assert_eq!(gamma[0], 0.0);
+        assert!((gamma[1] - 1.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn weights_that_are_too_large_or_not_finite_are_refused() {
+        let nan = f64::NAN;
+        for (gram, rhs, accepted) in [
+            ([1.0, 0.0, 0.0, 1e-12], [0.0, 1.0], false),
+            ([1.0, 0.0, 0.0, 1.0], [nan, 1.0], false),
+            ([1.0, nan, nan, 1.0], [0.5, 1.0], true),
+        ] {
+            let mut w = weights(gram, rhs, 1e-15);
+            assert_eq!(w.solve(0).is_some(), accepted, "{gram:?} {rhs:?}");
+        }
+    }
+
+    #[test]
+    fn gauss_solves_and_names_singular_systems() {
+        // Needs a pivot: the first entry is 0.
+        let mut a = vec![vec![0.0, 2.0, 4.0], vec![3.0, 1.0, 5.0]];
+        let x = gauss(&mut a).unwrap();
+        assert!((x[0] - 1.0).abs() < 1e-15 && (x[1] - 2.0).abs() < 1e-15);
+        let mut singular = vec![vec![1.0, 2.0, 1.0], vec![2.0, 4.0, 1.0]];
+        assert!(gauss(&mut singular).is_none());
+    }
+}
