@@ -52,8 +52,8 @@ pub struct Termination {
     #[config(default = 1e6)]
     pub divergence: f64,
     /// A sample has stalled when its best residual improved by less than 1 % over this many steps.
-    /// Default: 30
-    #[config(default = 30)]
+    /// Non-normal maps need patience: their residuals grow before they fall. Default: 100
+    #[config(default = 100)]
     pub patience: usize,
     /// How often the residuals are looked at. Default: every step
     #[config(default = "Check::Every(1)")]

@@ -1,6 +1,6 @@
 //! MINRES on (I - J) u = g for every sample of the batch at once.
 
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 
 use super::{inner, ratio, square_norm};
 use crate::driver::{Iteration, Observation, Operator, Scalars};
@@ -22,8 +22,8 @@ pub(crate) struct Minres {
 struct Lanczos {
     /// v_k, v_{k-1}, w_{k-1}, w_{k-2}.
     vectors: [Tensor<2>; 4],
-    /// beta_k, dbar, epsilon, phibar, cosine and sine.
-    scalars: [Tensor<2>; 6],
+    /// beta_k, dbar, epsilon, phibar, cosine, sine, and the largest entry of the tridiagonal matrix.
+    scalars: [Tensor<2>; 7],
 }
 
 impl Minres {
@@ -56,7 +56,7 @@ impl Iteration for Minres {
         };
         let Lanczos {
             vectors: [v, v_old, w1, w2],
-            scalars: [beta, dbar, epsilon, phibar, cs, sn],
+            scalars: [beta, dbar, epsilon, phibar, cs, sn, largest],
         } = self.lanczos.take().unwrap_or_else(|| {
             let beta = square_norm(r.clone()).sqrt();
             let (zero, zeros) = (beta.zeros_like(), r.zeros_like());
@@ -73,6 +73,7 @@ impl Iteration for Minres {
                     zero.clone(),
                     beta.clone(),
                     beta.ones_like().neg(),
+                    zero.clone(),
                     zero,
                 ],
             }
@@ -89,18 +90,26 @@ impl Iteration for Minres {
         let epsilon_new = sn * beta.clone();
         let dbar = (cs * beta.clone()).neg();
         let gamma = (gbar.clone() * gbar.clone() + beta.clone() * beta.clone()).sqrt();
-        let cs = ratio(gbar, gamma.clone());
-        let sn = ratio(beta.clone(), gamma.clone());
+        let largest = largest.max_pair(gamma.clone());
+        // Where gamma is lost in rounding, the Krylov space is exhausted, and what is left of the
+        // residual is not in the range of the matrix: nothing must move any more.
+        let rounding = match r.dtype() {
+            DType::F64 => 1e-11,
+            _ => 1e-5,
+        };
+        let exhausted = gamma.clone().greater(largest.clone() * rounding).bool_not();
+        let cs = (gbar / gamma.clone()).mask_fill(exhausted.clone(), 0.0);
+        let sn = (beta.clone() / gamma.clone()).mask_fill(exhausted.clone(), 1.0);
         let phi = cs.clone() * phibar.clone();
         let phibar = sn.clone() * phibar;
-        // gamma is 0 where the Krylov space is exhausted: then nothing moves any more.
-        let w = (v.clone() - w2 * epsilon - w1.clone() * delta) * ratio(gamma.ones_like(), gamma);
+        let w = (v.clone() - w2 * epsilon - w1.clone() * delta)
+            * gamma.recip().mask_fill(exhausted, 0.0);
         self.u = self.u.clone() + w.clone() * phi;
         let turned = v_new.clone() * (phibar.clone() * cs.clone());
         self.residual = Some(r * (sn.clone() * sn.clone()) - turned);
         self.lanczos = Some(Lanczos {
             vectors: [v_new, v, w, w1],
-            scalars: [beta, dbar, epsilon_new, phibar, cs, sn],
+            scalars: [beta, dbar, epsilon_new, phibar, cs, sn, largest],
         });
     }
 

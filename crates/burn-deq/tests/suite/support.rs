@@ -87,6 +87,15 @@ pub struct Affine {
 impl Affine {
     pub fn symmetric(spectrum: &[f64], seed: u64, device: &Device, dtype: DType) -> Self {
         let n = spectrum.len();
+        let a = TensorData::new(Self::matrix(spectrum, seed), [n, n]);
+        Self {
+            a: Param::from_tensor(Tensor::from_data(a, (device, dtype))),
+        }
+    }
+
+    /// The matrix itself, row-major.
+    pub fn matrix(spectrum: &[f64], seed: u64) -> Vec<f64> {
+        let n = spectrum.len();
         let q = orthogonal(n, seed);
         let mut a = vec![0.0; n * n];
         for i in 0..n {
@@ -94,10 +103,7 @@ impl Affine {
                 a[i * n + j] = (0..n).map(|k| q[k][i] * spectrum[k] * q[k][j]).sum();
             }
         }
-        let a = Tensor::from_data(TensorData::new(a, [n, n]), (device, dtype));
-        Self {
-            a: Param::from_tensor(a),
-        }
+        a
     }
 
     /// n = 200, spectrum linspace(-0.95, 0.95): the slow map of the iteration-count table.
@@ -112,7 +118,7 @@ impl Affine {
 }
 
 /// Orthonormal rows by Gram and Schmidt, twice for accuracy.
-fn orthogonal(n: usize, seed: u64) -> Vec<Vec<f64>> {
+pub fn orthogonal(n: usize, seed: u64) -> Vec<Vec<f64>> {
     let mut numbers = Numbers::new(seed);
     let mut rows: Vec<Vec<f64>> = Vec::new();
     while rows.len() < n {
