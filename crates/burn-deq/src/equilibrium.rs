@@ -258,7 +258,7 @@ impl Equilibrium {
                 record: self.config.record.clone(),
             },
         );
-        if tracked && outcome.report.evaluations == 0 && outcome.state.shape().num_elements() > 0 {
+        if tracked && outcome.report.evaluations == 0 {
             // With a step limit of 0 nothing has looked at the map yet.
             inner().evaluate::<S>(outcome.state.clone());
         }
@@ -267,7 +267,7 @@ impl Equilibrium {
         let adjoint = AdjointMonitor::default();
         let mut factors = iteration;
         let mut attach = |z: Tensor<2>, monitor: &AdjointMonitor, final_state: bool| -> S {
-            if !tracked || z.shape().num_elements() == 0 {
+            if !tracked {
                 return packing.unpack(z);
             }
             let given = start.adjoint.clone().filter(|_| final_state);

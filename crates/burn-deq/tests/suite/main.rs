@@ -2,6 +2,7 @@
 
 mod freezing;
 mod gradients;
+mod jacobian;
 mod matrix;
 mod problems;
 mod robustness;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use burn::module::Module;
 use burn::tensor::{DType, Device, Tensor};
-use burn_deq::{EquilibriumConfig, Report, Solver, Status};
+use burn_deq::{EquilibriumConfig, Freezing, Report, Solver, Status};
 use proptest::prelude::*;
 
 use crate::support::{Numbers, Tanh, f64_tensor, values};
@@ -19,6 +19,16 @@ fn per_sample(z: Tensor<2>, x: (Tensor<2>, Tensor<2>)) -> Tensor<2> {
 }
 
 fn run(solver: Solver, slopes: &[f64], offsets: &[f64], width: usize) -> (Vec<Vec<f64>>, Report) {
+    run_with(solver, slopes, offsets, width, Freezing::Off)
+}
+
+fn run_with(
+    solver: Solver,
+    slopes: &[f64],
+    offsets: &[f64],
+    width: usize,
+    freezing: Freezing,
+) -> (Vec<Vec<f64>>, Report) {
     let b = slopes.len();
     let x = (
         f64_tensor(slopes.to_vec(), [b, 1]),
@@ -27,6 +37,7 @@ fn run(solver: Solver, slopes: &[f64], offsets: &[f64], width: usize) -> (Vec<Ve
     let start = Numbers::new(1).tensor([1, width], 1.0).repeat_dim(0, b);
     let out = EquilibriumConfig::new()
         .with_forward(solver)
+        .with_freezing(freezing)
         .init()
         .solve_map(&per_sample, x, start);
     let rows = values(out.state)
@@ -97,11 +108,22 @@ fn a_solved_sample_is_returned_bit_for_bit() {
 
 #[test]
 fn degenerate_limits_give_a_typed_status() {
+    let type_one = |m| {
+        let config = burn_deq::AndersonConfig::new().with_history(m);
+        Solver::from(burn_deq::Method::from(
+            config.with_kind(burn_deq::AndersonType::I),
+        ))
+    };
     for solver in [
         Solver::plain(),
         Solver::anderson(6),
         Solver::anderson(1),
         Solver::anderson(0),
+        type_one(6),
+        type_one(1),
+        Solver::broyden(20),
+        Solver::broyden(1),
+        Solver::broyden(0),
     ] {
         for limit in [0, 1, 2] {
             let (rows, report) = run(solver.clone().with_max_steps(limit), &[0.9], &[0.3], 3);
@@ -150,8 +172,51 @@ fn degenerate_limits_give_a_typed_status() {
         let report = deq.solve_map(&|z: Tensor<2>, ()| z.cos(), (), nan).forward;
         assert_eq!(report.status, [Status::NotFinite]);
     }
-    let (_, report) = run(Solver::anderson(50).with_max_steps(20), &[0.9], &[0.3], 3);
-    assert!(report.all_converged(), "{report:?}");
+    for solver in [Solver::anderson(50), Solver::broyden(50), type_one(50)] {
+        let (_, report) = run(solver.with_max_steps(20), &[0.9], &[0.3], 3);
+        assert!(report.all_converged(), "{report:?}");
+    }
+}
+
+/// The same for the backward solve, by every linear method.
+#[test]
+fn degenerate_backward_solves_give_a_typed_status() {
+    use burn_deq::{Declared, Gradient, LinearSolver, Structure};
+    for solver in [
+        LinearSolver::conjugate_gradients(),
+        LinearSolver::minres(),
+        Solver::plain().into(),
+        Solver::anderson(6).into(),
+        Solver::broyden(20).into(),
+    ] {
+        // Zero map, identity map (I - J = 0), a slope of 1.
+        for (slope, solvable) in [(0.0, true), (1.0, false), (0.5, true)] {
+            for (batch, limit) in [(0, 50), (1, 0), (1, 1), (1, 2), (2, 50)] {
+                let map = Declared::new(move |z: Tensor<2>, x: Tensor<2>| z * slope + x)
+                    .with_structure(Structure::SymmetricPositiveDefinite);
+                let deq = EquilibriumConfig::new()
+                    .with_forward(Solver::plain().with_relative(1e-10))
+                    .with_gradient(Gradient::implicit(solver.clone().with_max_steps(limit)))
+                    .init();
+                let x = f64_tensor(vec![0.1; 3 * batch], [batch, 3]);
+                let x = x.autodiff().require_grad();
+                let out = deq.solve_map(&map, x.clone(), x.clone().inner());
+                let gradients = out.state.sum().backward();
+                let g = x.grad(&gradients).map(values).unwrap_or_default();
+                assert!(g.iter().all(|g| g.is_finite()));
+                if batch == 0 {
+                    continue;
+                }
+                let report = out.adjoint.report().unwrap();
+                assert!(report.evaluations <= limit);
+                if limit == 50 {
+                    assert_eq!(report.all_converged(), solvable, "{solver:?} {report:?}");
+                    let exact = 1.0 / (1.0 - slope);
+                    assert!(!solvable || g.iter().all(|g| (g - exact).abs() < 1e-3));
+                }
+            }
+        }
+    }
 }
 
 /// Runs `f` on a thread of its own and fails if it has not ended after `limit`.
@@ -245,9 +310,24 @@ proptest! {
         offset in -2.0f64..2.0,
         history in 0usize..8,
         limit in 0usize..60,
+        method in 0usize..3,
+        frozen in any::<bool>(),
     ) {
         let offsets = vec![offset; slopes.len()];
-        let solver = Solver::anderson(history).with_relative(1e-8).with_max_steps(limit);
+        let solver = match method {
+            0 => Solver::anderson(history),
+            1 => Solver::broyden(history),
+            _ => Solver::from(burn_deq::Method::from(
+                burn_deq::AndersonConfig::new()
+                    .with_history(history)
+                    .with_kind(burn_deq::AndersonType::I),
+            )),
+        };
+        let solver = solver.with_relative(1e-8).with_max_steps(limit);
+        let run = |solver: Solver, slopes: &[f64], offsets: &[f64], width: usize| {
+            let freezing = if frozen { Freezing::Assumed } else { Freezing::Off };
+            run_with(solver, slopes, offsets, width, freezing)
+        };
         let (rows, report) = run(solver.clone(), &slopes, &offsets, 4);
         prop_assert!(report.evaluations <= limit);
         for i in 0..slopes.len() {

@@ -1,11 +1,37 @@
-//! The same results on wgpu as on Flex, in f32. Run by name where there is a Vulkan driver.
+//! What does not need f64, on wgpu. Run by name where there is a Vulkan driver.
 #![cfg(feature = "wgpu")]
 
 use burn::module::Module;
 use burn::tensor::{DType, Device, Tensor};
 use burn_deq::{EquilibriumConfig, Solver};
 
+use crate::problems::Place;
 use crate::support::{Numbers, Tanh, relative_error};
+
+fn place() -> Place {
+    Place::f32_on(Device::wgpu(Default::default()))
+}
+
+#[test]
+#[ignore = "needs a Vulkan driver; .ci/run runs it by name on Mesa's software Vulkan"]
+fn wgpu_solves_the_catalogue() {
+    crate::solvers::check_table(&place());
+    crate::solvers::check_nested_state(&place());
+}
+
+#[test]
+#[ignore = "needs a Vulkan driver; .ci/run runs it by name on Mesa's software Vulkan"]
+fn wgpu_krylov_solvers_agree() {
+    crate::solvers::check_krylov(&place());
+    crate::jacobian::check_masked_adjoint(&place());
+}
+
+#[test]
+#[ignore = "needs a Vulkan driver; .ci/run runs it by name on Mesa's software Vulkan"]
+fn wgpu_freezes_and_counts_read_backs() {
+    crate::freezing::check_freezing(&place());
+    crate::termination::check_read_backs(&place());
+}
 
 #[test]
 #[ignore = "needs a Vulkan driver; .ci/run runs it by name on Mesa's software Vulkan"]
