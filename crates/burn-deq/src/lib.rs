@@ -3,8 +3,13 @@
 //!
 //! - [`Equilibrium`] turns a module of one's own into a layer: see the example there.
 //! - [`State`] is what is iterated on: a tensor or several branches of different shapes.
-//! - [`Solver`] chooses the method, [`Termination`] when a sample is done, [`Gradient`] how
-//!   gradients pass.
+//! - [`Solver`] and [`LinearSolver`] choose the methods, [`Termination`] when a sample is done,
+//!   [`Gradient`] how gradients pass, [`Freezing`] whether samples that are done leave the batch.
+//! - [`FixedPointMap`] is a map that knows more than its value: its Jacobian in closed form, that
+//!   it is symmetric, that samples are independent; [`Declared`] adds declarations to a closure and
+//!   [`check_declarations`] tests them.
+//! - [`WeightNormConfig`], [`SpectralNormConfig`], [`jacobian_norm`], [`spectral_radius`] and
+//!   [`dropout_mask`] keep maps well-behaved.
 //! - [`Report`] says for every sample how its solve ended, forward and backward.
 //!
 //! Enable the feature that bears the name of the backend in use: `flex`, `wgpu`, `vulkan`, `metal`,

@@ -15,8 +15,13 @@ fn place() -> Place {
 #[test]
 #[ignore = "needs a Vulkan driver; .ci/run runs it by name on Mesa's software Vulkan"]
 fn wgpu_solves_the_catalogue() {
-    crate::solvers::check_table(&place());
-    crate::solvers::check_nested_state(&place());
+    // Every size of the state costs seconds of kernel compilation: one and 200 elements by default,
+    // the whole catalogue if BURN_DEQ_WGPU_ALL is set.
+    let all = std::env::var_os("BURN_DEQ_WGPU_ALL").is_some();
+    crate::solvers::check_table(&place(), |p| all || [1, 200].contains(&p.solution.len()));
+    if all {
+        crate::solvers::check_nested_state(&place());
+    }
 }
 
 #[test]

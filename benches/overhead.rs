@@ -1,0 +1,177 @@
+//! What solvers cost over the bare map, and what freezing saves.
+//!
+//! cargo bench --manifest-path benches/Cargo.toml --bench overhead
+//!
+#![allow(
+    missing_docs,
+    reason = "criterion's macros make functions without documentation"
+)]
+#![allow(clippy::print_stdout, reason = "a benchmark talks to its user")]
+
+use std::cell::RefCell;
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use burn::tensor::{Device, Distribution, Tensor};
+use burn_deq::{
+    AndersonConfig, AndersonType, Declared, EquilibriumConfig, Freezing, Method, Solver,
+};
+use criterion::{Criterion, criterion_group, criterion_main};
+
+const STEPS: usize = 30;
+
+type Data = (Tensor<2>, Tensor<2>);
+
+/// z -> tanh(z W + x), with ||W|| < 1.
+fn dense(z: Tensor<2>, (w, x): Data) -> Tensor<2> {
+    (z.matmul(w) + x).tanh()
+}
+
+fn problem(batch: usize, width: usize) -> (Data, Tensor<2>) {
+    let device = Device::flex();
+    device.seed(1);
+    let scale = 0.45 / (width as f64).sqrt();
+    let w = Tensor::random([width, width], Distribution::Normal(0.0, scale), &device);
+    let x = Tensor::random([batch, width], Distribution::Normal(0.0, 1.0), &device);
+    let z0 = x.zeros_like();
+    ((w, x), z0)
+}
+
+/// Exactly `STEPS` evaluations, with everything that a solve does otherwise.
+fn exhausting(method: impl Into<Method>) -> Solver {
+    let mut solver = Solver::from(method.into())
+        .with_relative(0.0)
+        .with_absolute(0.0)
+        .with_max_steps(STEPS);
+    solver.termination.patience = usize::MAX;
+    solver
+}
+
+/// Runs the cases in turn, so that all see the same machine, and prints the ratios of the fastest
+/// runs to that of the first case.
+fn in_turn(c: &mut Criterion, group: &str, cases: &[(&str, Box<dyn Fn()>)]) {
+    let fastest = RefCell::new(vec![Duration::MAX; cases.len()]);
+    for _ in 0..3 {
+        for (k, (_, run)) in cases.iter().enumerate() {
+            for _ in 0..5 {
+                let clock = Instant::now();
+                run();
+                let best = &mut fastest.borrow_mut()[k];
+                *best = (*best).min(clock.elapsed());
+            }
+        }
+    }
+    let mut group_of = c.benchmark_group(group);
+    for (k, (name, run)) in cases.iter().enumerate() {
+        group_of.bench_function(*name, |b| {
+            b.iter_custom(|n| {
+                let mut total = Duration::ZERO;
+                for _ in 0..n {
+                    let clock = Instant::now();
+                    run();
+                    let time = clock.elapsed();
+                    let best = &mut fastest.borrow_mut()[k];
+                    *best = (*best).min(time);
+                    total += time;
+                }
+                total
+            });
+        });
+    }
+    group_of.finish();
+    let fastest = fastest.into_inner();
+    for (k, (name, _)) in cases.iter().enumerate() {
+        let ratio = fastest[k].as_secs_f64() / fastest[0].as_secs_f64();
+        println!(
+            "{group} | {name:30} | fastest {:9.3?} | x {ratio:.3}",
+            fastest[k]
+        );
+    }
+}
+
+fn overhead(c: &mut Criterion) {
+    let ((w, x), z0) = problem(64, 1024);
+    let bare = {
+        let (w, x, z0) = (w.clone(), x.clone(), z0.clone());
+        move || {
+            let mut z = z0.clone();
+            for _ in 0..STEPS {
+                z = dense(z, (w.clone(), x.clone()));
+            }
+            black_box(z);
+        }
+    };
+    let mut cases: Vec<(&str, Box<dyn Fn()>)> = vec![("bare map", Box::new(bare))];
+    let anderson = AndersonConfig::new();
+    let type_one = anderson.clone().with_kind(AndersonType::I);
+    for (name, solver) in [
+        ("plain", exhausting(Method::Plain { damping: 1.0 })),
+        ("Anderson", exhausting(anderson)),
+        ("Anderson, type I", exhausting(type_one)),
+        ("Broyden", exhausting(burn_deq::BroydenConfig::new())),
+        (
+            "Anderson, fixed steps",
+            Solver::default().with_fixed_steps(STEPS),
+        ),
+    ] {
+        let deq = EquilibriumConfig::new().with_forward(solver).init();
+        let (data, z0) = ((w.clone(), x.clone()), z0.clone());
+        let run = move || {
+            let out = deq.solve_map(&dense, data.clone(), z0.clone());
+            assert_eq!(out.forward.evaluations, STEPS);
+            black_box(out.state);
+        };
+        cases.push((name, Box::new(run)));
+    }
+    in_turn(c, "dense 64 x 1024", &cases);
+}
+
+/// z -> slope * tanh(z W + x), one slope a sample: some samples need five steps, some a hundred.
+fn uneven(
+    z: Tensor<2>,
+    (w, x, slope): (burn_deq::Shared<Tensor<2>>, Tensor<2>, Tensor<2>),
+) -> Tensor<2> {
+    (z.matmul(w.0) + x).tanh() * slope
+}
+
+fn freezing(c: &mut Criterion) {
+    let ((w, x), z0) = problem(64, 512);
+    let device = x.device();
+    let slopes: Vec<f32> = (0..64)
+        .map(|k| 0.1 + 1.0 * (k as f32 / 63.0).powi(2))
+        .collect();
+    let slope = Tensor::<1>::from_floats(slopes.as_slice(), &device).reshape([64, 1]);
+    let map = Declared::new(uneven as fn(_, _) -> _).with_independent_samples(true);
+    let mut cases: Vec<(&str, Box<dyn Fn()>)> = Vec::new();
+    for (name, solver) in [("plain", Solver::plain()), ("Anderson", Solver::default())] {
+        for (suffix, freezing) in [("all", Freezing::Off), ("frozen", Freezing::Declared)] {
+            let deq = EquilibriumConfig::new()
+                .with_forward(solver.clone().with_relative(1e-5).with_max_steps(300))
+                .with_freezing(freezing)
+                .init();
+            let data = (
+                burn_deq::Shared(w.clone() * 2.0),
+                x.clone() * 0.1,
+                slope.clone(),
+            );
+            let z0 = z0.clone();
+            let run = move || {
+                let out = deq.solve_map(&map, data.clone(), z0.clone());
+                assert!(out.forward.all_converged());
+                black_box(out.state);
+            };
+            cases.push((
+                Box::leak(format!("{name}, {suffix}").into_boxed_str()),
+                Box::new(run),
+            ));
+        }
+    }
+    in_turn(c, "uneven batch 64 x 512", &cases);
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default().sample_size(20);
+    targets = overhead, freezing
+}
+criterion_main!(benches);
