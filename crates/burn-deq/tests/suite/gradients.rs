@@ -294,3 +294,77 @@ fn the_backward_report_arrives_and_speaks_of_the_backward_solve() {
     assert_eq!(report.count(burn_deq::Status::StepLimit), 2, "{report:?}");
     assert_eq!(report.evaluations, 3);
 }
+
+/// Rows 1, 7 and 11 of the catalogue: gradients in closed form.
+#[test]
+fn gradients_of_known_problems() {
+    let solver = || {
+        Solver::anderson(4)
+            .with_relative(1e-13)
+            .with_absolute(1e-14)
+            .with_max_steps(300)
+    };
+    let leaf = |v: Vec<f64>, shape: [usize; 2]| {
+        crate::support::f64_tensor(v, shape)
+            .autodiff()
+            .require_grad()
+    };
+    let layer = |forward: Solver| {
+        EquilibriumConfig::new()
+            .with_gradient(Gradient::implicit(forward.clone()))
+            .with_forward(forward)
+            .init()
+    };
+    for forward in [
+        solver(),
+        Solver::broyden(10)
+            .with_relative(1e-13)
+            .with_absolute(1e-14),
+    ] {
+        // z = cos z + theta: dz/dtheta = 1 / (1 + sin z).
+        let theta = leaf(vec![0.0, 0.5, std::f64::consts::FRAC_PI_2], [3, 1]);
+        let f = |z: Tensor<2>, theta: Tensor<2>| z.cos() + theta;
+        let out = layer(forward.clone()).solve_map(&f, theta.clone(), theta.clone().inner());
+        let z = values(out.state.clone());
+        let gradient = values(theta.grad(&out.state.sum().backward()).unwrap());
+        for (g, z) in gradient.iter().zip(z) {
+            assert!((g - 1.0 / (1.0 + z.sin())).abs() < 1e-11, "{g}");
+        }
+        // z = w z + b with w = -2, b = 1: z = b / (1 - w), dz/dw = b / (1 - w)^2 = 1 / 9,
+        // dz/db = 1 / 3, and exactly nothing for the start.
+        let (w, b) = (leaf(vec![-2.0], [1, 1]), leaf(vec![1.0], [1, 1]));
+        let z0 = leaf(vec![0.7], [1, 1]);
+        let f = |z: Tensor<2>, (w, b): (Tensor<2>, Tensor<2>)| z * w + b;
+        let out = layer(forward.clone()).solve_map(&f, (w.clone(), b.clone()), z0.clone());
+        assert!((values(out.state.clone())[0] - 1.0 / 3.0).abs() < 1e-12);
+        let gradients = out.state.sum().backward();
+        assert!((values(w.grad(&gradients).unwrap())[0] - 1.0 / 9.0).abs() < 1e-11);
+        assert!((values(b.grad(&gradients).unwrap())[0] - 1.0 / 3.0).abs() < 1e-11);
+        assert!(z0.grad(&gradients).is_none_or(|g| values(g) == [0.0]));
+    }
+
+    // z = z M + b, M symmetric with n = 200: u = (I - M)^-1 c, dL/db = u, dL/dM = z' u.
+    let spectrum: Vec<f64> = (0..200).map(|k| -0.49 + 0.98 * k as f64 / 199.0).collect();
+    let matrix = crate::support::Affine::matrix(&spectrum, 5);
+    let system = |i: usize, j: usize| f64::from(i == j) - matrix[i * 200 + j];
+    let rows = (0..200)
+        .map(|i| (0..200).map(|j| system(i, j)).collect())
+        .collect();
+    let c = Numbers::new(2).vec(200);
+    let u = crate::problems::linear_solve(rows, c.clone());
+    let (m, b) = (
+        leaf(matrix.clone(), [200, 200]),
+        leaf(Numbers::new(3).vec(200), [1, 200]),
+    );
+    let f = |z: Tensor<2>, (m, b): (Tensor<2>, Tensor<2>)| z.matmul(m) + b;
+    let out = layer(solver()).solve_map(&f, (m.clone(), b.clone()), b.clone().inner());
+    let z = values(out.state.clone());
+    let weights = crate::support::f64_tensor(c, [1, 200]);
+    let gradients = (out.state * weights).sum().backward();
+    assert!(relative(&values(b.grad(&gradients).unwrap()), &u) < 1e-11);
+    let outer: Vec<f64> = z
+        .iter()
+        .flat_map(|z| u.iter().map(move |u| z * u))
+        .collect();
+    assert!(relative(&values(m.grad(&gradients).unwrap()), &outer) < 1e-11);
+}

@@ -349,3 +349,27 @@ proptest! {
         }
     }
 }
+
+/// Row 15 of the catalogue: a permuted batch gives the permuted solution, report and all.
+#[test]
+fn permuting_the_batch_permutes_the_result() {
+    let slopes = [0.5, -0.9, 0.95, 0.1, -3.0, 20.0];
+    let offsets = [0.1, 0.4, -0.2, 0.0, 0.3, 1.0];
+    let order = [3, 5, 0, 4, 2, 1];
+    for solver in [Solver::plain(), Solver::anderson(4), Solver::broyden(8)] {
+        for freezing in [Freezing::Off, Freezing::Assumed] {
+            let solver = solver.clone().with_relative(1e-9).with_max_steps(200);
+            let (rows, report) = run_with(solver.clone(), &slopes, &offsets, 5, freezing);
+            let shuffled = |v: &[f64]| order.map(|k| v[k]);
+            let (other, moved) =
+                run_with(solver, &shuffled(&slopes), &shuffled(&offsets), 5, freezing);
+            for (k, i) in order.into_iter().enumerate() {
+                assert_eq!(moved.status[k], report.status[i]);
+                assert_eq!(moved.steps[k], report.steps[i]);
+                for (a, b) in other[k].iter().zip(&rows[i]) {
+                    assert!((a - b).abs() <= 1e-9 * (1.0 + b.abs()));
+                }
+            }
+        }
+    }
+}
