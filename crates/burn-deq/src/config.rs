@@ -71,9 +71,11 @@ impl Default for Termination {
 #[serde(crate = "burn::serde", rename_all = "snake_case")]
 pub enum AndersonType {
     /// dZ'(r - dR gamma) = 0: the secant condition on the Jacobian ("good Broyden").
+    #[serde(rename = "type_1")]
     I,
     /// min |r - dR gamma|: the secant condition on its inverse ("bad Broyden").
     #[default]
+    #[serde(rename = "type_2")]
     II,
 }
 
@@ -138,8 +140,9 @@ pub struct BroydenConfig {
     #[config(default = 1.0)]
     pub damping: f64,
     /// When a step multiplies a sample's residual by more than this, or makes it NaN, it is taken
-    /// back: the sample goes on with a plain step from the point before and no terms. Default: 4
-    #[config(default = 4.0)]
+    /// back: the sample goes on with a plain step from the point before and no terms. Broyden's
+    /// method learns from steps that miss, so this is generous. Default: 1000
+    #[config(default = 1000.0)]
     pub safeguard: f64,
 }
 

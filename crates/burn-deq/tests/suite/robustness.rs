@@ -294,6 +294,8 @@ fn settings_survive_json() {
         ));
     let path = std::env::temp_dir().join(format!("burn-deq-config-{}.json", std::process::id()));
     config.save(&path).unwrap();
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert!(text.contains("\"type_2\""), "{text}");
     let loaded = EquilibriumConfig::load(&path).unwrap();
     std::fs::remove_file(&path).unwrap();
     assert_eq!(config, loaded);
