@@ -35,4 +35,80 @@ pub enum ConfigError {
         /// 2^(branches - 1).
         divisor: usize,
     },
+    /// Two lists that must be of one length are not.
+    #[error("`{field}` has {found} entries; it must have {expected}, one a branch")]
+    Length {
+        /// The field of the configuration.
+        field: &'static str,
+        /// Its length.
+        found: usize,
+        /// The length that is possible.
+        expected: usize,
+    },
+    /// Two branches whose resolutions are not nested.
+    #[error(
+        "`{field}`: branches {first} and {second} have {a:?} and {b:?} pixels; the sides of one must \
+         divide those of the other"
+    )]
+    NotNested {
+        /// The field of the configuration.
+        field: &'static str,
+        /// Index of a branch.
+        first: usize,
+        /// Index of another.
+        second: usize,
+        /// Height and width of the first.
+        a: [usize; 2],
+        /// Height and width of the second.
+        b: [usize; 2],
+    },
+    /// A step was to follow from the curvature, which is not bounded.
+    #[error(
+        "`step` cannot be derived, for the curvature of the term `{term}` is not bounded; give a \
+         fixed step"
+    )]
+    NoStep {
+        /// Name of the term.
+        term: String,
+    },
+    /// The data have another number of classes.
+    #[error("`classes` is {found}, but the data have {expected}")]
+    Classes {
+        /// Number of classes of the model.
+        found: usize,
+        /// Number of classes of the data.
+        expected: usize,
+    },
+}
+
+impl ConfigError {
+    /// An error unless `value`, of the field, is as expected.
+    pub(crate) fn range(
+        field: &'static str,
+        value: f64,
+        fine: bool,
+        expected: &'static str,
+    ) -> Result<(), Self> {
+        if fine {
+            return Ok(());
+        }
+        Err(Self::OutOfRange {
+            field,
+            value,
+            expected,
+        })
+    }
+
+    /// An error unless `value`, of the field, is finite and not below 0.
+    pub(crate) fn at_least_zero(field: &'static str, value: f64) -> Result<(), Self> {
+        Self::range(field, value, value.is_finite() && value >= 0.0, "0 or more")
+    }
+
+    /// An error for the first count that is 0.
+    pub(crate) fn counts(counts: &[(&'static str, usize)]) -> Result<(), Self> {
+        match counts.iter().find(|(_, n)| *n == 0) {
+            Some((field, _)) => Err(Self::Zero { field }),
+            None => Ok(()),
+        }
+    }
 }

@@ -2,25 +2,44 @@
 //!
 //! A [`HiddenObjective`] G(z; g(x)) over several resolutions is a sum of [`Term`]s; the layer is
 //! its gradient step, the network's output its minimiser, found and differentiated by
-//! [`burn_deq`]. [`MOptEqs`] is the image classifier built on it.
+//! [`burn_deq`]. [`MOptEqs`] is the image classifier built on it, [`MultiView`] the one for several
+//! views of the same thing; [`Mdeq`] and [`Residual`] are what they are compared with.
 //!
 //! After Li, Wang, Xie and Lin, "Optimization inspired Multi-Branch Equilibrium Models" (ICLR
 //! 2022). The paper's text was not at hand: objective, coupling and perturbation are
 //! reconstructions from its public summary and from later papers of the same authors.
 
-mod config;
+mod constraint;
+mod context;
+mod diagnostics;
 mod error;
-mod model;
+mod interchange;
+mod models;
 mod norm;
 mod objective;
+mod perturbation;
+mod posedness;
 mod resample;
+pub mod terms;
 
-pub use config::{Family, MOptEqsConfig};
-pub use error::ConfigError;
-pub use model::{MOptEqs, Prediction};
-pub use norm::{BoundedKernel, convolution_norm};
-pub use objective::{
-    ActivationPotential, Branches, Context, Coupling, Hessian, HiddenObjective, KernelEnergy,
-    Proximity, Quadratic, Term,
+pub use constraint::{Constraint, Proximal};
+pub use context::{Branches, Context, CrossKernel};
+pub use diagnostics::{
+    Agreement, IterateRecord, Trace, agreement, branch_energies, sensitivity, trace,
 };
-pub use resample::{scaled_pool, scaled_upsample};
+pub use error::ConfigError;
+pub use interchange::{Weights, WeightsError};
+pub use models::{
+    Core, CoreConfig, Family, Fusion, MOptEqs, MOptEqsConfig, Mdeq, MdeqConfig, MultiView,
+    MultiViewConfig, Network, NetworkConfig, NetworkKind, Prediction, Residual, ResidualConfig,
+    View, ViewInput,
+};
+pub use norm::{BoundedKernel, convolution_norm};
+pub use objective::{DescentJacobian, HiddenObjective, Step};
+pub use perturbation::{Perturbation, PerturbationGradient, PerturbationKind, gaussian};
+pub use posedness::{WellPosedness, extreme_eigenvalues, well_posedness};
+pub use resample::{resample, scaled_pool, scaled_upsample};
+pub use terms::{
+    Activation, ActivationConfig, ActivationPotential, ByValue, Coupling, Curvature, Diversity,
+    Energy, Hessian, KernelEnergy, Pairs, Proximity, Quadratic, Setting, Smoothness, Sum, Term,
+};

@@ -103,6 +103,13 @@ impl BoundedKernel {
     pub fn bound(&self) -> f64 {
         self.bound
     }
+
+    /// Norm of the kernel in use at its resolution, by power iteration from a random start.
+    pub fn norm(&self, iterations: usize) -> f64 {
+        let [_, _, height, width] = self.direction.value_sync().dims();
+        let plain = self.valid();
+        convolution_norm(plain.kernel(), [height, width], iterations)
+    }
 }
 
 /// One power iteration on W'W, normalised.

@@ -2,7 +2,8 @@
 //!
 //! With s the ratio of the resolutions, Q = s * (average pooling by s) and
 //! Q' = (nearest up-sampling by s) / s. Plain pooling one way and plain up-sampling the other are
-//! not adjoint, so no objective would have them in its gradient.
+//! not adjoint, so no objective would have them in its gradient. Where the two sides have
+//! different ratios, s is their geometric mean.
 
 use burn::tensor::Tensor;
 use burn::tensor::module::{avg_pool2d, interpolate};
@@ -14,25 +15,55 @@ use burn::tensor::ops::{AvgPoolOptions, InterpolateMode, InterpolateOptions};
 ///
 /// Panics if a side is not divisible by s.
 pub fn scaled_pool(x: Tensor<4>, s: usize) -> Tensor<4> {
-    if s == 1 {
-        return x;
-    }
     let [_, _, h, w] = x.dims();
     assert!(
-        h % s == 0 && w % s == 0,
+        s > 0 && h % s == 0 && w % s == 0,
         "{h} x {w} pixels cannot be pooled by {s}"
     );
-    avg_pool2d(x, AvgPoolOptions::new([s, s])) * s as f64
+    resample(x, [h / s, w / s])
 }
 
 /// Q', the transpose of [`scaled_pool`]: `[batch, channels, h, w] -> [batch, channels, s h, s w]`.
 pub fn scaled_upsample(x: Tensor<4>, s: usize) -> Tensor<4> {
-    if s == 1 {
+    let [_, _, h, w] = x.dims();
+    resample(x, [h * s, w * s])
+}
+
+/// Scaled resampling to `[height, width]`: pooling along sides that shrink, up-sampling along
+/// those that grow. The transpose is the resampling back.
+///
+/// # Panics
+///
+/// Panics if of a side before and after, neither divides the other.
+pub fn resample(x: Tensor<4>, [height, width]: [usize; 2]) -> Tensor<4> {
+    let [_, _, h, w] = x.dims();
+    if [h, w] == [height, width] {
         return x;
     }
-    let nearest = InterpolateOptions::new(InterpolateMode::Nearest);
-    interpolate(
-        x / s as f64,
-        nearest.with_scale_factor([s as f32, s as f32]),
-    )
+    let ratio = |from: usize, to: usize| {
+        let (large, small) = (from.max(to), from.min(to));
+        assert!(
+            small > 0 && large % small == 0,
+            "{h} x {w} pixels cannot be resampled to {height} x {width}"
+        );
+        large / small
+    };
+    let (sh, sw) = (ratio(h, height), ratio(w, width));
+    let pool = [
+        if h > height { sh } else { 1 },
+        if w > width { sw } else { 1 },
+    ];
+    let grow = [sh / pool[0], sw / pool[1]];
+    let mut x = x;
+    if pool != [1, 1] {
+        let scale = ((pool[0] * pool[1]) as f64).sqrt();
+        x = avg_pool2d(x, AvgPoolOptions::new(pool)) * scale;
+    }
+    if grow != [1, 1] {
+        let scale = ((grow[0] * grow[1]) as f64).sqrt();
+        let nearest = InterpolateOptions::new(InterpolateMode::Nearest);
+        let factors = grow.map(|s| s as f32);
+        x = interpolate(x / scale, nearest.with_scale_factor(factors));
+    }
+    x
 }

@@ -72,7 +72,7 @@ fn errors_name_the_field() {
         .with_family(Family::P)
         .with_norm_bound(3.0)
         .with_coupling(0.5);
-    assert!(p.validate().is_ok() && p.objective().is_strongly_convex());
+    assert!(p.validate().is_ok() && p.objective().unwrap().is_strongly_convex());
 }
 
 #[test]

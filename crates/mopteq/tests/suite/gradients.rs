@@ -6,7 +6,7 @@ use burn_deq::{FixedPointMap, Solver};
 use mopteq::{Family, MOptEqs};
 
 use crate::support::{
-    Numbers, dtype_of, images, images_of, model_f64, nudged, parameter_gradients, relative, tiny,
+    Numbers, dtype_of, images, images_of, nudged, parameter_gradients, relative, settled_f64, tiny,
     values,
 };
 
@@ -29,7 +29,7 @@ fn implicit(model: &MOptEqs, images: Tensor<4>) -> Tensor<2> {
 /// Plain iteration on the tape, 400 steps from zero.
 fn unrolled(model: &MOptEqs, images: Tensor<4>) -> Tensor<2> {
     let context = model.context(images);
-    let objective = model.config().objective();
+    let objective = model.config().objective().unwrap();
     let config = model.config();
     let [h, w] = config.finest();
     let mut z = (0..config.branches)
@@ -57,7 +57,7 @@ fn gradients(model: &MOptEqs, forward: Forward) -> (Vec<Vec<f64>>, Vec<f64>) {
 #[test]
 fn every_parameter_and_the_input_match_unrolled_autodiff() {
     for family in [Family::S, Family::P] {
-        let model = model_f64(&tiny(family)).train();
+        let model = settled_f64(&tiny(family)).train();
         let (implicit, dx) = gradients(&model, implicit);
         let (reference, dx_reference) = gradients(&model, unrolled);
         assert_eq!(implicit.len(), PARAMETERS);
@@ -96,7 +96,7 @@ fn in_f32_every_parameter_and_the_input_match_unrolled_autodiff() {
 fn every_parameter_and_the_input_match_central_differences() {
     let h = 1e-6;
     for family in [Family::S, Family::P] {
-        let model = model_f64(&tiny(family)).train();
+        let model = settled_f64(&tiny(family)).train();
         let (exact, dx) = gradients(&model, implicit);
         assert_eq!(exact.len(), PARAMETERS);
         let value = |m: &MOptEqs, x: Tensor<4>| values(loss(implicit(m, x.autodiff())))[0];
@@ -137,7 +137,7 @@ fn every_parameter_and_the_input_match_central_differences() {
 fn conjugate_gradients_and_anderson_give_the_same_backward() {
     // Family S declares its structure, so the default backward runs conjugate gradients.
     let config = tiny(Family::S);
-    let model = model_f64(&config).train();
+    let model = settled_f64(&config).train();
     let (by_default, _) = gradients(&model, implicit);
     let tight = Solver::anderson(6)
         .with_relative(1e-13)
@@ -168,7 +168,7 @@ fn the_perturbation_is_of_its_size_and_off_in_evaluation() {
     let config = tiny(Family::S)
         .with_perturbation(0.1)
         .with_perturbation_steps(0);
-    let model = model_f64(&config);
+    let model = settled_f64(&config);
     let x = images(3);
     let calm = values(model.forward(x.clone()).logits);
     assert_eq!(

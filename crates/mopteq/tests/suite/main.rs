@@ -1,7 +1,15 @@
 //! Tests of the public interface, on Flex in f64 unless they say otherwise.
 
+mod backward;
 mod config;
+mod constraints;
+mod diagnostics;
 mod gradients;
+mod interchange;
+mod models;
+mod multi_view;
 mod objective;
+mod perturbation;
 mod support;
+mod terms;
 mod wgpu;

@@ -30,6 +30,62 @@ pub fn values<const D: usize>(t: Tensor<D>) -> Vec<f64> {
     t.without_autodiff().into_data().iter::<f64>().collect()
 }
 
+pub fn flat(z: &Branches) -> Vec<f64> {
+    z.iter().flat_map(|z| values(z.clone())).collect()
+}
+
+/// The gradient of the sum of `value` over the batch by autodiff.
+pub fn autodiff(z: &Branches, value: impl Fn(&Branches) -> Tensor<1>) -> Vec<f64> {
+    let z: Branches = z
+        .iter()
+        .map(|z| z.clone().autodiff().require_grad())
+        .collect();
+    let grads = value(&z).sum().backward();
+    z.iter()
+        .flat_map(|z| match z.grad(&grads) {
+            Some(g) => values(g),
+            None => vec![0.0; z.dims().iter().product()],
+        })
+        .collect()
+}
+
+/// A random state of the shape of z.
+pub fn random_like(z: &Branches, seed: u64) -> Branches {
+    let mut numbers = Numbers::new(seed);
+    z.iter()
+        .map(|z| numbers.tensor(z.dims(), z.dtype()))
+        .collect()
+}
+
+/// Sum of the elementwise products.
+pub fn dot(a: &Branches, b: &Branches) -> f64 {
+    flat(a).iter().zip(flat(b)).map(|(a, b)| a * b).sum()
+}
+
+/// The same context with every kernel and injection a leaf of the tape, and these leaves.
+pub fn leaves(x: &Context) -> (Context, Branches) {
+    let mut all = Branches::new();
+    let mut leaf = |t: &Tensor<4>| {
+        let t = t.clone().without_autodiff().autodiff().require_grad();
+        all.push(t.clone());
+        t
+    };
+    let kernels = x.kernels().iter().map(&mut leaf).collect();
+    let injection = x.injection().iter().map(&mut leaf).collect();
+    let mut cross = x.cross();
+    for block in &mut cross {
+        block.kernel = leaf(&block.kernel);
+    }
+    (Context::new(kernels, injection).with_cross(cross), all)
+}
+
+/// Gradients of a loss with respect to leaves.
+pub fn gradients_of(leaves: &Branches, loss: Tensor<1>) -> Vec<Vec<f64>> {
+    let grads = loss.backward();
+    let gradient = |t: &Tensor<4>| values(t.grad(&grads).expect("a gradient"));
+    leaves.iter().map(gradient).collect()
+}
+
 pub fn relative(a: &[f64], b: &[f64]) -> f64 {
     assert_eq!(a.len(), b.len());
     let norm = |v: &mut dyn Iterator<Item = f64>| v.map(|x| x * x).sum::<f64>().sqrt();
@@ -71,34 +127,58 @@ impl<F: FnMut(Vec<f64>) -> Vec<f64>> ModuleMapper for Cast<F> {
     }
 }
 
-/// A model in f64 with reproducible weights and converged norm estimates.
-pub fn model_f64(config: &MOptEqsConfig) -> MOptEqs {
-    model(config, DType::F64)
+/// The same module in another type.
+pub fn cast<M: Module>(model: M, dtype: DType) -> M {
+    model.map(&mut Cast(dtype, |v: Vec<f64>| v))
 }
 
-pub fn model(config: &MOptEqsConfig, dtype: DType) -> MOptEqs {
-    let model = config.init(&Device::flex()).unwrap();
+/// Any module with reproducible random weights of the given type; zeros and ones, the start of
+/// biases and norms, stay.
+pub fn randomised<M: Module>(model: M, dtype: DType, scale: f64) -> M {
     let mut numbers = Numbers::new(17);
-    let model = model.map(&mut Cast(dtype, |v: Vec<f64>| {
+    model.map(&mut Cast(dtype, |v: Vec<f64>| {
         v.iter()
             .map(|x| {
                 if *x == 0.0 || *x == 1.0 {
                     *x
                 } else {
-                    0.5 * numbers.next()
+                    scale * numbers.next()
                 }
             })
             .collect()
-    }));
+    }))
+}
+
+/// A model in f64 with reproducible weights, whose estimates of the norms are close.
+pub fn model_f64(config: &MOptEqsConfig) -> MOptEqs {
+    let model = randomised(config.init(&Device::flex()).unwrap(), DType::F64, 0.5);
+    settle(model.train(), 200).valid()
+}
+
+/// The same with converged estimates: the next look at the kernels does not change them.
+pub fn settled_f64(config: &MOptEqsConfig) -> MOptEqs {
+    model(config, DType::F64)
+}
+
+pub fn model(config: &MOptEqsConfig, dtype: DType) -> MOptEqs {
+    let model = config.init(&Device::flex()).unwrap();
+    let model = randomised(model, dtype, 0.5);
     settle(model.train(), 2000).valid()
 }
 
-/// Lets the power iterations of a training model converge.
+/// Lets the power iterations of a training model converge, in at most so many steps.
 pub fn settle(model: MOptEqs, iterations: usize) -> MOptEqs {
-    // The pictures only need the type of the weights.
-    let images = images_of(1, dtype_of(&model)).autodiff();
-    for _ in 0..iterations {
-        model.context(images.clone());
+    let kernels = || flat(model.core().context(Vec::new()).kernels());
+    let mut before = kernels();
+    for k in 1..=iterations {
+        let now = model.core().context(Vec::new());
+        if k % 50 == 0 {
+            let now = flat(now.kernels());
+            if relative(&now, &before) <= 1e-14 {
+                break;
+            }
+            before = now;
+        }
     }
     model
 }
@@ -111,7 +191,7 @@ pub fn images_of(batch: usize, dtype: DType) -> Tensor<4> {
     Numbers::new(3).tensor([batch, 2, 8, 8], dtype)
 }
 
-pub fn dtype_of(model: &MOptEqs) -> DType {
+pub fn dtype_of<M: Module>(model: &M) -> DType {
     struct First(Option<DType>);
     impl ModuleVisitor for First {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
@@ -124,7 +204,7 @@ pub fn dtype_of(model: &MOptEqs) -> DType {
 }
 
 /// Gradient of every parameter that has one, in the order of the visit.
-pub fn parameter_gradients(model: &MOptEqs, grads: &burn::tensor::Gradients) -> Vec<Vec<f64>> {
+pub fn parameter_gradients<M: Module>(model: &M, grads: &burn::tensor::Gradients) -> Vec<Vec<f64>> {
     struct Collect<'a>(&'a burn::tensor::Gradients, Vec<Vec<f64>>);
     impl ModuleVisitor for Collect<'_> {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
@@ -139,7 +219,7 @@ pub fn parameter_gradients(model: &MOptEqs, grads: &burn::tensor::Gradients) -> 
 }
 
 /// The model with h * direction(k) added to its k-th parameter that requires a gradient.
-pub fn nudged(model: &MOptEqs, which: usize, direction: &[f64], h: f64) -> MOptEqs {
+pub fn nudged<M: Module>(model: &M, which: usize, direction: &[f64], h: f64) -> M {
     struct Nudge<'a>(usize, usize, &'a [f64], f64);
     impl ModuleMapper for Nudge<'_> {
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {

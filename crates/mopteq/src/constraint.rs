@@ -1,0 +1,109 @@
+//! Terms without a gradient everywhere, known by their proximal maps.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use burn::serde::{Deserialize, Serialize};
+use burn::tensor::Tensor;
+
+use crate::context::{Branches, indicator, map_branches, sum_samples};
+
+/// A convex function r of the state whose proximal map is known,
+/// prox(v) = argmin over u of step r(u) + 1/2 |u - v|^2, and is piecewise linear with slopes 0 and 1.
+///
+/// An objective has at most one: the proximal map of a sum is not that of its parts.
+pub trait Proximal: Debug + Send + Sync {
+    /// Its name in reports.
+    fn name(&self) -> &str;
+
+    /// r for every sample, `[batch]`; infinite outside of its domain.
+    fn value(&self, z: &Branches) -> Tensor<1>;
+
+    /// prox(v).
+    fn prox(&self, v: Branches, step: f64) -> Branches;
+
+    /// The derivative of [`prox`](Self::prox) at v: 1 where it moves along with v, 0 where it
+    /// stands still; at a kink, either.
+    fn mask(&self, v: &Branches, step: f64) -> Branches;
+}
+
+/// The constraints that come with the crate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(crate = "burn::serde", rename_all = "snake_case")]
+pub enum Constraint {
+    /// z >= 0: the proximal map is ReLU. The default.
+    #[default]
+    NonNegative,
+    /// low <= z <= high: the proximal map clips.
+    Interval {
+        /// Least value of an element.
+        low: f64,
+        /// Largest value of an element.
+        high: f64,
+    },
+    /// weight * |z|_1: the proximal map is soft thresholding by step * weight.
+    L1 {
+        /// Weight of the norm.
+        weight: f64,
+    },
+}
+
+impl Constraint {
+    /// This constraint for an objective.
+    pub fn shared(self) -> Arc<dyn Proximal> {
+        Arc::new(self)
+    }
+
+    fn bounds(&self) -> (f64, f64) {
+        match *self {
+            Self::NonNegative => (0.0, f64::INFINITY),
+            Self::Interval { low, high } => (low, high),
+            Self::L1 { .. } => (f64::NEG_INFINITY, f64::INFINITY),
+        }
+    }
+}
+
+impl Proximal for Constraint {
+    fn name(&self) -> &str {
+        match self {
+            Self::NonNegative => "non-negative",
+            Self::Interval { .. } => "interval",
+            Self::L1 { .. } => "l1 norm",
+        }
+    }
+
+    fn value(&self, z: &Branches) -> Tensor<1> {
+        if let Self::L1 { weight } = self {
+            return sum_samples(z.iter().map(|z| z.clone().abs())) * *weight;
+        }
+        let (low, high) = self.bounds();
+        let outside = sum_samples(z.iter().map(|z| {
+            let low = indicator(z.clone().lower_elem(low), z);
+            low + indicator(z.clone().greater_elem(high), z)
+        }));
+        let mask = outside.clone().greater_elem(0.0);
+        outside.mask_fill(mask, f64::INFINITY)
+    }
+
+    fn prox(&self, v: Branches, step: f64) -> Branches {
+        map_branches(&v, |v| match *self {
+            Self::NonNegative => v.clamp_min(0.0),
+            Self::Interval { low, high } => v.clamp(low, high),
+            Self::L1 { weight } => {
+                let t = step * weight;
+                v.clone() - v.clamp(-t, t)
+            }
+        })
+    }
+
+    fn mask(&self, v: &Branches, step: f64) -> Branches {
+        map_branches(v, |v| match *self {
+            Self::NonNegative => indicator(v.clone().greater_elem(0.0), &v),
+            Self::Interval { low, high } => {
+                let above = indicator(v.clone().greater_elem(low), &v);
+                above * indicator(v.clone().lower_elem(high), &v)
+            }
+            Self::L1 { weight } => indicator(v.clone().abs().greater_elem(step * weight), &v),
+        })
+    }
+}

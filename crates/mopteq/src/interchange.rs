@@ -1,0 +1,111 @@
+//! Weights in the safetensors format.
+//!
+//! Every model writes and reads all of its tensors, buffers included, under the path of its fields:
+//!
+//! | model | tensors |
+//! |---|---|
+//! | [`MOptEqs`](crate::MOptEqs) | `stem.conv.weight`, `stem.norm.{gamma, beta, running_mean, running_var}`, `core.kernels.I.{weight, direction}`, `core.cross.K.kernel.{weight, direction}`, `injections.I.{weight, bias}`, `head.norms.I.*`, `head.linear.{weight, bias}`, `head.dense.{weight, bias}` |
+//! | [`MultiView`](crate::MultiView) | `readers.I.{stem.*, convolution.*, linear.*}`, `core.*`, `head.*` |
+//! | [`Residual`](crate::Residual) | `stem.*`, `stages.I.K.{first, first_norm, second, second_norm}.*`, `head.*` |
+//! | [`Mdeq`](crate::Mdeq) | `downsample.K.{conv, norm}.*`, `stage0.*`, `full_stage.*`, `head.{incre_modules, downsamp_modules, final_layer}.*`, `classifier.*` |
+//!
+//! I counts branches from the finest, 0. Linear weights are `[in, out]`, convolutions
+//! `[out, in, k, k]`. A [`Network`](crate::Network) has the names of the model it holds. The
+//! configuration is not in the file; it is kept beside, as JSON.
+
+use std::path::Path;
+
+use burn::module::Module;
+use burn_store::{ApplyResult, ModuleSnapshot, SafetensorsStore};
+
+/// Weights that cannot be written or read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WeightsError {
+    /// The bytes are no safetensors, the file cannot be read or written, or a tensor has another
+    /// shape or type.
+    #[error("weights: {0}")]
+    Store(String),
+    /// Tensors of the model are not in the file.
+    #[error("weights: the file lacks {} tensors of the model, the first is `{}`", .0.len(), .0[0])]
+    Missing(Vec<String>),
+    /// Tensors in the file are not of the model.
+    #[error("weights: the model lacks {} tensors of the file, the first is `{}`", .0.len(), .0[0])]
+    Unknown(Vec<String>),
+}
+
+impl WeightsError {
+    pub(crate) fn store(error: impl std::fmt::Display) -> Self {
+        Self::Store(error.to_string())
+    }
+}
+
+/// Safetensors in and out for every module of Burn, thus for every model of this crate.
+pub trait Weights: Module {
+    /// All tensors as safetensors.
+    ///
+    /// # Errors
+    ///
+    /// When a tensor cannot be read from its device.
+    fn to_safetensors(&self) -> Result<Vec<u8>, WeightsError> {
+        let mut store = SafetensorsStore::from_bytes(None).skip_enum_variants(true);
+        self.save_into(&mut store).map_err(WeightsError::store)?;
+        store.get_bytes().map_err(WeightsError::store)
+    }
+
+    /// Writes all tensors to a new safetensors file, whole or not at all.
+    ///
+    /// # Errors
+    ///
+    /// When the file exists or cannot be written.
+    fn write_safetensors(&self, path: &Path) -> Result<(), WeightsError> {
+        let mut store = SafetensorsStore::from_file(path).skip_enum_variants(true);
+        self.save_into(&mut store).map_err(WeightsError::store)
+    }
+
+    /// The module with the tensors of safetensors bytes.
+    ///
+    /// # Errors
+    ///
+    /// When the bytes are no safetensors, or their names and shapes are not those of the module.
+    fn from_safetensors(self, bytes: Vec<u8>) -> Result<Self, WeightsError> {
+        load(self, SafetensorsStore::from_bytes(Some(bytes)))
+    }
+
+    /// The module with the tensors of a safetensors file.
+    ///
+    /// # Errors
+    ///
+    /// As [`from_safetensors`](Self::from_safetensors), or when the file cannot be read.
+    fn read_safetensors(self, path: &Path) -> Result<Self, WeightsError> {
+        load(self, SafetensorsStore::from_file(path))
+    }
+}
+
+impl<M: Module> Weights for M {}
+
+fn load<M: Module>(mut module: M, store: SafetensorsStore) -> Result<M, WeightsError> {
+    // Partial loading is allowed to the store so that what is missing can be named here.
+    let mut store = store
+        .skip_enum_variants(true)
+        .validate(false)
+        .allow_partial(true);
+    let result = module.load_from(&mut store).map_err(WeightsError::store)?;
+    complete(result)?;
+    Ok(module)
+}
+
+/// An error unless every tensor of the model and of the file found its partner.
+pub(crate) fn complete(result: ApplyResult) -> Result<(), WeightsError> {
+    if let Some(error) = result.errors.first() {
+        return Err(WeightsError::store(error));
+    }
+    if !result.missing.is_empty() {
+        let missing = result.missing.into_iter().map(|(path, _)| path);
+        return Err(WeightsError::Missing(missing.collect()));
+    }
+    if !result.unused.is_empty() {
+        return Err(WeightsError::Unknown(result.unused));
+    }
+    Ok(())
+}

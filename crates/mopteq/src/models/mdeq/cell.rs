@@ -1,0 +1,240 @@
+//! The map of an MDEQ: a residual block a branch, then fusion across all branches.
+
+use burn::module::{Initializer, Module, Param};
+use burn::nn::{GroupNorm, GroupNormConfig};
+use burn::tensor::module::{conv2d, interpolate};
+use burn::tensor::ops::{ConvOptions, InterpolateMode, InterpolateOptions};
+use burn::tensor::{Device, Tensor};
+
+use super::MdeqConfig;
+use crate::context::Branches;
+
+/// A convolution without bias whose weight is g v / |v| for every output channel (weight
+/// normalisation, Salimans and Kingma 2016, arXiv:1602.07868).
+#[derive(Module, Debug)]
+struct NormedConv {
+    /// g, `[out, 1, 1, 1]`.
+    weight_g: Param<Tensor<4>>,
+    /// v, `[out, in, k, k]`.
+    weight_v: Param<Tensor<4>>,
+    stride: usize,
+}
+
+impl NormedConv {
+    fn new([from, to]: [usize; 2], size: usize, stride: usize, device: &Device) -> Self {
+        // PyTorch's initialisation of a convolution, whose checkpoints are read.
+        let initializer = Initializer::KaimingUniform {
+            gain: 1.0 / 3f64.sqrt(),
+            fan_out_only: false,
+        };
+        let fan = size * size;
+        let weight_v: Param<Tensor<4>> = initializer.init_with(
+            [to, from, size, size],
+            Some(from * fan),
+            Some(to * fan),
+            device,
+        );
+        let length = length(weight_v.val().without_autodiff());
+        let length = if device.is_autodiff() {
+            length.autodiff()
+        } else {
+            length
+        };
+        Self {
+            weight_g: Param::from_tensor(length),
+            weight_v,
+            stride,
+        }
+    }
+
+    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let v = self.weight_v.val();
+        let [_, _, k, _] = v.dims();
+        let weight = v.clone() * (self.weight_g.val() / length(v));
+        let (s, p) = (self.stride, k / 2);
+        conv2d(x, weight, None, ConvOptions::new([s, s], [p, p], [1, 1], 1))
+    }
+}
+
+/// |v| of every output channel, `[out, 1, 1, 1]`.
+fn length(v: Tensor<4>) -> Tensor<4> {
+    (v.clone() * v).sum_dims(&[1, 2, 3]).sqrt()
+}
+
+fn group_norm(groups: usize, channels: usize, device: &Device) -> GroupNorm {
+    GroupNormConfig::new(groups, channels).init(device)
+}
+
+/// A residual block with two 3 x 3 convolutions.
+#[derive(Module, Debug)]
+struct Block {
+    conv1: NormedConv,
+    gn1: GroupNorm,
+    conv2: NormedConv,
+    gn2: GroupNorm,
+    gn3: GroupNorm,
+}
+
+impl Block {
+    fn forward(
+        &self,
+        x: Tensor<4>,
+        injection: Option<Tensor<4>>,
+        mask: Option<&Tensor<4>>,
+    ) -> Tensor<4> {
+        let h = self.gn1.forward(self.conv1.forward(x.clone()));
+        let mut h = self.conv2.forward(h.clamp_min(0.0));
+        if let Some(mask) = mask {
+            h = h * mask.clone();
+        }
+        if let Some(injection) = injection {
+            h = h + injection;
+        }
+        let h = self.gn2.forward(h) + x;
+        self.gn3.forward(h.clamp_min(0.0))
+    }
+}
+
+#[derive(Module, Debug)]
+struct Branch {
+    blocks: Vec<Block>,
+}
+
+/// Convolution and group norm.
+#[derive(Module, Debug)]
+struct ConvNorm {
+    conv: NormedConv,
+    gnorm: GroupNorm,
+}
+
+impl ConvNorm {
+    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        self.gnorm.forward(self.conv.forward(x))
+    }
+}
+
+/// From one branch to another: strided 3 x 3 convolutions down, a 1 x 1 convolution and nearest
+/// up-sampling by `scale` up.
+#[derive(Module, Debug)]
+struct Fuse {
+    net: Vec<ConvNorm>,
+    scale: usize,
+}
+
+impl Fuse {
+    fn forward(&self, mut x: Tensor<4>) -> Tensor<4> {
+        for (k, part) in self.net.iter().enumerate() {
+            if k > 0 {
+                x = x.clamp_min(0.0);
+            }
+            x = part.forward(x);
+        }
+        if self.scale == 1 {
+            return x;
+        }
+        let nearest = InterpolateOptions::new(InterpolateMode::Nearest);
+        let s = self.scale as f32;
+        interpolate(x, nearest.with_scale_factor([s, s]))
+    }
+}
+
+/// The map. Field names are those of the published PyTorch modules.
+#[derive(Module, Debug)]
+pub(super) struct Cell {
+    branches: Vec<Branch>,
+    /// `[i][j]`: from branch j into branch i, `None` on the diagonal.
+    fuse_layers: Vec<Vec<Option<Fuse>>>,
+    post_fuse_layers: Vec<ConvNorm>,
+}
+
+impl Cell {
+    pub(super) fn new(config: &MdeqConfig, device: &Device) -> Self {
+        let (channels, groups) = (&config.channels, config.groups);
+        let n = channels.len();
+        let branch = |c: usize| {
+            let wide = config.expansion * c;
+            let block = |_| Block {
+                conv1: NormedConv::new([c, wide], 3, 1, device),
+                gn1: group_norm(groups, wide, device),
+                conv2: NormedConv::new([wide, c], 3, 1, device),
+                gn2: group_norm(groups, c, device),
+                gn3: group_norm(groups, c, device),
+            };
+            Branch {
+                blocks: (0..config.blocks).map(block).collect(),
+            }
+        };
+        let fuse = |i: usize, j: usize| {
+            let (from, to) = (channels[j], channels[i]);
+            let part = |from, to, size, stride| ConvNorm {
+                conv: NormedConv::new([from, to], size, stride, device),
+                gnorm: group_norm(groups, to, device),
+            };
+            match j.cmp(&i) {
+                std::cmp::Ordering::Equal => None,
+                std::cmp::Ordering::Greater => Some(Fuse {
+                    net: vec![part(from, to, 1, 1)],
+                    scale: 1 << (j - i),
+                }),
+                std::cmp::Ordering::Less => {
+                    let last = i - j - 1;
+                    let step = |k| part(from, if k == last { to } else { from }, 3, 2);
+                    Some(Fuse {
+                        net: (0..=last).map(step).collect(),
+                        scale: 1,
+                    })
+                }
+            }
+        };
+        // One branch has nothing to fuse with.
+        let fused = if n > 1 { n } else { 0 };
+        Self {
+            branches: channels.iter().map(|c| branch(*c)).collect(),
+            fuse_layers: (0..fused)
+                .map(|i| (0..n).map(|j| fuse(i, j)).collect())
+                .collect(),
+            post_fuse_layers: channels[..fused]
+                .iter()
+                .map(|c| ConvNorm {
+                    conv: NormedConv::new([*c, *c], 1, 1, device),
+                    gnorm: group_norm(groups / 2, *c, device),
+                })
+                .collect(),
+        }
+    }
+
+    /// One application. The injection enters the first block of the finest branch; `masks[i][k]`
+    /// are the dropout masks of block k of branch i, or there are none.
+    pub(super) fn forward(&self, z: Branches, x: (Tensor<4>, Vec<Branches>)) -> Branches {
+        let (injection, masks) = x;
+        let mut injection = Some(injection);
+        let blocks: Branches = z
+            .into_iter()
+            .zip(&self.branches)
+            .enumerate()
+            .map(|(i, (z, branch))| {
+                branch.blocks.iter().enumerate().fold(z, |z, (k, block)| {
+                    block.forward(z, injection.take(), masks.get(i).map(|m| &m[k]))
+                })
+            })
+            .collect();
+        if self.fuse_layers.is_empty() {
+            return blocks;
+        }
+        self.fuse_layers
+            .iter()
+            .zip(&self.post_fuse_layers)
+            .map(|(layers, post)| {
+                let parts = layers
+                    .iter()
+                    .zip(&blocks)
+                    .map(|(layer, block)| match layer {
+                        Some(layer) => layer.forward(block.clone()),
+                        None => block.clone(),
+                    });
+                let sum = parts.reduce(|a, b| a + b).expect("there are branches");
+                post.forward(sum.clamp_min(0.0))
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,8 @@
+//! MOptEqs for pictures, and OptEqs, their case of one branch.
+
+mod config;
+mod model;
+
+pub use config::MOptEqsConfig;
+pub(crate) use config::check_halving;
+pub use model::MOptEqs;

@@ -1,0 +1,139 @@
+//! The network: stem, hidden objective, perturbation, head.
+
+use burn::module::Module;
+use burn::nn::conv::Conv2d;
+use burn::tensor::module::adaptive_avg_pool2d;
+use burn::tensor::{Int, Tensor};
+use burn_deq::Solution;
+
+use super::config::MOptEqsConfig;
+use crate::context::{Branches, Context};
+use crate::models::core::Core;
+use crate::models::parts::{Head, Stem, trainable};
+use crate::models::{Prediction, check_pictures};
+use crate::objective::HiddenObjective;
+
+/// A multi-branch optimization-induced equilibrium network for pictures; with one branch, an OptEq.
+///
+/// picture -> stem -> injection c_i = U_i g_i + b_i a branch -> equilibrium of the hidden objective
+/// -> head. Made by [`MOptEqsConfig::init`].
+#[derive(Module, Debug)]
+pub struct MOptEqs {
+    pub(super) stem: Stem,
+    pub(super) core: Core,
+    /// U_i and b_i.
+    pub(super) injections: Vec<Conv2d>,
+    pub(super) head: Head,
+    #[module(skip)]
+    pub(super) config: MOptEqsConfig,
+}
+
+impl MOptEqs {
+    /// The configuration the model was made from.
+    pub fn config(&self) -> &MOptEqsConfig {
+        &self.config
+    }
+
+    /// The implicit part: the kernels and the hidden objective.
+    pub fn core(&self) -> &Core {
+        &self.core
+    }
+
+    /// Replaces the hidden objective, for example by one with a term of one's own.
+    pub fn with_objective(mut self, objective: HiddenObjective) -> Self {
+        self.core = self.core.with_objective(objective);
+        self
+    }
+
+    /// Number of parameters that are trained. (`Module::num_params` also counts the buffers:
+    /// running statistics and singular vectors.)
+    pub fn num_parameters(&self) -> usize {
+        trainable(self)
+    }
+
+    /// Class scores for pictures `[batch, input_channels, height, width]`.
+    ///
+    /// With autodiff (in training), the equilibrium is perturbed before the head.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the pictures do not have the configured shape.
+    pub fn forward(&self, images: Tensor<4>) -> Prediction {
+        self.predict(images, None)
+    }
+
+    /// As [`forward`](Self::forward), with the true classes `[batch]` for the perturbation in the
+    /// ascent direction of the loss.
+    ///
+    /// # Panics
+    ///
+    /// As [`forward`](Self::forward).
+    pub fn forward_labelled(&self, images: Tensor<4>, labels: Tensor<1, Int>) -> Prediction {
+        self.predict(images, Some(labels))
+    }
+
+    fn predict(&self, images: Tensor<4>, labels: Option<Tensor<1, Int>>) -> Prediction {
+        let training = images.device().is_autodiff();
+        let perturbation = self.config.perturbation();
+        let mut g = self.features(images);
+        let solution = if training && perturbation.is_on() {
+            g = perturbation.features(g);
+            let context = self.inject(g);
+            let ascent = |z: &Branches| self.head.ascent(z, labels);
+            self.core.perturbed(&context, ascent)
+        } else {
+            self.core.equilibrium(&self.inject(g))
+        };
+        self.read(solution)
+    }
+
+    fn read(&self, solution: Solution<Branches>) -> Prediction {
+        Prediction {
+            logits: self.head.classify(&solution.state),
+            dense: self.head.dense(&solution.state),
+            forward: solution.forward,
+            adjoint: solution.adjoint,
+        }
+    }
+
+    fn features(&self, images: Tensor<4>) -> Tensor<4> {
+        let MOptEqsConfig {
+            input_channels,
+            input_size,
+            ..
+        } = self.config;
+        check_pictures(&images, input_channels, input_size);
+        self.stem.forward(images)
+    }
+
+    fn inject(&self, g: Tensor<4>) -> Context {
+        let injection = self
+            .injections
+            .iter()
+            .zip(self.config.sizes())
+            .map(|(u, size)| u.forward(adaptive_avg_pool2d(g.clone(), size)))
+            .collect();
+        self.core.context(injection)
+    }
+
+    /// Everything the hidden objective depends on for these pictures: the bounded kernels W_i and
+    /// the injections c_i = U_i g_i + b_i, with g_i the stem's output at the branch's resolution.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the pictures do not have the configured shape.
+    pub fn context(&self, images: Tensor<4>) -> Context {
+        self.inject(self.features(images))
+    }
+
+    /// Algorithm 1: the equilibrium of the hidden objective, one `[batch, channels, h_i, w_i]` a
+    /// branch.
+    pub fn equilibrium(&self, context: &Context) -> Solution<Branches> {
+        self.core.equilibrium(context)
+    }
+
+    /// Class scores `[batch, classes]` of an equilibrium.
+    pub fn classify(&self, state: Branches) -> Tensor<2> {
+        self.head.classify(&state)
+    }
+}

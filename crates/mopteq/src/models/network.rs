@@ -1,0 +1,264 @@
+//! All classifiers of single pictures behind one face.
+
+use burn::module::Module;
+use burn::serde::{Deserialize, Serialize};
+use burn::tensor::{Device, Int, Tensor};
+use burn_deq::EquilibriumConfig;
+
+use super::{MOptEqs, MOptEqsConfig, Mdeq, MdeqConfig, Prediction, Residual, ResidualConfig};
+use crate::context::Branches;
+use crate::error::ConfigError;
+
+/// Configuration of a [`Network`], told apart by the field `network` when it is serialised.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(crate = "burn::serde", tag = "network")]
+pub enum NetworkConfig {
+    /// A MOptEq.
+    #[serde(rename = "mopteq")]
+    MOptEqs(MOptEqsConfig),
+    /// A MOptEq of one branch, which is an OptEq.
+    #[serde(rename = "opteq")]
+    OptEq(MOptEqsConfig),
+    /// A multi-scale deep equilibrium model.
+    #[serde(rename = "mdeq")]
+    Mdeq(MdeqConfig),
+    /// An explicit residual network.
+    #[serde(rename = "residual")]
+    Residual(ResidualConfig),
+}
+
+/// The kinds of [`NetworkConfig`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NetworkKind {
+    /// A MOptEq.
+    MOptEqs,
+    /// A MOptEq of one branch.
+    OptEq,
+    /// A multi-scale deep equilibrium model.
+    Mdeq,
+    /// An explicit residual network.
+    Residual,
+}
+
+impl NetworkKind {
+    /// All kinds.
+    pub const ALL: [Self; 4] = [Self::MOptEqs, Self::OptEq, Self::Mdeq, Self::Residual];
+
+    /// The name in serialised configurations.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::MOptEqs => "mopteq",
+            Self::OptEq => "opteq",
+            Self::Mdeq => "mdeq",
+            Self::Residual => "residual",
+        }
+    }
+
+    /// The kind of this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+
+    /// A network of this kind to compare with a MOptEq: for the same pictures and classes, and,
+    /// but for an MDEQ, which has presets of its own, of the same number of parameters in its
+    /// kernels.
+    pub fn comparable(self, base: &MOptEqsConfig) -> NetworkConfig {
+        let (classes, channels, size) = (base.classes, base.input_channels, base.input_size);
+        match self {
+            Self::MOptEqs => NetworkConfig::MOptEqs(base.clone()),
+            Self::OptEq => NetworkConfig::OptEq(base.clone().single_branch()),
+            // 28 pixels can be halved twice, as that preset needs; larger ones are photographs.
+            Self::Mdeq if size == [28, 28] => {
+                NetworkConfig::Mdeq(MdeqConfig::digits(classes, channels, size))
+            }
+            Self::Mdeq => {
+                let halvings = base.stem_stride.ilog2().min(2) as usize;
+                let small = MdeqConfig::small(classes, channels, size);
+                NetworkConfig::Mdeq(small.with_halvings(halvings))
+            }
+            Self::Residual => NetworkConfig::Residual(ResidualConfig::like(base)),
+        }
+    }
+}
+
+impl From<MOptEqsConfig> for NetworkConfig {
+    fn from(config: MOptEqsConfig) -> Self {
+        Self::MOptEqs(config)
+    }
+}
+
+impl NetworkConfig {
+    /// The network's name as in its serialised configuration.
+    pub fn name(&self) -> &'static str {
+        self.kind().name()
+    }
+
+    /// The network's kind.
+    pub fn kind(&self) -> NetworkKind {
+        match self {
+            Self::MOptEqs(_) => NetworkKind::MOptEqs,
+            Self::OptEq(_) => NetworkKind::OptEq,
+            Self::Mdeq(_) => NetworkKind::Mdeq,
+            Self::Residual(_) => NetworkKind::Residual,
+        }
+    }
+
+    /// The configuration of a MOptEq or an OptEq.
+    pub fn mopteqs(&self) -> Option<&MOptEqsConfig> {
+        match self {
+            Self::MOptEqs(c) | Self::OptEq(c) => Some(c),
+            _ => None,
+        }
+    }
+
+    /// The configuration of a MOptEq or an OptEq, to be changed.
+    pub fn mopteqs_mut(&mut self) -> Option<&mut MOptEqsConfig> {
+        match self {
+            Self::MOptEqs(c) | Self::OptEq(c) => Some(c),
+            _ => None,
+        }
+    }
+
+    /// Solvers and gradient, to be changed; `None` for an explicit network.
+    pub fn equilibrium_mut(&mut self) -> Option<&mut EquilibriumConfig> {
+        match self {
+            Self::MOptEqs(c) | Self::OptEq(c) => Some(&mut c.equilibrium),
+            Self::Mdeq(c) => Some(&mut c.equilibrium),
+            Self::Residual(_) => None,
+        }
+    }
+
+    /// Number of classes.
+    pub fn classes(&self) -> usize {
+        match self {
+            Self::MOptEqs(c) | Self::OptEq(c) => c.classes,
+            Self::Mdeq(c) => c.classes,
+            Self::Residual(c) => c.classes,
+        }
+    }
+
+    /// Channels, height and width of the pictures.
+    pub fn input_shape(&self) -> [usize; 3] {
+        let (channels, [height, width]) = match self {
+            Self::MOptEqs(c) | Self::OptEq(c) => (c.input_channels, c.input_size),
+            Self::Mdeq(c) => (c.input_channels, c.input_size),
+            Self::Residual(c) => (c.input_channels, c.input_size),
+        };
+        [channels, height, width]
+    }
+
+    /// Checks every field.
+    ///
+    /// # Errors
+    ///
+    /// The first field that cannot be used, by name.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        match self {
+            Self::MOptEqs(c) => c.validate(),
+            Self::OptEq(c) => {
+                let one = c.branches <= 1;
+                ConfigError::range("branches", c.branches as f64, one, "1 for an OptEq")?;
+                c.validate()
+            }
+            Self::Mdeq(c) => c.validate(),
+            Self::Residual(c) => c.validate(),
+        }
+    }
+
+    /// Checks every field, and that the network tells as many classes apart as the data have.
+    ///
+    /// # Errors
+    ///
+    /// The first field that cannot be used, by name.
+    pub fn validate_for(&self, classes: usize) -> Result<(), ConfigError> {
+        self.validate()?;
+        if self.classes() == classes {
+            return Ok(());
+        }
+        Err(ConfigError::Classes {
+            found: self.classes(),
+            expected: classes,
+        })
+    }
+
+    /// The network, with random weights from the device's generator.
+    ///
+    /// # Errors
+    ///
+    /// As [`validate`](Self::validate).
+    pub fn init(&self, device: &Device) -> Result<Network, ConfigError> {
+        self.validate()?;
+        Ok(match self {
+            Self::MOptEqs(c) | Self::OptEq(c) => Network::MOptEqs(c.init(device)?),
+            Self::Mdeq(c) => Network::Mdeq(c.init(device)?),
+            Self::Residual(c) => Network::Residual(c.init(device)?),
+        })
+    }
+}
+
+/// A classifier of single pictures.
+#[derive(Module, Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "a network is not moved in a hot loop"
+)]
+pub enum Network {
+    /// A MOptEq or an OptEq.
+    MOptEqs(MOptEqs),
+    /// A multi-scale deep equilibrium model.
+    Mdeq(Mdeq),
+    /// An explicit residual network.
+    Residual(Residual),
+}
+
+impl Network {
+    /// Class scores for pictures `[batch, channels, height, width]`.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the pictures do not have the configured shape.
+    pub fn forward(&self, images: Tensor<4>) -> Prediction {
+        match self {
+            Self::MOptEqs(m) => m.forward(images),
+            Self::Mdeq(m) => m.forward(images),
+            Self::Residual(m) => m.forward(images),
+        }
+    }
+
+    /// As [`forward`](Self::forward), for training on pictures whose classes `[batch]` are known;
+    /// the perturbation of a MOptEq can make use of them.
+    ///
+    /// # Panics
+    ///
+    /// As [`forward`](Self::forward).
+    pub fn forward_labelled(&self, images: Tensor<4>, labels: Tensor<1, Int>) -> Prediction {
+        match self {
+            Self::MOptEqs(m) => m.forward_labelled(images, labels),
+            Self::Mdeq(m) => m.forward(images),
+            Self::Residual(m) => m.forward(images),
+        }
+    }
+
+    /// What the head sees: the equilibrium, one `[batch, channels_i, h_i, w_i]` a branch; for an
+    /// explicit network, the outputs of its stages.
+    ///
+    /// # Panics
+    ///
+    /// As [`forward`](Self::forward).
+    pub fn states(&self, images: Tensor<4>) -> Branches {
+        match self {
+            Self::MOptEqs(m) => m.equilibrium(&m.context(images)).state,
+            Self::Mdeq(m) => m.equilibrium(images).state,
+            Self::Residual(m) => m.stages(images),
+        }
+    }
+
+    /// Number of parameters that are trained.
+    pub fn num_parameters(&self) -> usize {
+        match self {
+            Self::MOptEqs(m) => m.num_parameters(),
+            Self::Mdeq(m) => m.num_parameters(),
+            Self::Residual(m) => m.num_parameters(),
+        }
+    }
+}

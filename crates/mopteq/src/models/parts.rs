@@ -1,0 +1,208 @@
+//! Parts that several models share: stem, head, counting.
+
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::nn::conv::{Conv2d, Conv2dConfig};
+use burn::nn::loss::CrossEntropyLossConfig;
+use burn::nn::{BatchNorm, BatchNormConfig, Linear, LinearConfig, PaddingConfig2d};
+use burn::serde::{Deserialize, Serialize};
+use burn::tensor::module::{adaptive_avg_pool2d, interpolate};
+use burn::tensor::ops::{InterpolateMode, InterpolateOptions};
+use burn::tensor::{Device, Int, Tensor};
+
+use crate::context::{Branches, map_branches};
+
+/// Convolution, batch norm, ReLU: `[batch, in, height, width] -> [batch, out, h, w]`.
+#[derive(Module, Debug)]
+pub(crate) struct Stem {
+    pub(crate) conv: Conv2d,
+    pub(crate) norm: BatchNorm,
+}
+
+/// Kernel size, stride and zero padding of a stem.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StemShape {
+    pub(crate) kernel: usize,
+    pub(crate) stride: usize,
+    pub(crate) padding: usize,
+}
+
+impl StemShape {
+    /// Height and width of what the stem returns.
+    pub(crate) fn output(&self, input: [usize; 2]) -> [usize; 2] {
+        input.map(|n| {
+            let room = (n + 2 * self.padding).saturating_sub(self.kernel);
+            room / self.stride.max(1) + 1
+        })
+    }
+
+    pub(crate) fn init(&self, [from, to]: [usize; 2], device: &Device) -> Stem {
+        let p = self.padding;
+        Stem {
+            conv: Conv2dConfig::new([from, to], [self.kernel, self.kernel])
+                .with_stride([self.stride, self.stride])
+                .with_padding(PaddingConfig2d::Explicit(p, p, p, p))
+                .with_bias(false)
+                .init(device),
+            norm: BatchNormConfig::new(to).init(device),
+        }
+    }
+}
+
+impl Stem {
+    pub(crate) fn forward(&self, images: Tensor<4>) -> Tensor<4> {
+        self.norm.forward(self.conv.forward(images)).clamp_min(0.0)
+    }
+}
+
+/// A 3 x 3 convolution with bias that keeps the resolution.
+pub(crate) fn same_convolution([from, to]: [usize; 2], device: &Device) -> Conv2d {
+    Conv2dConfig::new([from, to], [3, 3])
+        .with_padding(PaddingConfig2d::Explicit(1, 1, 1, 1))
+        .init(device)
+}
+
+/// How branches become one vector of features.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(crate = "burn::serde", rename_all = "snake_case")]
+pub enum Fusion {
+    /// Every branch is normalised and pooled; the pools are concatenated. The default.
+    #[default]
+    Pools,
+    /// The branches are averaged at the finest resolution after nearest up-sampling, as in GEQ
+    /// (NeurIPS 2023, "averaged the output of each branch"), then normalised and pooled.
+    Average,
+}
+
+/// What a head is made for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HeadShape {
+    pub(crate) fusion: Fusion,
+    /// Cells a side that are pooled to.
+    pub(crate) grid: usize,
+    pub(crate) channels: usize,
+    pub(crate) classes: usize,
+    /// Classes of every pixel; 0 for none.
+    pub(crate) dense: usize,
+}
+
+/// Class scores of an equilibrium, and of each pixel of the finest branch for several tasks.
+#[derive(Module, Debug)]
+pub(crate) struct Head {
+    norms: Vec<BatchNorm>,
+    linear: Linear,
+    dense: Option<Conv2d>,
+    #[module(skip)]
+    fusion: Fusion,
+    grid: usize,
+}
+
+impl HeadShape {
+    /// A head for branches of these resolutions, the finest first.
+    pub(crate) fn init(&self, sizes: &[[usize; 2]], device: &Device) -> Head {
+        let fused = match self.fusion {
+            Fusion::Pools => sizes,
+            Fusion::Average => &sizes[..1],
+        };
+        let cells = |[h, w]: &[usize; 2]| self.grid.min(*h) * self.grid.min(*w);
+        let features = self.channels * fused.iter().map(cells).sum::<usize>();
+        let norm = |_: &[usize; 2]| BatchNormConfig::new(self.channels).init(device);
+        Head {
+            norms: fused.iter().map(norm).collect(),
+            linear: LinearConfig::new(features, self.classes).init(device),
+            dense: (self.dense > 0)
+                .then(|| Conv2dConfig::new([self.channels, self.dense], [1, 1]).init(device)),
+            fusion: self.fusion,
+            grid: self.grid,
+        }
+    }
+}
+
+impl Head {
+    /// Class scores `[batch, classes]`.
+    pub(crate) fn classify(&self, state: &Branches) -> Tensor<2> {
+        let fused = match self.fusion {
+            Fusion::Pools => state.clone(),
+            Fusion::Average => vec![average(state)],
+        };
+        let pools = fused.into_iter().zip(&self.norms).map(|(z, norm)| {
+            let [_, _, height, width] = z.dims();
+            let pooled = adaptive_avg_pool2d(z, [self.grid.min(height), self.grid.min(width)]);
+            norm.forward(pooled).flatten::<2>(1, 3)
+        });
+        self.linear.forward(Tensor::cat(pools.collect(), 1))
+    }
+
+    /// Class scores of every pixel of the finest branch, `[batch, dense classes, h, w]`.
+    pub(crate) fn dense(&self, state: &Branches) -> Option<Tensor<4>> {
+        self.dense.as_ref().map(|d| d.forward(state[0].clone()))
+    }
+
+    /// The gradient of the cross entropy with respect to a plain state; the likeliest class stands
+    /// in where there are no labels.
+    pub(crate) fn ascent(&self, state: &Branches, labels: Option<Tensor<1, Int>>) -> Branches {
+        let leaves = map_branches(state, |z| z.autodiff().require_grad());
+        let logits = self.valid().classify(&leaves);
+        let labels = match labels {
+            Some(labels) => labels.without_autodiff(),
+            None => logits.clone().without_autodiff().argmax(1).squeeze_dim(1),
+        };
+        let labels = labels.autodiff();
+        let loss = CrossEntropyLossConfig::new()
+            .init(&logits.device())
+            .forward(logits, labels);
+        let mut gradients = loss.backward();
+        leaves
+            .iter()
+            .zip(state)
+            .map(|(z, plain)| {
+                let gradient = z.grad_remove(&mut gradients);
+                gradient.unwrap_or_else(|| plain.zeros_like())
+            })
+            .collect()
+    }
+}
+
+/// The mean of the branches at the resolution of the first.
+fn average(state: &Branches) -> Tensor<4> {
+    let [_, _, height, width] = state[0].dims();
+    let up = |z: &Tensor<4>| {
+        let [_, _, h, w] = z.dims();
+        if [h, w] == [height, width] {
+            return z.clone();
+        }
+        let nearest = InterpolateOptions::new(InterpolateMode::Nearest);
+        interpolate(z.clone(), nearest.with_output_size([height, width]))
+    };
+    let sum = state.iter().map(up).reduce(|a, b| a + b);
+    sum.expect("a state has at least one branch") / state.len() as f64
+}
+
+/// Number of parameters that are trained: all floats of a module but its buffers, which are the
+/// running statistics and singular vectors. Nothing is initialised by it.
+pub(crate) fn trainable<M: Module>(module: &M) -> usize {
+    struct Count {
+        buffer: bool,
+        total: usize,
+    }
+    impl ModuleVisitor for Count {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if !self.buffer {
+                self.total += param.lazy_shape().num_elements();
+            }
+        }
+
+        fn enter_module(&mut self, name: &str, _container: &str) {
+            self.buffer = matches!(name, "running_mean" | "running_var" | "direction");
+        }
+
+        fn exit_module(&mut self, _name: &str, _container: &str) {
+            self.buffer = false;
+        }
+    }
+    let mut count = Count {
+        buffer: false,
+        total: 0,
+    };
+    module.visit(&mut count);
+    count.total
+}

@@ -1,0 +1,207 @@
+//! An explicit residual network of the same size, the control.
+
+use burn::config::Config;
+use burn::module::Module;
+use burn::nn::conv::Conv2d;
+use burn::nn::{BatchNorm, BatchNormConfig};
+use burn::tensor::module::adaptive_avg_pool2d;
+use burn::tensor::{Device, Tensor};
+
+use super::mopteqs::{MOptEqsConfig, check_halving};
+use super::parts::{Fusion, Head, HeadShape, Stem, StemShape, same_convolution, trainable};
+use super::{Prediction, check_pictures};
+use crate::context::Branches;
+use crate::error::ConfigError;
+
+/// Configuration of [`Residual`].
+#[derive(Config, Debug, PartialEq)]
+pub struct ResidualConfig {
+    /// Number of classes.
+    pub classes: usize,
+    /// Channels of the pictures.
+    pub input_channels: usize,
+    /// Height and width of the pictures in pixels.
+    pub input_size: [usize; 2],
+    /// Stages; each has half the resolution of the one before. Default: 3
+    #[config(default = 3)]
+    pub branches: usize,
+    /// Channels of every stage. Default: 32
+    #[config(default = 32)]
+    pub channels: usize,
+    /// Residual blocks of two 3 x 3 convolutions in every stage. Default: 1
+    #[config(default = 1)]
+    pub blocks: usize,
+    /// Side of the stem's kernel in pixels. Default: 3
+    #[config(default = 3)]
+    pub stem_kernel: usize,
+    /// Stride of the stem's convolution. Default: 1
+    #[config(default = 1)]
+    pub stem_stride: usize,
+    /// Zero padding of the stem's convolution in pixels. Default: 1
+    #[config(default = 1)]
+    pub stem_padding: usize,
+    /// Every stage is pooled to this many cells a side before the classifier. Default: 4
+    #[config(default = 4)]
+    pub head_grid: usize,
+}
+
+impl ResidualConfig {
+    /// The control of a MOptEq: its stem, head, resolutions and channels, and one block a
+    /// branch, whose two convolutions are as large as W and U where `hidden` = `channels`.
+    pub fn like(config: &MOptEqsConfig) -> Self {
+        Self::new(config.classes, config.input_channels, config.input_size)
+            .with_branches(config.branches)
+            .with_channels(config.channels)
+            .with_stem_kernel(config.stem_kernel)
+            .with_stem_stride(config.stem_stride)
+            .with_stem_padding(config.stem_padding)
+            .with_head_grid(config.head_grid)
+    }
+
+    fn stem(&self) -> StemShape {
+        StemShape {
+            kernel: self.stem_kernel,
+            stride: self.stem_stride,
+            padding: self.stem_padding,
+        }
+    }
+
+    /// Checks every field.
+    ///
+    /// # Errors
+    ///
+    /// The first field that cannot be used, by name.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        ConfigError::counts(&[
+            ("classes", self.classes),
+            ("input_channels", self.input_channels),
+            ("input_size", self.input_size[0].min(self.input_size[1])),
+            ("branches", self.branches),
+            ("channels", self.channels),
+            ("blocks", self.blocks),
+            ("stem_kernel", self.stem_kernel),
+            ("stem_stride", self.stem_stride),
+            ("head_grid", self.head_grid),
+        ])?;
+        let few = self.branches <= 16;
+        ConfigError::range("branches", self.branches as f64, few, "at most 16")?;
+        let shrunk = self.input_size[0].min(self.input_size[1]) + 2 * self.stem_padding;
+        ConfigError::range(
+            "input_size",
+            shrunk as f64,
+            shrunk >= self.stem_kernel,
+            "at least the stem's kernel with its padding",
+        )?;
+        check_halving(self.stem().output(self.input_size), self.branches)
+    }
+
+    /// The network, with random weights from the device's generator.
+    ///
+    /// # Errors
+    ///
+    /// As [`validate`](Self::validate).
+    pub fn init(&self, device: &Device) -> Result<Residual, ConfigError> {
+        self.validate()?;
+        let finest = self.stem().output(self.input_size);
+        let sizes: Vec<_> = (0..self.branches).map(|i| finest.map(|n| n >> i)).collect();
+        let c = self.channels;
+        let block = || Block {
+            first: same_convolution([c, c], device),
+            first_norm: BatchNormConfig::new(c).init(device),
+            second: same_convolution([c, c], device),
+            second_norm: BatchNormConfig::new(c).init(device),
+        };
+        let head = HeadShape {
+            fusion: Fusion::Pools,
+            grid: self.head_grid,
+            channels: c,
+            classes: self.classes,
+            dense: 0,
+        };
+        Ok(Residual {
+            stem: self.stem().init([self.input_channels, c], device),
+            stages: sizes
+                .iter()
+                .map(|_| (0..self.blocks).map(|_| block()).collect())
+                .collect(),
+            head: head.init(&sizes, device),
+            config: self.clone(),
+        })
+    }
+}
+
+/// relu(x + norm(conv(relu(norm(conv(x)))))), as He et al. (2016, arXiv:1512.03385).
+#[derive(Module, Debug)]
+struct Block {
+    first: Conv2d,
+    first_norm: BatchNorm,
+    second: Conv2d,
+    second_norm: BatchNorm,
+}
+
+impl Block {
+    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let h = self.first_norm.forward(self.first.forward(x.clone()));
+        let h = self.second.forward(h.clamp_min(0.0));
+        (x + self.second_norm.forward(h)).clamp_min(0.0)
+    }
+}
+
+/// A residual network without an equilibrium: stem, a stage of residual blocks a resolution with
+/// average pooling by 2 in between, and the head of a MOptEq over the outputs of all stages.
+#[derive(Module, Debug)]
+pub struct Residual {
+    stem: Stem,
+    stages: Vec<Vec<Block>>,
+    head: Head,
+    #[module(skip)]
+    config: ResidualConfig,
+}
+
+impl Residual {
+    /// The configuration the network was made from.
+    pub fn config(&self) -> &ResidualConfig {
+        &self.config
+    }
+
+    /// Number of parameters that are trained.
+    pub fn num_parameters(&self) -> usize {
+        trainable(self)
+    }
+
+    /// Class scores for pictures `[batch, input_channels, height, width]`. The solver's report is
+    /// of no sample.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the pictures do not have the configured shape.
+    pub fn forward(&self, images: Tensor<4>) -> Prediction {
+        let outputs = self.stages(images);
+        Prediction {
+            logits: self.head.classify(&outputs),
+            dense: None,
+            forward: Default::default(),
+            adjoint: Default::default(),
+        }
+    }
+
+    /// The outputs of all stages, one `[batch, channels, h_i, w_i]` each.
+    ///
+    /// # Panics
+    ///
+    /// As [`forward`](Self::forward).
+    pub fn stages(&self, images: Tensor<4>) -> Branches {
+        check_pictures(&images, self.config.input_channels, self.config.input_size);
+        let mut x = self.stem.forward(images);
+        let mut outputs: Branches = Vec::with_capacity(self.stages.len());
+        for (i, stage) in self.stages.iter().enumerate() {
+            if i > 0 {
+                let [_, _, height, width] = x.dims();
+                x = adaptive_avg_pool2d(x, [height / 2, width / 2]);
+            }
+            x = stage.iter().fold(x, |x, block| block.forward(x));
+            outputs.push(x.clone());
+        }
+        outputs
+    }
+}

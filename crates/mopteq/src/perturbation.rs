@@ -1,0 +1,140 @@
+//! Perturbation enhancement: training on points near the equilibrium.
+//!
+//! A reconstruction. The paper's public summary knows "perturbation size epsilon = 0.1" and that
+//! the strategy is "inspired by our understandings of the hidden objective function": the
+//! equilibrium is a minimiser, so asking that its neighbourhood be classified alike asks for a wide
+//! minimum.
+
+use burn::config::Config;
+use burn::serde::{Deserialize, Serialize};
+use burn::tensor::{Distribution, Tensor};
+
+use crate::context::Branches;
+use crate::error::ConfigError;
+
+/// Where the perturbation acts and which way it points.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(crate = "burn::serde", rename_all = "snake_case")]
+pub enum PerturbationKind {
+    /// Gaussian noise on z*, relative to the root mean square of each sample's branch. The default.
+    #[default]
+    Gaussian,
+    /// Along the gradient of the loss with respect to z*, of the size that Gaussian noise would
+    /// have. Without labels, the likeliest class stands in for the true one.
+    Ascent,
+    /// Gaussian noise on the features g(x) before the solve, relative to their root mean square.
+    Input,
+}
+
+/// How gradients pass the perturbed equilibrium.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(crate = "burn::serde", rename_all = "snake_case")]
+pub enum PerturbationGradient {
+    /// Through the equilibrium by the implicit function theorem and through the steps that follow.
+    /// The default.
+    #[default]
+    Implicit,
+    /// Through the steps that follow only; the equilibrium is a constant. No backward solve.
+    Steps,
+}
+
+/// Perturbation enhancement, in training only.
+#[derive(Config, Debug, PartialEq)]
+pub struct Perturbation {
+    /// epsilon, relative to the size of what is perturbed. 0 turns it off. Default: 0.1
+    #[config(default = 0.1)]
+    pub size: f64,
+    /// Where and which way. Default: Gaussian noise on z*
+    #[config(default = "Default::default()")]
+    pub kind: PerturbationKind,
+    /// Differentiable steps of the map that follow and pull the state back towards the minimiser.
+    /// Default: 1
+    #[config(default = 1)]
+    pub steps: usize,
+    /// How gradients pass. Default: implicitly
+    #[config(default = "Default::default()")]
+    pub gradient: PerturbationGradient,
+}
+
+impl Default for Perturbation {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Perturbation {
+    /// No perturbation.
+    pub fn off() -> Self {
+        Self::new().with_size(0.0)
+    }
+
+    /// Whether anything is perturbed.
+    pub fn is_on(&self) -> bool {
+        self.size > 0.0
+    }
+
+    /// Checks every field.
+    ///
+    /// # Errors
+    ///
+    /// The size is negative or not finite, or nothing would carry a gradient.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        ConfigError::at_least_zero("perturbation", self.size)?;
+        let lost = self.gradient == PerturbationGradient::Steps && self.steps == 0;
+        ConfigError::range(
+            "perturbation_steps",
+            self.steps as f64,
+            !lost,
+            "at least 1 where gradients pass through the steps only",
+        )
+    }
+
+    /// The features with the noise of [`PerturbationKind::Input`]; as they are for other kinds.
+    pub fn features(&self, g: Tensor<4>) -> Tensor<4> {
+        if self.is_on() && self.kind == PerturbationKind::Input {
+            gaussian(g, self.size)
+        } else {
+            g
+        }
+    }
+
+    /// The equilibrium moved by its perturbation. `ascent` gives the gradient of the loss with
+    /// respect to a plain state, in its shape.
+    pub fn state(&self, state: Branches, ascent: impl FnOnce(&Branches) -> Branches) -> Branches {
+        match self.kind {
+            _ if !self.is_on() => state,
+            PerturbationKind::Input => state,
+            PerturbationKind::Gaussian => {
+                state.into_iter().map(|z| gaussian(z, self.size)).collect()
+            }
+            PerturbationKind::Ascent => {
+                let plain = state.iter().map(|z| z.clone().without_autodiff()).collect();
+                let gradient = ascent(&plain);
+                let moved = state.into_iter().zip(plain).zip(gradient);
+                moved
+                    .map(|((state, z), g)| {
+                        let size = rms(z) * self.size;
+                        let length = rms(g.clone());
+                        // A sample whose loss does not depend on the branch stays where it is.
+                        let still = length.clone().equal_elem(0.0);
+                        let factor = (size / length).mask_fill(still, 0.0);
+                        state + g * factor
+                    })
+                    .collect()
+            }
+        }
+    }
+}
+
+/// z plus Gaussian noise of `size` times its root mean square, a sample at a time.
+pub fn gaussian(z: Tensor<4>, size: f64) -> Tensor<4> {
+    let plain = z.clone().without_autodiff();
+    let options = (&plain.device(), plain.dtype());
+    let noise = Tensor::random(plain.dims(), Distribution::Normal(0.0, 1.0), options);
+    z + noise * rms(plain) * size
+}
+
+/// Root mean square of each sample, `[batch, 1, 1, 1]`.
+fn rms(z: Tensor<4>) -> Tensor<4> {
+    (z.clone() * z).mean_dims(&[1, 2, 3]).sqrt()
+}

@@ -1,0 +1,111 @@
+//! Quadratic terms.
+
+use burn::tensor::Tensor;
+
+use super::{Curvature, Hessian, Setting, Term};
+use crate::context::{Branches, Context, half_square, map_branches};
+
+/// weight/2 |z|^2.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Quadratic {
+    /// The factor; 1 in the paper's summary.
+    pub weight: f64,
+}
+
+impl Default for Quadratic {
+    fn default() -> Self {
+        Self { weight: 1.0 }
+    }
+}
+
+impl Quadratic {
+    fn scale(&self, z: &Branches) -> Branches {
+        if self.weight == 1.0 {
+            return z.clone();
+        }
+        map_branches(z, |z| z * self.weight)
+    }
+}
+
+impl Term for Quadratic {
+    fn name(&self) -> &str {
+        "quadratic"
+    }
+
+    fn value(&self, z: &Branches, _x: &Context) -> Tensor<1> {
+        half_square(z) * self.weight
+    }
+
+    fn gradient(&self, z: &Branches, _x: &Context) -> Branches {
+        self.scale(z)
+    }
+
+    fn hessian(&self, _z: &Branches, _x: &Context) -> Option<Hessian> {
+        let term = *self;
+        Some(Box::new(move |u| term.scale(u)))
+    }
+
+    fn curvature(&self, _setting: &Setting) -> Curvature {
+        Curvature::new(self.weight, self.weight)
+    }
+}
+
+/// 1/2 |z - c|^2, with c the injection.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Proximity;
+
+impl Proximity {
+    fn difference(z: &Branches, x: &Context) -> Branches {
+        let pairs = z.iter().zip(x.injection());
+        pairs.map(|(z, c)| z.clone() - c.clone()).collect()
+    }
+}
+
+impl Term for Proximity {
+    fn name(&self) -> &str {
+        "proximity"
+    }
+
+    fn value(&self, z: &Branches, x: &Context) -> Tensor<1> {
+        half_square(&Self::difference(z, x))
+    }
+
+    fn gradient(&self, z: &Branches, x: &Context) -> Branches {
+        Self::difference(z, x)
+    }
+
+    fn hessian(&self, _z: &Branches, _x: &Context) -> Option<Hessian> {
+        Some(Box::new(Branches::clone))
+    }
+
+    fn curvature(&self, _setting: &Setting) -> Curvature {
+        Curvature::new(1.0, 1.0)
+    }
+}
+
+/// 1/2 |W z|^2, with W the block operator of the context.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct KernelEnergy;
+
+impl Term for KernelEnergy {
+    fn name(&self) -> &str {
+        "kernel energy"
+    }
+
+    fn value(&self, z: &Branches, x: &Context) -> Tensor<1> {
+        half_square(&x.w(z))
+    }
+
+    fn gradient(&self, z: &Branches, x: &Context) -> Branches {
+        x.w_transposed(&x.w(z))
+    }
+
+    fn hessian(&self, _z: &Branches, x: &Context) -> Option<Hessian> {
+        let x = x.clone();
+        Some(Box::new(move |u| x.w_transposed(&x.w(u))))
+    }
+
+    fn curvature(&self, setting: &Setting) -> Curvature {
+        Curvature::new(0.0, setting.kernel_norm * setting.kernel_norm)
+    }
+}

@@ -1,0 +1,220 @@
+//! Safetensors in and out, and PyTorch's checkpoints.
+
+use std::path::{Path, PathBuf};
+
+use burn::module::Module;
+use burn::tensor::{DType, Device, Tensor};
+use burn_deq::{EquilibriumConfig, Solver};
+use burn_store::{ModuleStore, SafetensorsStore, bridge};
+use mopteq::{
+    MOptEqsConfig, MdeqConfig, MultiViewConfig, NetworkConfig, ResidualConfig, View, Weights,
+    WeightsError,
+};
+
+use crate::support::{randomised, relative, values};
+
+fn networks() -> Vec<NetworkConfig> {
+    let small = MOptEqsConfig::digits(4, 1, [12, 12])
+        .with_channels(4)
+        .with_hidden(4);
+    vec![
+        NetworkConfig::MOptEqs(small.clone().with_cross_branch(true).with_dense_classes(2)),
+        NetworkConfig::OptEq(small.clone().single_branch()),
+        NetworkConfig::Residual(ResidualConfig::like(&small)),
+        NetworkConfig::Mdeq(
+            MdeqConfig::new(4, 1, [8, 8], vec![4, 4], vec![1, 2], 6).with_groups(2),
+        ),
+    ]
+}
+
+#[test]
+fn every_network_survives_safetensors() {
+    let device = Device::flex();
+    for config in networks() {
+        let [channels, height, width] = config.input_shape();
+        let images =
+            crate::support::Numbers::new(3).tensor([2, channels, height, width], DType::F32);
+        let model = randomised(config.init(&device).unwrap(), DType::F32, 0.3);
+        let bytes = model.to_safetensors().unwrap();
+        let other = config.init(&device).unwrap();
+        let expected = values(model.forward(images.clone()).logits);
+        assert!(relative(&values(other.forward(images.clone()).logits), &expected) > 1e-3);
+        let other = other.from_safetensors(bytes.clone()).unwrap();
+        let found = values(other.forward(images).logits);
+        assert_eq!(found, expected, "{}", config.name());
+
+        // A network has the names of the model it holds.
+        let names = SafetensorsStore::from_bytes(Some(bytes)).keys().unwrap();
+        assert!(
+            names
+                .iter()
+                .all(|n| !n.contains("MOptEqs") && !n.contains("Mdeq")),
+            "{names:?}"
+        );
+    }
+}
+
+#[test]
+fn names_are_those_of_the_documentation() {
+    let device = Device::flex();
+    let config = MOptEqsConfig::digits(4, 1, [12, 12]).with_dense_classes(2);
+    let model = config.with_cross_branch(true).init(&device).unwrap();
+    let bytes = model.to_safetensors().unwrap();
+    let names = SafetensorsStore::from_bytes(Some(bytes)).keys().unwrap();
+    for name in [
+        "stem.conv.weight",
+        "stem.norm.gamma",
+        "stem.norm.running_var",
+        "core.kernels.2.weight",
+        "core.kernels.0.direction",
+        "core.cross.5.kernel.weight",
+        "injections.1.bias",
+        "head.norms.0.beta",
+        "head.linear.weight",
+        "head.dense.bias",
+    ] {
+        assert!(names.iter().any(|n| n == name), "{name} of {names:?}");
+    }
+    let views = vec![
+        View::Image {
+            channels: 1,
+            size: [8, 8],
+            stride: 1,
+            padding: 1,
+        },
+        View::Vector { length: 3 },
+    ];
+    let model = MultiViewConfig::new(4, views).init(&device).unwrap();
+    let bytes = model.to_safetensors().unwrap();
+    let names = SafetensorsStore::from_bytes(Some(bytes.clone()))
+        .keys()
+        .unwrap();
+    for name in [
+        "readers.0.stem.conv.weight",
+        "readers.1.linear.bias",
+        "core.kernels.1.weight",
+    ] {
+        assert!(names.iter().any(|n| n == name), "{name} of {names:?}");
+    }
+    assert!(model.from_safetensors(bytes).is_ok());
+}
+
+#[test]
+fn weights_of_another_model_are_refused_by_name() {
+    let device = Device::flex();
+    let config = MOptEqsConfig::digits(4, 1, [12, 12]);
+    let bytes = config.init(&device).unwrap().to_safetensors().unwrap();
+    let wider = config.clone().with_channels(8).init(&device).unwrap();
+    let error = wider.from_safetensors(bytes.clone()).unwrap_err();
+    assert!(matches!(error, WeightsError::Store(_)), "{error}");
+    let deeper = config.clone().with_dense_classes(3).init(&device).unwrap();
+    let error = deeper.from_safetensors(bytes.clone()).unwrap_err();
+    assert!(error.to_string().contains("head.dense"), "{error}");
+    let dense = config.clone().with_dense_classes(3).init(&device).unwrap();
+    let dense = dense.to_safetensors().unwrap();
+    let error = config
+        .init(&device)
+        .unwrap()
+        .from_safetensors(dense)
+        .unwrap_err();
+    assert!(matches!(error, WeightsError::Unknown(_)), "{error}");
+    let error = config
+        .init(&device)
+        .unwrap()
+        .from_safetensors(vec![1, 2, 3])
+        .unwrap_err();
+    assert!(matches!(error, WeightsError::Store(_)), "{error}");
+}
+
+#[test]
+fn files_are_written_whole_and_not_overwritten() {
+    let device = Device::flex();
+    let config = MOptEqsConfig::digits(4, 1, [12, 12]);
+    let model = config.init(&device).unwrap();
+    let name = format!("mopteq-weights-{}.safetensors", std::process::id());
+    let path = std::env::temp_dir().join(name);
+    model.write_safetensors(&path).unwrap();
+    let read = config.init(&device).unwrap().read_safetensors(&path);
+    let again = model.write_safetensors(&path);
+    std::fs::remove_file(&path).unwrap();
+    let images = crate::support::Numbers::new(3).tensor([2, 1, 12, 12], DType::F32);
+    let logits = |m: &mopteq::MOptEqs| values(m.forward(images.clone()).logits);
+    assert_eq!(logits(&read.unwrap()), logits(&model));
+    assert!(again.is_err());
+    assert!(
+        config
+            .init(&device)
+            .unwrap()
+            .read_safetensors(&path)
+            .is_err()
+    );
+}
+
+fn tensor<const D: usize>(store: &mut SafetensorsStore, name: &str) -> Tensor<D> {
+    let tensor = store.get_tensor(name).unwrap().expect(name);
+    Tensor::from_data(bridge::to_data(tensor).unwrap(), &Device::flex())
+}
+
+/// Logits of an MDEQ read from a checkpoint against those that PyTorch computed.
+fn compare(config: &MdeqConfig, checkpoint: &Path, outputs: &Path) {
+    let solver = Solver::default().with_relative(1e-6).with_max_steps(100);
+    let config = config
+        .clone()
+        .with_equilibrium(EquilibriumConfig::new().with_forward(solver));
+    let model = config.init(&Device::flex()).unwrap().valid();
+    let model = model.read_pytorch(checkpoint).unwrap();
+    let mut outputs = SafetensorsStore::from_file(outputs);
+    let images: Tensor<4> = tensor(&mut outputs, "images");
+    let expected = values(tensor::<2>(&mut outputs, "logits"));
+    let prediction = model.forward(images);
+    assert!(
+        prediction.forward.all_converged(),
+        "{:?}",
+        prediction.forward
+    );
+    let found = values(prediction.logits);
+    for (a, b) in found.iter().zip(&expected) {
+        assert!((a - b).abs() <= 1e-4, "{checkpoint:?}: {a} {b}");
+    }
+}
+
+fn tiny_mdeq() -> MdeqConfig {
+    MdeqConfig::new(10, 3, [8, 8], vec![4, 4], vec![1, 2], 6)
+        .with_expansion(2)
+        .with_groups(2)
+}
+
+#[test]
+fn a_pytorch_mdeq_checkpoint_gives_pytorchs_outputs() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let outputs = fixtures.join("mdeq-tiny.outputs.safetensors");
+    compare(&tiny_mdeq(), &fixtures.join("mdeq-tiny.pth"), &outputs);
+
+    let wide = tiny_mdeq().with_expansion(3).init(&Device::flex()).unwrap();
+    assert!(wide.read_pytorch(&fixtures.join("mdeq-tiny.pth")).is_err());
+    let absent = tiny_mdeq().init(&Device::flex()).unwrap();
+    assert!(absent.read_pytorch(&fixtures.join("absent.pth")).is_err());
+}
+
+/// The checkpoints of `benches/peers/mdeq_checkpoint.py`, if the variable names their folder.
+#[test]
+fn mdeq_checkpoints_of_a_folder_give_pytorchs_outputs() {
+    let Some(folder) = std::env::var_os("MOPTEQ_MDEQ_CHECKPOINT").map(PathBuf::from) else {
+        return;
+    };
+    let deep = MdeqConfig::new(10, 3, [16, 16], vec![8, 8, 16], vec![2, 3, 4], 12)
+        .with_expansion(2)
+        .with_groups(4)
+        .with_halvings(1);
+    let all = [
+        ("tiny", tiny_mdeq()),
+        ("deep", deep),
+        ("small", MdeqConfig::small(10, 3, [32, 32])),
+    ];
+    for (name, config) in all {
+        let outputs = folder.join(format!("{name}.outputs.safetensors"));
+        for kind in ["pth", "safetensors"] {
+            compare(&config, &folder.join(format!("{name}.{kind}")), &outputs);
+        }
+    }
+}
