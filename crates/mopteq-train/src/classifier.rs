@@ -3,18 +3,20 @@
 use burn::nn::loss::CrossEntropyLossConfig;
 use burn::prelude::*;
 use burn::tensor::ExecutionError;
-use burn::train::metric::{AccuracyInput, Adaptor, LossInput};
 use burn::train::{InferenceStep, ItemLazy, TrainOutput, TrainStep};
 use burn_deq::{Report, Status};
-use mopteq::MOptEqs;
+use mopteq::Network;
+use serde::{Deserialize, Serialize};
 
 use crate::config::{ConfigError, TrainConfig};
 use crate::data::Batch;
 
-/// A MOptEqs that is trained with the cross entropy.
+/// A network that is trained with the cross entropy.
 #[derive(Module, Debug)]
 pub struct Classifier {
-    model: MOptEqs,
+    model: Network,
+    #[module(skip)]
+    label_smoothing: f64,
 }
 
 impl Classifier {
@@ -31,6 +33,7 @@ impl Classifier {
     pub fn new(config: &TrainConfig, device: &Device) -> Result<Self, ConfigError> {
         Ok(Self {
             model: config.model.init(device)?,
+            label_smoothing: config.label_smoothing,
         })
     }
 
@@ -53,8 +56,15 @@ impl Classifier {
         (prediction.logits, SolveStats::of(&prediction.forward))
     }
 
-    fn loss(logits: &Tensor<2>, targets: &Tensor<1, Int>) -> Tensor<1> {
+    /// The model without the loss.
+    pub fn network(&self) -> &Network {
+        &self.model
+    }
+
+    fn loss(&self, logits: &Tensor<2>, targets: &Tensor<1, Int>) -> Tensor<1> {
+        let smoothing = self.label_smoothing as f32;
         CrossEntropyLossConfig::new()
+            .with_smoothing((smoothing > 0.0).then_some(smoothing))
             .init(&logits.device())
             .forward(logits.clone(), targets.clone())
     }
@@ -65,8 +75,9 @@ impl TrainStep for Classifier {
     type Output = ClassificationItem;
 
     fn step(&self, batch: Batch) -> TrainOutput<ClassificationItem> {
-        let prediction = self.model.forward(batch.images);
-        let loss = Self::loss(&prediction.logits, &batch.targets);
+        let labels = batch.targets.clone();
+        let prediction = self.model.forward_labelled(batch.images, labels);
+        let loss = self.loss(&prediction.logits, &batch.targets);
         let gradients = loss.backward();
         let item = ClassificationItem {
             loss,
@@ -93,7 +104,7 @@ impl InferenceStep for Classifier {
     fn step(&self, batch: Batch) -> ClassificationItem {
         let (logits, forward) = self.infer(batch.images);
         ClassificationItem {
-            loss: Self::loss(&logits, &batch.targets),
+            loss: self.loss(&logits, &batch.targets),
             logits,
             targets: batch.targets,
             solver: SolverItem {
@@ -105,7 +116,7 @@ impl InferenceStep for Classifier {
 }
 
 /// What one solve of a batch cost and reached, on average over its samples.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SolveStats {
     /// Samples in the batch.
     pub samples: usize,
@@ -162,24 +173,5 @@ impl ItemLazy for ClassificationItem {
             targets: self.targets.without_autodiff(),
             solver: self.solver,
         })
-    }
-}
-
-impl Adaptor<AccuracyInput> for ClassificationItem {
-    fn adapt(&self) -> AccuracyInput {
-        AccuracyInput::new(self.logits.clone(), self.targets.clone())
-    }
-}
-
-impl Adaptor<LossInput> for ClassificationItem {
-    fn adapt(&self) -> LossInput {
-        // Burn's metric weights a batch by the number of losses, and the last batch is smaller.
-        LossInput::new(self.loss.clone().expand([self.targets.dims()[0]]))
-    }
-}
-
-impl Adaptor<SolverItem> for ClassificationItem {
-    fn adapt(&self) -> SolverItem {
-        self.solver
     }
 }

@@ -1,12 +1,14 @@
 //! Everything that determines a run, as it is kept in `config.json`.
 
-use mopteq::MOptEqsConfig;
+use burn_deq::{EquilibriumConfig, Gradient};
+use mopteq::NetworkConfig;
 use serde::{Deserialize, Serialize};
 
-use crate::data::{Augmentation, DataKind, Normalisation, PictureShape};
+use crate::data::{Augmentation, DataSource, Normalisation, PictureShape};
+use crate::schedule::ScheduleKind;
 
 /// The version of `config.json` that this program writes and reads.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// A training run: with the same config, program and machine, the CPU gives the same result.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -15,39 +17,80 @@ pub struct TrainConfig {
     /// Version of this format, [`FORMAT`].
     pub format: u32,
     /// The data to train on.
-    pub data: DataKind,
+    pub data: DataSource,
     /// Use only this many training pictures, for short checks.
     pub limit: Option<usize>,
+    /// Test with only this many test pictures, for short checks.
+    pub test_limit: Option<usize>,
     /// Shape of the pictures that the model takes.
     pub shape: PictureShape,
     /// Names of the classes, in the order of the logits.
     pub classes: Vec<String>,
     /// Constants that the pictures are normalised with.
     pub normalisation: Normalisation,
-    /// Deformation of training pictures.
+    /// Changes of training pictures, drawn anew each time.
     pub augmentation: Augmentation,
     /// Share of each class of the training pictures that is held out to choose the best
     /// checkpoint by. With 0, all pictures are trained on and the last checkpoint is the best.
     pub validation_fraction: f64,
     /// The model.
-    pub model: MOptEqsConfig,
+    #[serde(deserialize_with = "network")]
+    pub model: NetworkConfig,
     /// Seed of the parameters, the split, the order, the augmentation and the model's noise.
     pub seed: u64,
     /// Passes over the training pictures.
     pub epochs: usize,
-    /// Pictures in a step.
+    /// Pictures that are computed together.
     pub batch_size: usize,
-    /// Learning rate of the first steps.
+    /// Batches whose gradients are averaged for one step of the optimiser.
+    pub accumulation: usize,
+    /// Learning rate, before the schedule.
     pub learning_rate: f64,
     /// Momentum of the gradient descent, without dampening.
     pub momentum: f64,
     /// L2 penalty that is added to the gradient of every parameter.
     pub weight_decay: f64,
-    /// Points of the training, as fractions of all its steps, at which the learning rate is
-    /// multiplied by `gamma`.
+    /// How the learning rate falls.
+    pub schedule: ScheduleKind,
+    /// Points of the training, as fractions of all its steps, at which the multi-step schedule
+    /// multiplies the learning rate by `gamma`.
     pub milestones: Vec<f64>,
     /// Factor on the learning rate at each milestone.
     pub gamma: f64,
+    /// Share of the learning rate that the cosine schedule ends with.
+    pub final_fraction: f64,
+    /// Epochs over which the learning rate rises to its full value at first.
+    pub warmup_epochs: f64,
+    /// Probability that the loss takes from the right class and spreads over all.
+    pub label_smoothing: f64,
+    /// Decay of the exponential moving average of the weights, a step; 0 keeps none. The average
+    /// is what is validated, tested and used.
+    pub ema: f64,
+    /// Largest norm of all gradients together; 0 does not clip.
+    pub clip_norm: f64,
+    /// Validations without a better accuracy after which the training stops and its best
+    /// checkpoint is tested; 0 never stops early.
+    pub patience: usize,
+    /// Cheaper solves in the first part of the training.
+    pub early_solver: EarlySolver,
+    /// Threads that prepare batches; the result does not depend on it.
+    pub workers: usize,
+    /// Epochs between two checkpoints; 0 saves only at the end.
+    pub checkpoint_epochs: usize,
+    /// Minutes between two checkpoints within an epoch; 0 saves none there.
+    pub checkpoint_minutes: f64,
+}
+
+/// A looser solver for the first part of the training, where gradients are rough anyway.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EarlySolver {
+    /// Share of the epochs; 0 turns it off.
+    pub fraction: f64,
+    /// Relative tolerance there; 0 leaves that of the model.
+    pub tolerance: f64,
+    /// Steps of the phantom gradient there; 0 leaves the model's gradient.
+    pub phantom: usize,
 }
 
 /// A setting that cannot work.
@@ -68,57 +111,61 @@ pub enum ConfigError {
         "format is {0}, but this program reads format {FORMAT}; use the version that made the run"
     )]
     Format(u32),
+    /// A setting has a name that there is none of.
+    #[error("{origin}: there is no setting '{key}'{hint}")]
+    UnknownKey {
+        /// The file or option.
+        origin: String,
+        /// The name, with dots between its parts.
+        key: String,
+        /// The nearest known name, as a question.
+        hint: String,
+    },
+    /// A setting has a value of the wrong kind.
+    #[error("{origin}: {reason}")]
+    Value {
+        /// The file or option.
+        origin: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A file of settings cannot be read.
+    #[error("{file}: cannot be read ({source})")]
+    Read {
+        /// The file.
+        file: std::path::PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// The model refused its part.
     #[error("model: {0}")]
     Model(#[from] mopteq::ConfigError),
 }
 
 impl TrainConfig {
-    /// The preset of a data set.
-    pub fn preset(data: DataKind) -> Self {
-        match data {
-            DataKind::Digits => Self::digits(),
-        }
+    /// Solvers and gradient of the model, to be changed; `None` for one without an equilibrium.
+    pub fn equilibrium_mut(&mut self) -> Option<&mut EquilibriumConfig> {
+        self.model.equilibrium_mut()
     }
 
-    fn digits() -> Self {
-        let shape = PictureShape {
-            channels: 1,
-            height: 28,
-            width: 28,
-        };
-        let classes: Vec<String> = (0..10).map(|digit| digit.to_string()).collect();
-        Self {
-            format: FORMAT,
-            data: DataKind::Digits,
-            limit: None,
-            shape,
-            model: MOptEqsConfig::digits(
-                classes.len(),
-                shape.channels,
-                [shape.height, shape.width],
-            ),
-            classes,
-            // Of the 4,000 training pictures.
-            normalisation: Normalisation {
-                mean: vec![0.1309],
-                std: vec![0.3080],
-            },
-            augmentation: Augmentation {
-                max_shift: 2.0,
-                max_rotation: 10.0,
-                max_scale: 0.1,
-            },
-            validation_fraction: 0.1,
-            seed: 0,
-            epochs: 12,
-            batch_size: 50,
-            learning_rate: 0.02,
-            momentum: 0.9,
-            weight_decay: 1e-3,
-            milestones: vec![0.6, 0.85],
-            gamma: 0.1,
+    /// The config as it is in an epoch (counted from 1): with the cheaper solves of the first
+    /// part of the training, or as it stands.
+    pub fn in_epoch(&self, epoch: usize) -> Self {
+        let mut config = self.clone();
+        let early = &self.early_solver;
+        let early_epoch = epoch as f64 <= (early.fraction * self.epochs as f64).round();
+        if early_epoch && let Some(equilibrium) = config.equilibrium_mut() {
+            if early.tolerance > 0.0 {
+                equilibrium.forward.termination.relative = early.tolerance;
+            }
+            if early.phantom > 0 {
+                equilibrium.gradient = Gradient::Phantom {
+                    steps: early.phantom,
+                    damping: 1.0,
+                };
+            }
         }
+        config
     }
 
     /// Checks every value.
@@ -131,72 +178,41 @@ impl TrainConfig {
             return Err(ConfigError::Format(self.format));
         }
         let channels = self.shape.channels;
-        let Normalisation { mean, std } = &self.normalisation;
-        let Augmentation {
-            max_shift,
-            max_rotation,
-            max_scale,
-        } = self.augmentation;
-        let each_channel = "one finite number for each channel, std above 0";
         check("limit", &self.limit, self.limit != Some(0), "at least 1")?;
-        check(
-            "shape",
-            &self.shape,
-            !self.shape.is_empty(),
-            "at least 1 each way",
-        )?;
+        let test = self.test_limit != Some(0);
+        check("test_limit", &self.test_limit, test, "at least 1")?;
+        let extent = !self.shape.is_empty();
+        check("shape", &self.shape, extent, "at least 1 each way")?;
+        let channels_fit = matches!(channels, 1 | 3);
         check(
             "shape.channels",
             &channels,
-            matches!(channels, 1 | 3),
+            channels_fit,
             "1 (grey) or 3 (RGB)",
         )?;
-        check(
-            "classes",
-            &self.classes.len(),
-            self.classes.len() > 1,
-            "at least 2",
-        )?;
+        let classes = self.classes.len();
+        check("classes", &classes, classes > 1, "at least 2")?;
+        let Normalisation { mean, std } = &self.normalisation;
+        let each_channel = "one finite number for each channel, std above 0";
         let means = mean.len() == channels && mean.iter().all(|m| m.is_finite());
         check("normalisation.mean", mean, means, each_channel)?;
         let stds = std.len() == channels && std.iter().all(|s| s.is_finite() && *s > 0.0);
         check("normalisation.std", std, stds, each_channel)?;
-        let shift = (0.0..=1e3).contains(&max_shift);
+        self.validate_augmentation()?;
+        share("validation_fraction", self.validation_fraction)?;
+        share("data.test_fraction", self.data.test_fraction)?;
+        let corrupt = (0.0..=1.0).contains(&self.data.max_corrupt);
         check(
-            "augmentation.max_shift",
-            &max_shift,
-            shift,
-            "0 to 1000 pixels",
+            "data.max_corrupt",
+            &self.data.max_corrupt,
+            corrupt,
+            "0 to 1",
         )?;
-        let rotation = (0.0..=180.0).contains(&max_rotation);
-        check(
-            "augmentation.max_rotation",
-            &max_rotation,
-            rotation,
-            "0 to 180 degrees",
-        )?;
-        let scale = (0.0..1.0).contains(&max_scale);
-        check(
-            "augmentation.max_scale",
-            &max_scale,
-            scale,
-            "at least 0 and below 1",
-        )?;
-        let fraction = (0.0..1.0).contains(&self.validation_fraction);
-        check(
-            "validation_fraction",
-            &self.validation_fraction,
-            fraction,
-            "at least 0 and below 1",
-        )?;
-        check(
-            "epochs",
-            &self.epochs,
-            (1..=1_000_000).contains(&self.epochs),
-            "1 to 1,000,000",
-        )?;
-        let batch = (1..=1_000_000).contains(&self.batch_size);
-        check("batch_size", &self.batch_size, batch, "1 to 1,000,000")?;
+        count("epochs", self.epochs)?;
+        count("batch_size", self.batch_size)?;
+        count("accumulation", self.accumulation)?;
+        let workers = (1..=256).contains(&self.workers);
+        check("workers", &self.workers, workers, "1 to 256")?;
         let rate = self.learning_rate.is_finite() && self.learning_rate > 0.0;
         check(
             "learning_rate",
@@ -204,31 +220,116 @@ impl TrainConfig {
             rate,
             "a number above 0",
         )?;
-        let momentum = (0.0..1.0).contains(&self.momentum);
-        check(
-            "momentum",
-            &self.momentum,
-            momentum,
-            "at least 0 and below 1",
-        )?;
-        let decay = self.weight_decay.is_finite() && self.weight_decay >= 0.0;
-        check(
-            "weight_decay",
-            &self.weight_decay,
-            decay,
-            "a number of at least 0",
-        )?;
+        share("momentum", self.momentum)?;
+        not_negative("weight_decay", self.weight_decay)?;
         let milestones =
             self.milestones.iter().all(|m| *m > 0.0 && *m < 1.0) && self.milestones.is_sorted();
-        check(
-            "milestones",
-            &self.milestones,
-            milestones,
-            "fractions between 0 and 1, rising",
-        )?;
+        let rising = "fractions between 0 and 1, rising";
+        check("milestones", &self.milestones, milestones, rising)?;
         let gamma = self.gamma > 0.0 && self.gamma <= 1.0;
-        check("gamma", &self.gamma, gamma, "above 0 and at most 1")
+        check("gamma", &self.gamma, gamma, "above 0 and at most 1")?;
+        let last = (0.0..=1.0).contains(&self.final_fraction);
+        check("final_fraction", &self.final_fraction, last, "0 to 1")?;
+        let warmup = (0.0..=self.epochs as f64).contains(&self.warmup_epochs);
+        check(
+            "warmup_epochs",
+            &self.warmup_epochs,
+            warmup,
+            "0 to the number of epochs",
+        )?;
+        share("label_smoothing", self.label_smoothing)?;
+        share("ema", self.ema)?;
+        not_negative("clip_norm", self.clip_norm)?;
+        let fraction = (0.0..=1.0).contains(&self.early_solver.fraction);
+        check(
+            "early_solver.fraction",
+            &self.early_solver.fraction,
+            fraction,
+            "0 to 1",
+        )?;
+        share("early_solver.tolerance", self.early_solver.tolerance)?;
+        not_negative("checkpoint_minutes", self.checkpoint_minutes)?;
+        let patience = self.patience == 0 || self.validation_fraction > 0.0;
+        let needs = "0 where nothing is held out for validation";
+        check("patience", &self.patience, patience, needs)?;
+        self.model.validate_for(self.classes.len())?;
+        Ok(())
     }
+
+    fn validate_augmentation(&self) -> Result<(), ConfigError> {
+        let a = &self.augmentation;
+        let shift = (0.0..=1e3).contains(&a.max_shift);
+        check(
+            "augmentation.max_shift",
+            &a.max_shift,
+            shift,
+            "0 to 1000 pixels",
+        )?;
+        let rotation = (0.0..=180.0).contains(&a.max_rotation);
+        check(
+            "augmentation.max_rotation",
+            &a.max_rotation,
+            rotation,
+            "0 to 180 degrees",
+        )?;
+        let scale = (0.0..1.0).contains(&a.max_scale);
+        check(
+            "augmentation.max_scale",
+            &a.max_scale,
+            scale,
+            "at least 0 and below 1",
+        )?;
+        let area = (0.0..=1.0).contains(&a.min_crop_area);
+        check(
+            "augmentation.min_crop_area",
+            &a.min_crop_area,
+            area,
+            "0 to 1",
+        )?;
+        check(
+            "augmentation.padding",
+            &a.padding,
+            a.padding <= 1000,
+            "0 to 1000 pixels",
+        )?;
+        check(
+            "augmentation.cutout",
+            &a.cutout,
+            a.cutout <= 1000,
+            "0 to 1000 pixels",
+        )?;
+        for (field, value) in [
+            ("augmentation.brightness", a.brightness),
+            ("augmentation.contrast", a.contrast),
+            ("augmentation.saturation", a.saturation),
+        ] {
+            check(field, &value, (0.0..=1.0).contains(&value), "0 to 1")?;
+        }
+        Ok(())
+    }
+}
+
+fn share(field: &'static str, value: f64) -> Result<(), ConfigError> {
+    check(
+        field,
+        &value,
+        (0.0..1.0).contains(&value),
+        "at least 0 and below 1",
+    )
+}
+
+fn not_negative(field: &'static str, value: f64) -> Result<(), ConfigError> {
+    let fine = value.is_finite() && value >= 0.0;
+    check(field, &value, fine, "a number of at least 0")
+}
+
+fn count(field: &'static str, value: usize) -> Result<(), ConfigError> {
+    check(
+        field,
+        &value,
+        (1..=1_000_000).contains(&value),
+        "1 to 1,000,000",
+    )
 }
 
 fn check(
@@ -247,13 +348,22 @@ fn check(
     })
 }
 
+/// A model's config. One without the name of its network is a MOptEq's: there was no other.
+fn network<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<NetworkConfig, D::Error> {
+    let mut value = serde_json::Value::deserialize(deserializer)?;
+    if let Some(table) = value.as_object_mut() {
+        table.entry("network").or_insert_with(|| "mopteq".into());
+    }
+    serde_json::from_value(value).map_err(serde::de::Error::custom)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn the_preset_is_valid_and_survives_json() {
-        let config = TrainConfig::preset(DataKind::Digits);
+        let config = TrainConfig::digits();
         config.validate().unwrap();
         let text = serde_json::to_string(&config).unwrap();
         let back: TrainConfig = serde_json::from_str(&text).unwrap();
@@ -262,60 +372,43 @@ mod tests {
 
     #[test]
     fn a_wrong_value_is_named() {
-        let base = TrainConfig::preset(DataKind::Digits);
-        for (wrong, field) in [
-            (
-                TrainConfig {
-                    epochs: 0,
-                    ..base.clone()
-                },
-                "epochs",
-            ),
-            (
-                TrainConfig {
-                    batch_size: 0,
-                    ..base.clone()
-                },
-                "batch_size",
-            ),
-            (
-                TrainConfig {
-                    learning_rate: f64::NAN,
-                    ..base.clone()
-                },
-                "learning_rate",
-            ),
-            (
-                TrainConfig {
-                    momentum: 1.0,
-                    ..base.clone()
-                },
-                "momentum",
-            ),
-            (
-                TrainConfig {
-                    milestones: vec![0.8, 0.2],
-                    ..base.clone()
-                },
-                "milestones",
-            ),
-            (
-                TrainConfig {
-                    validation_fraction: 1.0,
-                    ..base.clone()
-                },
-                "validation_fraction",
-            ),
-            (
-                TrainConfig {
-                    format: 99,
-                    ..base.clone()
-                },
-                "format",
-            ),
-        ] {
-            let message = wrong.validate().unwrap_err().to_string();
+        let wrong = |change: fn(&mut TrainConfig), field: &str| {
+            let mut config = TrainConfig::digits();
+            change(&mut config);
+            let message = config.validate().unwrap_err().to_string();
             assert!(message.starts_with(field), "{message}");
-        }
+        };
+        wrong(|c| c.epochs = 0, "epochs");
+        wrong(|c| c.batch_size = 0, "batch_size");
+        wrong(|c| c.learning_rate = f64::NAN, "learning_rate");
+        wrong(|c| c.momentum = 1.0, "momentum");
+        wrong(|c| c.milestones = vec![0.8, 0.2], "milestones");
+        wrong(|c| c.validation_fraction = 1.0, "validation_fraction");
+        wrong(
+            |c| c.augmentation.brightness = f32::NAN,
+            "augmentation.brightness",
+        );
+        wrong(|c| c.ema = 1.0, "ema");
+        wrong(|c| c.clip_norm = -1.0, "clip_norm");
+        wrong(|c| c.warmup_epochs = 99.0, "warmup_epochs");
+        wrong(|c| c.format = 99, "format");
+    }
+
+    #[test]
+    fn the_solver_is_looser_early() {
+        let config = TrainConfig {
+            epochs: 10,
+            early_solver: EarlySolver {
+                fraction: 0.3,
+                tolerance: 0.05,
+                phantom: 2,
+            },
+            ..TrainConfig::digits()
+        };
+        let of = |epoch| config.in_epoch(epoch).equilibrium_mut().unwrap().clone();
+        assert_eq!(of(3).forward.termination.relative, 0.05);
+        assert!(matches!(of(3).gradient, Gradient::Phantom { steps: 2, .. }));
+        assert_eq!(of(4), of(10));
+        assert_eq!(Some(&mut of(4)), config.clone().equilibrium_mut());
     }
 }

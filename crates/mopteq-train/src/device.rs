@@ -1,16 +1,17 @@
 //! Choosing what to compute on, without ever panicking for want of a driver.
 
+use std::fmt;
 use std::fs;
+use std::str::FromStr;
 
 use burn::prelude::*;
 
 use crate::crash;
+use crate::names::nearest;
 
-/// What the user may ask for.
+/// What there is to compute on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DeviceChoice {
-    /// The best that is there: CUDA, else the CPU.
-    Auto,
+pub enum Backend {
     /// The processor.
     Cpu,
     /// Any GPU, by way of the graphics API that fits it.
@@ -25,10 +26,9 @@ pub enum DeviceChoice {
     Rocm,
 }
 
-impl DeviceChoice {
-    /// All choices.
-    pub const ALL: [Self; 7] = [
-        Self::Auto,
+impl Backend {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
         Self::Cpu,
         Self::Wgpu,
         Self::Vulkan,
@@ -37,10 +37,9 @@ impl DeviceChoice {
         Self::Rocm,
     ];
 
-    /// The name on the command line.
+    /// The name on the command line, which is that of the cargo feature, too.
     pub fn name(self) -> &'static str {
         match self {
-            Self::Auto => "auto",
             Self::Cpu => "cpu",
             Self::Wgpu => "wgpu",
             Self::Vulkan => "vulkan",
@@ -49,10 +48,62 @@ impl DeviceChoice {
             Self::Rocm => "rocm",
         }
     }
+}
 
-    /// The choice of that name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|choice| choice.name() == name)
+/// What the user may ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// The best that is there: CUDA, then a GPU by way of wgpu, then the CPU.
+    Auto,
+    /// This one, with the number of the GPU where there are several.
+    On(Backend, usize),
+}
+
+impl DeviceChoice {
+    /// The processor.
+    pub const CPU: Self = Self::On(Backend::Cpu, 0);
+    /// The first GPU by way of wgpu.
+    pub const WGPU: Self = Self::On(Backend::Wgpu, 0);
+}
+
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::On(backend, 0) => f.write_str(backend.name()),
+            Self::On(backend, index) => write!(f, "{}:{index}", backend.name()),
+        }
+    }
+}
+
+impl FromStr for DeviceChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "auto" {
+            return Ok(Self::Auto);
+        }
+        let (name, index) = text.split_once(':').unwrap_or((text, "0"));
+        let index = index
+            .parse()
+            .map_err(|_| format!("'{index}' is no number of a device; write it as cuda:0"))?;
+        let backend = Backend::ALL
+            .into_iter()
+            .find(|backend| backend.name() == name);
+        let names: Vec<&str> = ["auto"]
+            .into_iter()
+            .chain(Backend::ALL.map(Backend::name))
+            .collect();
+        backend
+            .map(|backend| Self::On(backend, index))
+            .ok_or_else(|| {
+                let hint = nearest(name, &names).map(|near| format!("; did you mean {near}?"));
+                format!(
+                    "expected one of {}{}",
+                    names.join(", "),
+                    hint.unwrap_or_default()
+                )
+            })
     }
 }
 
@@ -74,7 +125,7 @@ pub enum DeviceError {
     #[error("--device {name}: not in this build; build with --features {feature}")]
     NotBuiltIn {
         /// The choice.
-        name: &'static str,
+        name: String,
         /// The cargo feature that brings it.
         feature: &'static str,
     },
@@ -82,7 +133,7 @@ pub enum DeviceError {
     #[error("--device {name}: {reason}; use --device cpu, or install the driver")]
     Unusable {
         /// The choice.
-        name: &'static str,
+        name: String,
         /// What is missing, or the first message of the driver.
         reason: String,
     },
@@ -97,24 +148,49 @@ pub fn select(choice: DeviceChoice) -> Result<SelectedDevice, DeviceError> {
     let asked = || "as asked for".to_owned();
     match choice {
         DeviceChoice::Auto => auto(),
-        DeviceChoice::Cpu => cpu(asked()),
-        _ => gpu(choice, asked()),
+        DeviceChoice::On(Backend::Cpu, _) => cpu(asked()),
+        DeviceChoice::On(backend, index) => gpu(backend, index, asked()),
     }
 }
 
+/// CUDA, then wgpu, then the CPU; the reason tells why those before were not taken.
 fn auto() -> Result<SelectedDevice, DeviceError> {
-    // wgpu is not looked for yet: a software rasteriser is no GPU, and telling one from the other
-    // needs the adapter's name.
+    let mut passed_over = Vec::new();
     if !cfg!(feature = "cuda") {
-        return cpu("CUDA is not in this build".into());
+        passed_over.push("CUDA is not in this build".to_owned());
+    } else if !nvidia_device(0) {
+        passed_over.push("there is no NVIDIA GPU".to_owned());
+    } else {
+        match gpu(Backend::Cuda, 0, "there is an NVIDIA GPU".into()) {
+            Ok(found) => return Ok(found),
+            Err(error) => passed_over.push(reason(error, "CUDA")),
+        }
     }
-    let found = match nvidia_device() {
-        true => gpu(DeviceChoice::Cuda, "there is an NVIDIA GPU".into()),
-        false => return cpu("there is no NVIDIA GPU".into()),
-    };
-    match found {
-        Err(DeviceError::Unusable { reason, .. }) => cpu(format!("CUDA does not work: {reason}")),
-        found => found,
+    if !cfg!(feature = "wgpu") {
+        passed_over.push("wgpu is not in this build".to_owned());
+    } else {
+        let adapters = adapters();
+        if let Some(real) = adapters.iter().find(|adapter| !adapter.software) {
+            match gpu(Backend::Wgpu, 0, format!("there is a GPU ({})", real.name)) {
+                Ok(found) => return Ok(found),
+                Err(error) => passed_over.push(reason(error, "wgpu")),
+            }
+        } else if let Some(software) = adapters.first() {
+            passed_over.push(format!(
+                "wgpu has only a software rasteriser ({})",
+                software.name
+            ));
+        } else {
+            passed_over.push("wgpu finds no GPU".to_owned());
+        }
+    }
+    cpu(passed_over.join("; "))
+}
+
+fn reason(error: DeviceError, name: &str) -> String {
+    match error {
+        DeviceError::Unusable { reason, .. } => format!("{name} does not work: {reason}"),
+        error => error.to_string(),
     }
 }
 
@@ -126,81 +202,144 @@ fn cpu(reason: String) -> Result<SelectedDevice, DeviceError> {
         reason,
     });
     #[cfg(all(feature = "cpu", not(feature = "flex")))]
-    return probed(DeviceChoice::Cpu, Device::cpu(), reason);
+    return probed("cpu".into(), Device::cpu(), reason);
     #[cfg(not(any(feature = "flex", feature = "cpu")))]
     {
         drop(reason);
         Err(DeviceError::NotBuiltIn {
-            name: DeviceChoice::Cpu.name(),
+            name: Backend::Cpu.name().into(),
             feature: "flex",
         })
     }
 }
 
-// Which arms use `reason` depends on the features.
+/// wgpu's way to name a GPU: its first choice, or one by number.
+#[cfg(any(feature = "wgpu", feature = "vulkan", feature = "metal"))]
+fn graphics_device(index: usize) -> DeviceKind {
+    match index {
+        0 => DeviceKind::default(),
+        index => DeviceKind::DiscreteGpu(index),
+    }
+}
+
+// Which arms use the arguments depends on the features.
 #[allow(unused_variables)]
-fn gpu(choice: DeviceChoice, reason: String) -> Result<SelectedDevice, DeviceError> {
-    match choice {
+fn gpu(backend: Backend, index: usize, reason: String) -> Result<SelectedDevice, DeviceError> {
+    let name = DeviceChoice::On(backend, index).to_string();
+    match backend {
         #[cfg(feature = "wgpu")]
-        DeviceChoice::Wgpu => probed(choice, Device::wgpu(DeviceKind::default()), reason),
+        Backend::Wgpu => on_adapter(name, Device::wgpu(graphics_device(index)), reason),
         #[cfg(feature = "vulkan")]
-        DeviceChoice::Vulkan => probed(choice, Device::vulkan(DeviceKind::default()), reason),
+        Backend::Vulkan => on_adapter(name, Device::vulkan(graphics_device(index)), reason),
         #[cfg(feature = "metal")]
-        DeviceChoice::Metal => probed(choice, Device::metal(DeviceKind::default()), reason),
+        Backend::Metal => on_adapter(name, Device::metal(graphics_device(index)), reason),
         #[cfg(feature = "cuda")]
-        DeviceChoice::Cuda if !nvidia_device() => Err(DeviceError::Unusable {
-            name: choice.name(),
-            reason: "there is no NVIDIA GPU".into(),
+        Backend::Cuda if !nvidia_device(index) => Err(DeviceError::Unusable {
+            name,
+            reason: format!("there is no NVIDIA GPU with the number {index}"),
         }),
         #[cfg(feature = "cuda")]
-        DeviceChoice::Cuda => probed(choice, Device::cuda(0), reason),
+        Backend::Cuda => probed(name, Device::cuda(index), reason),
         #[cfg(feature = "rocm")]
-        DeviceChoice::Rocm => probed(choice, Device::rocm(0), reason),
+        Backend::Rocm => probed(name, Device::rocm(index), reason),
         _ => Err(DeviceError::NotBuiltIn {
-            name: choice.name(),
-            feature: choice.name(),
+            name,
+            feature: backend.name(),
         }),
+    }
+}
+
+/// What wgpu can compute on.
+struct Adapter {
+    name: String,
+    software: bool,
+}
+
+#[cfg(not(any(feature = "wgpu", feature = "vulkan", feature = "metal")))]
+fn adapters() -> Vec<Adapter> {
+    Vec::new()
+}
+
+/// Asks the graphics drivers, without opening a device.
+#[cfg(any(feature = "wgpu", feature = "vulkan", feature = "metal"))]
+fn adapters() -> Vec<Adapter> {
+    use std::task::{Context, Poll, Waker};
+
+    let find = || {
+        let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+        // OpenGL is no way to compute here, and its drivers complain without a screen.
+        descriptor.backends = wgpu::Backends::PRIMARY;
+        let instance = wgpu::Instance::new(descriptor);
+        let mut future = std::pin::pin!(instance.enumerate_adapters(wgpu::Backends::PRIMARY));
+        let mut context = Context::from_waker(Waker::noop());
+        // Outside of a browser the answer is there at once.
+        let found = loop {
+            match future.as_mut().poll(&mut context) {
+                Poll::Ready(found) => break found,
+                Poll::Pending => std::thread::yield_now(),
+            }
+        };
+        let adapter = |adapter: &wgpu::Adapter| {
+            let info = adapter.get_info();
+            Adapter {
+                software: info.device_type == wgpu::DeviceType::Cpu,
+                name: info.name,
+            }
+        };
+        found.iter().map(adapter).collect()
+    };
+    crash::catch(find).unwrap_or_default()
+}
+
+/// A device of wgpu's: where there is no adapter, it need not be tried.
+#[cfg(any(feature = "wgpu", feature = "vulkan", feature = "metal"))]
+fn on_adapter(name: String, device: Device, reason: String) -> Result<SelectedDevice, DeviceError> {
+    let adapters = adapters();
+    let real = adapters.iter().find(|adapter| !adapter.software);
+    match real.or(adapters.first()) {
+        None => Err(DeviceError::Unusable {
+            name,
+            reason: "no graphics driver offers a GPU".into(),
+        }),
+        Some(adapter) => {
+            let kind = if adapter.software { ", software" } else { "" };
+            let mut found = probed(name, device, reason)?;
+            found.name = format!("{} ({}{kind})", found.name, adapter.name);
+            Ok(found)
+        }
     }
 }
 
 /// Computes something small. Without a driver, Burn makes a device happily and panics in a
 /// background thread at its first operation.
 #[allow(dead_code)]
-fn probed(
-    choice: DeviceChoice,
-    device: Device,
-    reason: String,
-) -> Result<SelectedDevice, DeviceError> {
-    let name = choice.name();
+fn probed(name: String, device: Device, reason: String) -> Result<SelectedDevice, DeviceError> {
     let sum = crash::catch(|| {
         Tensor::<1>::ones([4], &device)
             .sum()
             .try_into_scalar::<f32>()
     });
-    match sum {
-        Ok(Ok(4.0)) => Ok(SelectedDevice {
-            device,
-            name: name.into(),
-            reason,
-        }),
-        Ok(Ok(wrong)) => {
-            let reason = format!("it computes 1 + 1 + 1 + 1 = {wrong}");
-            Err(DeviceError::Unusable { name, reason })
+    let reason_not = match sum {
+        Ok(Ok(4.0)) => {
+            return Ok(SelectedDevice {
+                device,
+                name,
+                reason,
+            });
         }
-        Ok(Err(error)) => Err(DeviceError::Unusable {
-            name,
-            reason: error.to_string(),
-        }),
-        Err(crash) => Err(DeviceError::Unusable {
-            name,
-            reason: crash.message,
-        }),
-    }
+        Ok(Ok(wrong)) => format!("it computes 1 + 1 + 1 + 1 = {wrong}"),
+        Ok(Err(error)) => error.to_string(),
+        Err(crash) => crash.message,
+    };
+    Err(DeviceError::Unusable {
+        name,
+        reason: reason_not,
+    })
 }
 
-/// Whether this process can see an NVIDIA GPU. The driver's version in /proc is visible in a
-/// container that was not given the GPU, so the device node is what counts.
-fn nvidia_device() -> bool {
+/// Whether this process can see the NVIDIA GPU of that number. The driver's version in /proc is
+/// visible in a container that was not given the GPU, so the device nodes are what counts.
+fn nvidia_device(index: usize) -> bool {
     if !cfg!(target_os = "linux") {
         // Elsewhere, let the probe find out.
         return true;
@@ -211,8 +350,11 @@ fn nvidia_device() -> bool {
         name == "dxg"
             || number.is_some_and(|n| !n.is_empty() && n.bytes().all(|byte| byte.is_ascii_digit()))
     };
-    let mut entries = fs::read_dir("/dev").into_iter().flatten().flatten();
-    entries.any(|entry| entry.file_name().to_str().is_some_and(is_gpu))
+    let entries = fs::read_dir("/dev").into_iter().flatten().flatten();
+    let count = entries
+        .filter(|entry| entry.file_name().to_str().is_some_and(is_gpu))
+        .count();
+    index < count
 }
 
 #[cfg(all(test, feature = "flex"))]
@@ -221,19 +363,39 @@ mod tests {
 
     #[test]
     fn names_go_both_ways() {
-        for choice in DeviceChoice::ALL {
-            assert_eq!(DeviceChoice::from_name(choice.name()), Some(choice));
+        for text in [
+            "auto", "cpu", "wgpu", "vulkan", "metal", "cuda", "cuda:1", "rocm",
+        ] {
+            assert_eq!(text.parse::<DeviceChoice>().unwrap().to_string(), text);
         }
-        assert_eq!(DeviceChoice::from_name("gpu"), None);
+        let error = "cude".parse::<DeviceChoice>().unwrap_err();
+        assert!(error.contains("did you mean cuda?"), "{error}");
+        assert!(
+            "cuda:x"
+                .parse::<DeviceChoice>()
+                .unwrap_err()
+                .contains("cuda:0")
+        );
     }
 
     #[test]
     fn the_cpu_works_and_a_missing_backend_names_its_feature() {
-        let cpu = select(DeviceChoice::Cpu).unwrap();
-        assert!(probed(DeviceChoice::Cpu, cpu.device, String::new()).is_ok());
+        let cpu = select(DeviceChoice::CPU).unwrap();
+        assert!(probed("cpu".into(), cpu.device, String::new()).is_ok());
         if !cfg!(feature = "rocm") {
-            let message = select(DeviceChoice::Rocm).unwrap_err().to_string();
+            let message = select(DeviceChoice::On(Backend::Rocm, 0))
+                .unwrap_err()
+                .to_string();
             assert!(message.contains("--features rocm"), "{message}");
+        }
+    }
+
+    #[test]
+    fn auto_says_why_it_took_what_it_took() {
+        let found = select(DeviceChoice::Auto).unwrap();
+        if found.name.starts_with("cpu") {
+            assert!(found.reason.contains("CUDA") || found.reason.contains("NVIDIA"));
+            assert!(found.reason.contains("wgpu"), "{}", found.reason);
         }
     }
 }

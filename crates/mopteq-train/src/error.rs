@@ -1,6 +1,6 @@
 //! The error of the whole program.
 
-use crate::{config, data, device, predict, run, train};
+use crate::{config, data, device, predict, report, run, ship, train};
 
 /// Whatever can go wrong between the command line and the result.
 ///
@@ -25,6 +25,12 @@ pub enum Error {
     /// A picture could not be classified.
     #[error(transparent)]
     Predict(#[from] predict::PredictError),
+    /// A model could not be exported or imported.
+    #[error(transparent)]
+    Ship(#[from] ship::ShipError),
+    /// The report could not be made.
+    #[error(transparent)]
+    Report(#[from] report::ReportError),
 }
 
 impl Error {

@@ -1,12 +1,16 @@
-//! Accuracy and loss of a model on pictures with known labels.
+//! Accuracy, calibration and solver cost of a model on pictures with known labels.
 
-use burn::data::dataloader::batcher::Batcher;
 use burn::prelude::*;
+use serde::Serialize;
 
 use crate::classifier::{Classifier, SolveStats};
 use crate::config::TrainConfig;
 use crate::crash::{self, Crash};
 use crate::data::{Augmentation, Picture, PictureBatcher, Sample};
+use crate::metrics::SolveSums;
+
+/// Bins of the calibration error.
+const BINS: usize = 15;
 
 /// How a model did on a set of pictures.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,6 +32,42 @@ impl Scores {
     }
 }
 
+/// A closer look at how a model did.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Details {
+    /// Number of pictures.
+    pub pictures: usize,
+    /// Pictures whose likeliest class is the right one, in percent.
+    pub accuracy: f64,
+    /// Pictures whose right class is among the five likeliest, in percent; `None` where there are
+    /// only five classes or fewer.
+    pub top5: Option<f64>,
+    /// Mean cross entropy.
+    pub loss: f64,
+    /// Expected calibration error, 15 bins of equal width, in percent: how far confidence and
+    /// accuracy are apart.
+    pub calibration_error: f64,
+    /// How the forward solves went.
+    pub forward: Option<SolveStats>,
+    /// Names of the classes.
+    pub classes: Vec<String>,
+    /// Correct pictures of each class, in percent; `None` for a class without pictures.
+    pub per_class: Vec<Option<f64>>,
+    /// `confusion[right][predicted]` counts pictures.
+    pub confusion: Vec<Vec<usize>>,
+}
+
+/// A wrong prediction.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Mistake {
+    /// Position of the picture.
+    pub index: usize,
+    /// The class predicted.
+    pub predicted: usize,
+    /// Its probability.
+    pub confidence: f64,
+}
+
 /// The batcher of a run, without augmentation.
 pub fn batcher(config: &TrainConfig) -> PictureBatcher {
     PictureBatcher {
@@ -37,37 +77,55 @@ pub fn batcher(config: &TrainConfig) -> PictureBatcher {
     }
 }
 
-/// Logits of each picture, and how the solve went, batch by batch.
-pub(crate) fn logits(
+/// The logits of each picture, and how the solves went.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// Logits, one row a picture.
+    pub rows: Vec<Vec<f64>>,
+    /// How the forward solves went.
+    pub forward: Option<SolveStats>,
+}
+
+/// Runs a model over pictures, batch by batch.
+///
+/// # Errors
+///
+/// When the device fails, or a picture cannot be read back from the cache file.
+pub fn infer(
     model: &Classifier,
     config: &TrainConfig,
     pictures: &[Picture],
     device: &Device,
-) -> Result<(Vec<Vec<f64>>, Vec<SolveStats>), Crash> {
+) -> Result<Outcome, Crash> {
     let batcher = batcher(config);
     let read = || {
-        let (mut rows, mut solves) = (Vec::with_capacity(pictures.len()), Vec::new());
+        let mut rows = Vec::with_capacity(pictures.len());
+        let mut solves = SolveSums::default();
         for chunk in pictures.chunks(config.batch_size) {
-            let samples = chunk
-                .iter()
-                .map(|picture| Sample {
-                    picture: picture.clone(),
-                    augmentation: None,
-                })
-                .collect();
-            let (logits, solve) = model.infer(batcher.batch(samples, device).images);
-            let values: Vec<f64> = logits.try_into_vec_as()?;
+            let plain = |picture| Sample {
+                picture,
+                augmentation: None,
+            };
+            let samples: Vec<Sample<'_>> = chunk.iter().map(plain).collect();
+            let batch = batcher.stack(&samples).map_err(|error| error.to_string())?;
+            let (logits, solve) = model.infer(batch.to_device(device).images);
+            let values: Vec<f64> = logits
+                .try_into_vec_as()
+                .map_err(|error| error.to_string())?;
             rows.extend(
                 values
                     .chunks_exact(values.len() / chunk.len())
                     .map(<[f64]>::to_vec),
             );
-            solves.extend(solve);
+            solves.add(solve);
         }
-        Ok::<_, burn::tensor::TensorReadError>((rows, solves))
+        Ok::<_, String>(Outcome {
+            rows,
+            forward: solves.mean(),
+        })
     };
-    crash::catch(read)?.map_err(|error| Crash {
-        message: error.to_string(),
+    crash::catch(read)?.map_err(|message| Crash {
+        message,
         backtrace: String::new(),
     })
 }
@@ -76,33 +134,104 @@ pub(crate) fn logits(
 ///
 /// # Errors
 ///
-/// When the device fails.
+/// As [`infer`].
 pub fn evaluate(
     model: &Classifier,
     config: &TrainConfig,
     pictures: &[Picture],
     device: &Device,
 ) -> Result<Scores, Crash> {
-    let (rows, solves) = logits(model, config, pictures, device)?;
+    Ok(scores(&infer(model, config, pictures, device)?, pictures))
+}
+
+/// The scores of an outcome.
+pub fn scores(outcome: &Outcome, pictures: &[Picture]) -> Scores {
     let mut scores = Scores {
         pictures: pictures.len(),
         correct: 0,
         loss: 0.0,
-        forward: None,
+        forward: outcome.forward,
     };
-    for (row, picture) in rows.iter().zip(pictures) {
+    for (row, picture) in outcome.rows.iter().zip(pictures) {
         let probabilities = softmax(row);
         let right = probabilities.get(picture.label).copied().unwrap_or(0.0);
         // An index and not a comparison of values: of equal logits the first counts, as elsewhere.
         scores.correct += usize::from(likeliest(row) == Some(picture.label));
         scores.loss -= right.max(f64::MIN_POSITIVE).ln() / pictures.len() as f64;
     }
-    scores.forward = merge(&solves);
-    Ok(scores)
+    scores
+}
+
+/// Looks closer at an outcome.
+pub fn details(outcome: &Outcome, pictures: &[Picture], classes: &[String]) -> Details {
+    let count = classes.len();
+    let mut confusion = vec![vec![0_usize; count]; count];
+    let mut bins = [[0.0; 3]; BINS];
+    let (mut correct, mut in_five, mut loss) = (0_usize, 0_usize, 0.0);
+    for (row, picture) in outcome.rows.iter().zip(pictures) {
+        let probabilities = softmax(row);
+        let predicted = likeliest(row).unwrap_or(0);
+        let right = predicted == picture.label;
+        correct += usize::from(right);
+        let own = row.get(picture.label).copied().unwrap_or(f64::NEG_INFINITY);
+        in_five += usize::from(row.iter().filter(|logit| **logit > own).count() < 5);
+        let probability = probabilities.get(picture.label).copied().unwrap_or(0.0);
+        loss -= probability.max(f64::MIN_POSITIVE).ln();
+        if let Some(cell) = confusion
+            .get_mut(picture.label)
+            .and_then(|line| line.get_mut(predicted))
+        {
+            *cell += 1;
+        }
+        let confidence = probabilities.get(predicted).copied().unwrap_or(0.0);
+        let bin = &mut bins[((confidence * BINS as f64) as usize).min(BINS - 1)];
+        *bin = [
+            bin[0] + 1.0,
+            bin[1] + confidence,
+            bin[2] + f64::from(u8::from(right)),
+        ];
+    }
+    let total = pictures.len().max(1) as f64;
+    let gap: f64 = bins
+        .iter()
+        .map(|[_, confidence, right]| (confidence - right).abs())
+        .sum();
+    let per_class = confusion.iter().enumerate().map(|(class, line)| {
+        let all: usize = line.iter().sum();
+        (all > 0).then(|| 100.0 * line[class] as f64 / all as f64)
+    });
+    Details {
+        pictures: pictures.len(),
+        accuracy: 100.0 * correct as f64 / total,
+        top5: (count > 5).then(|| 100.0 * in_five as f64 / total),
+        loss: loss / total,
+        calibration_error: 100.0 * gap / total,
+        forward: outcome.forward,
+        classes: classes.to_vec(),
+        per_class: per_class.collect(),
+        confusion,
+    }
+}
+
+/// The wrong predictions, the most confident first.
+pub fn mistakes(outcome: &Outcome, pictures: &[Picture]) -> Vec<Mistake> {
+    let wrong = |(index, (row, picture)): (usize, (&Vec<f64>, &Picture))| {
+        let predicted = likeliest(row)?;
+        let confidence = *softmax(row).get(predicted)?;
+        (predicted != picture.label).then_some(Mistake {
+            index,
+            predicted,
+            confidence,
+        })
+    };
+    let pairs = outcome.rows.iter().zip(pictures).enumerate();
+    let mut mistakes: Vec<Mistake> = pairs.filter_map(wrong).collect();
+    mistakes.sort_by(|a, b| b.confidence.total_cmp(&a.confidence));
+    mistakes
 }
 
 /// Position of the largest value, the first of equals.
-fn likeliest(row: &[f64]) -> Option<usize> {
+pub(crate) fn likeliest(row: &[f64]) -> Option<usize> {
     (0..row.len())
         .rev()
         .max_by(|a, b| row[*a].total_cmp(&row[*b]))
@@ -114,24 +243,6 @@ pub fn softmax(logits: &[f64]) -> Vec<f64> {
     let powers: Vec<f64> = logits.iter().map(|logit| (logit - largest).exp()).collect();
     let sum: f64 = powers.iter().sum();
     powers.into_iter().map(|power| power / sum).collect()
-}
-
-/// The averages over all samples of several solves.
-fn merge(solves: &[SolveStats]) -> Option<SolveStats> {
-    let samples: usize = solves.iter().map(|solve| solve.samples).sum();
-    let mean = |value: fn(&SolveStats) -> f64| {
-        solves
-            .iter()
-            .map(|solve| solve.samples as f64 * value(solve))
-            .sum::<f64>()
-            / samples as f64
-    };
-    (samples > 0).then(|| SolveStats {
-        samples,
-        steps: mean(|solve| solve.steps),
-        residual: mean(|solve| solve.residual),
-        converged: mean(|solve| solve.converged),
-    })
 }
 
 #[cfg(test)]
@@ -147,14 +258,44 @@ mod tests {
 
     #[test]
     fn solves_are_averaged_by_samples() {
-        let solve = |samples, steps| SolveStats {
-            samples,
-            steps,
-            residual: 0.5,
-            converged: 1.0,
-        };
-        let mean = merge(&[solve(30, 4.0), solve(10, 8.0)]).unwrap();
+        let mut sums = SolveSums::default();
+        assert_eq!(sums.mean(), None);
+        for (samples, steps) in [(30, 4.0), (10, 8.0)] {
+            sums.add(Some(SolveStats {
+                samples,
+                steps,
+                residual: 0.5,
+                converged: 1.0,
+            }));
+        }
+        let mean = sums.mean().unwrap();
         assert_eq!((mean.samples, mean.steps, mean.residual), (40, 5.0, 0.5));
-        assert_eq!(merge(&[]), None);
+    }
+
+    #[test]
+    fn a_known_outcome_has_known_details() {
+        let picture = |label| Picture {
+            pixels: vec![0].into(),
+            label,
+        };
+        // Always three quarters sure of class 0 of six, rightly in two of four.
+        let sure = (0.75_f64 / 0.05).ln();
+        let rows = vec![vec![sure, 0.0, 0.0, 0.0, 0.0, 0.0]; 4];
+        let outcome = Outcome {
+            rows,
+            forward: None,
+        };
+        let pictures = [picture(0), picture(0), picture(1), picture(5)];
+        let classes: Vec<String> = (0..6).map(|c| c.to_string()).collect();
+        let found = details(&outcome, &pictures, &classes);
+        assert_eq!((found.accuracy, found.top5), (50.0, Some(100.0)));
+        assert!((found.calibration_error - 25.0).abs() < 1e-9);
+        let loss = -(2.0 * 0.75_f64.ln() + 2.0 * 0.05_f64.ln()) / 4.0;
+        assert!((found.loss - loss).abs() < 1e-9);
+        assert_eq!(found.per_class[..3], [Some(100.0), Some(0.0), None]);
+        assert_eq!((found.confusion[0][0], found.confusion[5][0]), (2, 1));
+        let wrong = mistakes(&outcome, &pictures);
+        assert_eq!(wrong.iter().map(|m| m.index).collect::<Vec<_>>(), [2, 3]);
+        assert!((wrong[0].confidence - 0.75).abs() < 1e-9);
     }
 }

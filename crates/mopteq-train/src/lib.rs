@@ -2,29 +2,37 @@
 //!
 //! One training run is a [`TrainConfig`](config::TrainConfig), a [`RunFolder`](run::RunFolder)
 //! and a [`Task`](train::Task); afterwards everything the run did can be read from the
-//! folder, and [`Predictor`](predict::Predictor) classifies pictures with it. Burn's
-//! `SupervisedTraining` does the training; this crate adds what it leaves open: data that is
-//! reproducible from (seed, epoch), checkpoints of which only complete ones are ever used, metrics
-//! that survive a kill, and errors that name the file and the remedy.
+//! folder, and [`Predictor`](predict::Predictor) classifies pictures with it. Tensors, gradients,
+//! optimisers, several devices and the dashboard are Burn's; this crate adds what it leaves open:
+//! training that can stop and go on exactly after any batch, data that are a function of seed and
+//! position, checkpoints of which only whole ones are ever seen, and errors that name the file and
+//! the remedy.
 //!
 //! The library prints nothing but training progress and warnings ([`progress`]).
 
+pub mod bench;
 pub mod checkpoint;
 pub mod classifier;
 pub mod config;
 pub mod crash;
-pub mod curves;
 pub mod data;
 pub mod device;
 mod error;
 pub mod evaluate;
+pub mod files;
 pub mod history;
+pub mod inspect;
 pub mod metrics;
+mod names;
 pub mod predict;
+mod presets;
 pub mod progress;
+pub mod report;
 pub mod run;
 pub mod schedule;
 mod seed;
+pub mod settings;
+pub mod ship;
 pub mod train;
 
 pub use error::Error;

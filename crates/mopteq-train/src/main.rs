@@ -5,13 +5,23 @@ mod cli;
 use std::process::ExitCode;
 
 use clap::Parser;
+use mopteq_train::Error;
+use mopteq_train::train::{StopFlag, TrainError};
+
+/// What shells report of a program that Ctrl-C ended.
+const INTERRUPTED: u8 = 130;
 
 fn main() -> ExitCode {
     unpack_state_on_the_cpu();
     mopteq_train::crash::install_hook();
     let arguments = cli::Arguments::parse();
-    let message = match mopteq_train::crash::catch(|| cli::run(arguments)) {
+    let stop = StopFlag::default();
+    let message = match mopteq_train::crash::catch(|| cli::run(arguments, &stop)) {
         Ok(Ok(())) => return ExitCode::SUCCESS,
+        Ok(Err(error @ Error::Train(TrainError::Interrupted { .. }))) => {
+            eprintln!("{}", error.one_line());
+            return ExitCode::from(INTERRUPTED);
+        }
         Ok(Err(error)) => error.one_line(),
         Err(crash) => {
             format!(

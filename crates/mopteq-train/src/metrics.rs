@@ -1,153 +1,125 @@
 //! What is measured in every epoch, under which name.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 
-use burn::tensor::TensorReadError;
-use burn::train::metric::state::{FormatOptions, NumericMetricState};
-use burn::train::metric::store::Split;
-use burn::train::metric::{
-    Metric, MetricAttributes, MetricMetadata, MetricName, Numeric, NumericAttributes, NumericEntry,
-    SerializedEntry,
-};
+use serde::{Deserialize, Serialize};
 
-use crate::classifier::{SolveStats, SolverItem};
+use crate::classifier::SolveStats;
+use crate::evaluate::Scores;
 
-/// The split that is trained on.
-pub const TRAIN: Split = Split::Train;
-/// The split that is held out.
-pub const VALID: Split = Split::Valid;
-
-/// Name of Burn's loss metric.
-pub const LOSS: &str = "Loss";
-/// Name of Burn's accuracy metric, in percent.
-pub const ACCURACY: &str = "Accuracy";
-/// Mean steps of the solve for the equilibrium.
-pub const FORWARD_STEPS: &str = "Forward steps";
-/// Mean relative residual of the solve for the equilibrium.
-pub const FORWARD_RESIDUAL: &str = "Forward residual";
-/// Share of samples whose equilibrium met the tolerance, in percent.
-pub const FORWARD_CONVERGED: &str = "Forward converged";
+/// Mean cross entropy of the training batches.
+pub const TRAIN_LOSS: &str = "train_loss";
+/// Correct training pictures, in percent.
+pub const TRAIN_ACCURACY: &str = "train_accuracy";
+/// Mean steps of the solve for the equilibrium, in training.
+pub const FORWARD_STEPS: &str = "train_forward_steps";
+/// Mean relative residual of the solve for the equilibrium, in training.
+pub const FORWARD_RESIDUAL: &str = "train_forward_residual";
+/// Share of training pictures whose equilibrium met the tolerance, in percent.
+pub const FORWARD_CONVERGED: &str = "train_forward_converged";
 /// Mean steps of the solve for the gradient.
-pub const BACKWARD_STEPS: &str = "Backward steps";
+pub const BACKWARD_STEPS: &str = "train_backward_steps";
 /// Mean relative residual of the solve for the gradient.
-pub const BACKWARD_RESIDUAL: &str = "Backward residual";
-/// Share of samples whose gradient met the tolerance, in percent.
-pub const BACKWARD_CONVERGED: &str = "Backward converged";
+pub const BACKWARD_RESIDUAL: &str = "train_backward_residual";
+/// Share of training pictures whose gradient met the tolerance, in percent.
+pub const BACKWARD_CONVERGED: &str = "train_backward_converged";
+/// Learning rate of the last step.
+pub const LEARNING_RATE: &str = "train_learning_rate";
+/// Mean norm of the gradient before it is clipped; measured only when it is clipped.
+pub const GRADIENT_NORM: &str = "train_gradient_norm";
+/// Mean cross entropy of the validation pictures.
+pub const VALID_LOSS: &str = "valid_loss";
+/// Correct validation pictures, in percent.
+pub const VALID_ACCURACY: &str = "valid_accuracy";
+/// Mean solver steps on the validation pictures.
+pub const VALID_STEPS: &str = "valid_forward_steps";
 
-/// The key of a metric in the history, such as `train_forward_steps`.
-pub fn key(split: &Split, name: &str) -> String {
-    format!("{split}_{}", name.to_lowercase().replace(' ', "_"))
+/// Sums over the training batches of an epoch so far. A checkpoint within an epoch keeps them, so
+/// that the epoch's averages are those of the whole epoch.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Sums {
+    /// Pictures.
+    pub pictures: usize,
+    /// Correct pictures.
+    pub correct: usize,
+    /// Cross entropy, summed over the pictures.
+    pub loss: f64,
+    /// Gradient norms, summed over the steps, and number of the steps.
+    pub norms: [f64; 2],
+    /// Solves for the equilibrium.
+    pub forward: SolveSums,
+    /// Solves for the gradient.
+    pub backward: SolveSums,
 }
 
-/// One number of the solver, averaged over the samples of an epoch.
-#[derive(Clone)]
-pub struct SolverMetric {
-    name: MetricName,
-    unit: Option<&'static str>,
-    higher_is_better: bool,
-    select: fn(&SolverItem) -> Option<SolveStats>,
-    value: fn(&SolveStats) -> f64,
-    state: NumericMetricState,
-    samples: usize,
+/// Sums over solved samples.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SolveSums {
+    samples: f64,
+    steps: f64,
+    residual: f64,
+    converged: f64,
 }
 
-impl SolverMetric {
-    /// The three numbers of the forward solve: steps, residual, converged.
-    pub fn forward() -> [Self; 3] {
-        Self::three(
-            [FORWARD_STEPS, FORWARD_RESIDUAL, FORWARD_CONVERGED],
-            |item| item.forward,
-        )
-    }
-
-    /// The three numbers of the backward solve: steps, residual, converged.
-    pub fn backward() -> [Self; 3] {
-        Self::three(
-            [BACKWARD_STEPS, BACKWARD_RESIDUAL, BACKWARD_CONVERGED],
-            |item| item.backward,
-        )
-    }
-
-    fn three(names: [&str; 3], select: fn(&SolverItem) -> Option<SolveStats>) -> [Self; 3] {
-        let metric = |name: &str, unit, higher_is_better, value| Self {
-            name: Arc::new(name.to_owned()),
-            unit,
-            higher_is_better,
-            select,
-            value,
-            state: NumericMetricState::new(),
-            samples: 0,
+impl SolveSums {
+    /// Adds the solve of a batch.
+    pub fn add(&mut self, solve: Option<SolveStats>) {
+        let Some(solve) = solve else {
+            return;
         };
-        let [steps, residual, converged] = names;
-        [
-            metric(steps, None, false, |stats| stats.steps),
-            metric(residual, None, false, |stats| stats.residual),
-            metric(converged, Some("%"), true, |stats| 100.0 * stats.converged),
-        ]
+        let samples = solve.samples as f64;
+        self.samples += samples;
+        self.steps += samples * solve.steps;
+        self.residual += samples * solve.residual;
+        self.converged += samples * solve.converged;
     }
 
-    fn format(&self) -> FormatOptions {
-        let format = FormatOptions::new(self.name()).precision(2);
-        match self.unit {
-            Some(unit) => format.unit(unit),
-            None => format,
-        }
-    }
-}
-
-impl Metric for SolverMetric {
-    type Input = SolverItem;
-
-    fn name(&self) -> MetricName {
-        self.name.clone()
-    }
-
-    fn attributes(&self) -> MetricAttributes {
-        let unit = self.unit.map(str::to_owned);
-        NumericAttributes {
-            unit,
-            higher_is_better: self.higher_is_better,
-        }
-        .into()
-    }
-
-    fn update(
-        &mut self,
-        item: &SolverItem,
-        _metadata: &MetricMetadata,
-    ) -> Result<SerializedEntry, TensorReadError> {
-        let Some(stats) = (self.select)(item) else {
-            return Ok(SerializedEntry::not_available(self.unit));
-        };
-        self.samples += stats.samples;
-        self.state.update((self.value)(&stats), stats.samples);
-        Ok(self.state.compute_update(self.format()))
-    }
-
-    fn compute(&mut self) -> Result<SerializedEntry, TensorReadError> {
-        Ok(match self.samples {
-            0 => SerializedEntry::not_available(self.unit),
-            _ => self.state.compute_final(self.format()),
+    /// The averages; `None` when nothing was solved.
+    pub fn mean(&self) -> Option<SolveStats> {
+        (self.samples > 0.0).then(|| SolveStats {
+            samples: self.samples as usize,
+            steps: self.steps / self.samples,
+            residual: self.residual / self.samples,
+            converged: self.converged / self.samples,
         })
     }
+}
 
-    fn clear(&mut self) {
-        self.state.reset();
-        self.samples = 0;
+impl Sums {
+    /// The averages by name.
+    pub fn values(&self) -> BTreeMap<String, f64> {
+        let mut values = BTreeMap::new();
+        let mut put = |name: &str, value: f64| {
+            if value.is_finite() {
+                values.insert(name.to_owned(), value);
+            }
+        };
+        let count = self.pictures as f64;
+        put(TRAIN_LOSS, self.loss / count);
+        put(TRAIN_ACCURACY, 100.0 * self.correct as f64 / count);
+        put(GRADIENT_NORM, self.norms[0] / self.norms[1]);
+        let forward = [FORWARD_STEPS, FORWARD_RESIDUAL, FORWARD_CONVERGED];
+        let backward = [BACKWARD_STEPS, BACKWARD_RESIDUAL, BACKWARD_CONVERGED];
+        for (sums, names) in [(&self.forward, forward), (&self.backward, backward)] {
+            if let Some(mean) = sums.mean() {
+                put(names[0], mean.steps);
+                put(names[1], mean.residual);
+                put(names[2], 100.0 * mean.converged);
+            }
+        }
+        values
     }
 }
 
-impl Numeric for SolverMetric {
-    fn value(&self) -> Option<NumericEntry> {
-        (self.samples > 0).then(|| self.state.current_value())
+/// The validation's numbers by name.
+pub fn validation(scores: &Scores) -> BTreeMap<String, f64> {
+    let mut values = BTreeMap::from([
+        (VALID_LOSS.to_owned(), scores.loss),
+        (VALID_ACCURACY.to_owned(), scores.accuracy()),
+    ]);
+    if let Some(forward) = scores.forward {
+        values.insert(VALID_STEPS.to_owned(), forward.steps);
     }
-
-    fn running_value(&self) -> Option<NumericEntry> {
-        (self.samples > 0).then(|| self.state.running_value())
-    }
-
-    // NaN when there was no solve: the history leaves such values out.
-    fn final_value(&self) -> NumericEntry {
-        self.state.final_value()
-    }
+    values.retain(|_, value| value.is_finite());
+    values
 }

@@ -1,20 +1,17 @@
-//! Classifying picture files with a trained run.
+//! Using a trained run: classifying picture files, evaluating, looking inside.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-
-use image::imageops::FilterType;
-use image::{DynamicImage, ImageDecoder, ImageReader, Rgba, RgbaImage};
 
 use crate::Error;
-use crate::checkpoint::{Which, load_model};
-use crate::classifier::Classifier;
+use crate::checkpoint::{Position, Which, load_model};
+use crate::classifier::{Classifier, SolveStats};
 use crate::config::TrainConfig;
-use crate::data::{Picture, PictureShape};
+use crate::crash::Crash;
+use crate::data::{DataError, DataSet, Picture, PictureShape, Pixels, decode_file};
 use crate::device::SelectedDevice;
-use crate::evaluate::{self, Scores, softmax};
+use crate::evaluate::{self, Details, Outcome, softmax};
 use crate::run::RunFolder;
 
 /// A picture could not be classified. Every variant names the file.
@@ -28,24 +25,29 @@ pub enum PredictError {
         /// What the system said.
         source: io::Error,
     },
-    /// The file is no picture that can be read.
-    #[error("{path}: not a picture that can be read ({reason}); PNG, JPEG, BMP, GIF and WebP can")]
-    NotAPicture {
-        /// The file.
-        path: PathBuf,
-        /// What the decoder said.
-        reason: String,
-    },
     /// No file of the folder is a picture.
     #[error("{0}: no file in this folder is a picture that can be read")]
     Empty(PathBuf),
     /// The device failed.
-    #[error("the prediction failed: {0}")]
-    Crashed(String),
+    #[error("the prediction failed: {message}; {remedy}")]
+    Crashed {
+        /// The first thing that went wrong.
+        message: String,
+        /// What may help.
+        remedy: &'static str,
+    },
+}
+
+impl From<Crash> for PredictError {
+    fn from(crash: Crash) -> Self {
+        let remedy = crate::train::remedy(&crash.message);
+        let message = crash.message;
+        Self::Crashed { message, remedy }
+    }
 }
 
 /// A class and how likely it is.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct Likelihood {
     /// Name of the class.
     pub class: String,
@@ -53,36 +55,68 @@ pub struct Likelihood {
     pub probability: f64,
 }
 
+/// What a budget of solver steps buys.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct StepCost {
+    /// Most steps of a solve; `None`: those of the run's config.
+    pub limit: Option<usize>,
+    /// Correct pictures, in percent.
+    pub accuracy: f64,
+    /// How the solves went.
+    pub forward: Option<SolveStats>,
+}
+
 /// A trained model with what is needed to use it.
 pub struct Predictor {
     model: Classifier,
     config: TrainConfig,
     device: SelectedDevice,
-    epoch: usize,
+    position: Position,
 }
 
 impl Predictor {
-    /// Loads a checkpoint of a run.
+    /// Loads a checkpoint of a run. `steps` limits the solver; `None` leaves the run's limit.
     ///
     /// # Errors
     ///
-    /// When the run's config or the checkpoint is missing or damaged.
-    pub fn load(run: &RunFolder, which: Which, device: SelectedDevice) -> Result<Self, Error> {
+    /// When the run's config or the checkpoint is missing or damaged, or no limit allows 0 steps.
+    pub fn load(
+        run: &RunFolder,
+        which: Which,
+        device: SelectedDevice,
+        steps: Option<usize>,
+    ) -> Result<Self, Error> {
         let config = run.read_config()?;
-        let epoch = which.epoch(run)?;
-        let model = Classifier::new(&config, &device.device)?;
-        let model = load_model(run, epoch, model)?;
+        let position = which.position(run)?;
+        let limited = with_steps(&config, steps)?;
+        let model = Classifier::new(&limited, &device.device)?;
+        let model = load_model(run, position, model)?;
         Ok(Self {
             model,
-            config,
+            config: limited,
             device,
-            epoch,
+            position,
         })
     }
 
-    /// The epoch after which the model was saved.
-    pub fn epoch(&self) -> usize {
-        self.epoch
+    /// Where in the training the model was saved.
+    pub fn position(&self) -> Position {
+        self.position
+    }
+
+    /// Config of the run.
+    pub fn config(&self) -> &TrainConfig {
+        &self.config
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Classifier {
+        &self.model
+    }
+
+    /// The device.
+    pub fn device(&self) -> &SelectedDevice {
+        &self.device
     }
 
     /// Shape of the pictures that the model takes.
@@ -95,14 +129,12 @@ impl Predictor {
     /// # Errors
     ///
     /// When the device fails.
-    pub fn classify(&self, pictures: &[Arc<[u8]>]) -> Result<Vec<Vec<Likelihood>>, PredictError> {
-        let unlabelled = |pixels: &Arc<[u8]>| Picture {
+    pub fn classify(&self, pictures: &[Pixels]) -> Result<Vec<Vec<Likelihood>>, PredictError> {
+        let unlabelled = |pixels: &Pixels| Picture {
             pixels: pixels.clone(),
             label: 0,
         };
         let pictures: Vec<Picture> = pictures.iter().map(unlabelled).collect();
-        let (rows, _) = evaluate::logits(&self.model, &self.config, &pictures, &self.device.device)
-            .map_err(|crash| PredictError::Crashed(crash.message))?;
         let ranked = |logits: Vec<f64>| {
             let mut ranked: Vec<Likelihood> = softmax(&logits)
                 .into_iter()
@@ -115,20 +147,88 @@ impl Predictor {
             ranked.sort_by(|a, b| b.probability.total_cmp(&a.probability));
             ranked
         };
-        Ok(rows.into_iter().map(ranked).collect())
+        let outcome = self.infer(&pictures)?;
+        Ok(outcome.rows.into_iter().map(ranked).collect())
     }
 
-    /// Scores on the test part of the data that the run was trained on.
+    /// Logits of pictures.
     ///
     /// # Errors
     ///
-    /// When the data cannot be read or the device fails.
-    pub fn evaluate(&self) -> Result<Scores, Error> {
-        let data = self.config.data.load()?;
-        let scores = evaluate::evaluate(&self.model, &self.config, &data.test, &self.device.device)
-            .map_err(|crash| PredictError::Crashed(crash.message))?;
-        Ok(scores)
+    /// When the device fails.
+    pub fn infer(&self, pictures: &[Picture]) -> Result<Outcome, PredictError> {
+        let outcome = evaluate::infer(&self.model, &self.config, pictures, &self.device.device)?;
+        Ok(outcome)
     }
+
+    /// Scores on labelled pictures.
+    ///
+    /// # Errors
+    ///
+    /// When the device fails.
+    pub fn evaluate(&self, pictures: &[Picture]) -> Result<Details, Error> {
+        let outcome = self.infer(pictures)?;
+        Ok(evaluate::details(&outcome, pictures, &self.config.classes))
+    }
+
+    /// The accuracy for each limit on the solver's steps.
+    ///
+    /// # Errors
+    ///
+    /// When the device fails.
+    pub fn step_costs(
+        &self,
+        pictures: &[Picture],
+        limits: &[usize],
+    ) -> Result<Vec<StepCost>, Error> {
+        use burn::module::Module;
+        let record = || self.model.clone().into_record();
+        let cost = |limit: &usize| {
+            let config = with_steps(&self.config, Some(*limit))?;
+            let model = Classifier::new(&config, &self.device.device)?.load_record(record());
+            let scores = evaluate::evaluate(&model, &config, pictures, &self.device.device)
+                .map_err(PredictError::from)?;
+            Ok(StepCost {
+                limit: Some(*limit),
+                accuracy: scores.accuracy(),
+                forward: scores.forward,
+            })
+        };
+        limits.iter().map(cost).collect()
+    }
+
+    /// The data that the run was trained on; the test part is what `evaluate` is for.
+    ///
+    /// # Errors
+    ///
+    /// When the data cannot be read, or are not those of the run any more.
+    pub fn data(&self) -> Result<DataSet, Error> {
+        let data = self.config.data.load()?;
+        if data.shape != self.config.shape || data.classes != self.config.classes {
+            return Err(DataError::Changed {
+                path: self.config.data.describe(),
+                reason: format!(
+                    "it has {} classes of {:?} pictures",
+                    data.classes.len(),
+                    data.shape
+                ),
+            }
+            .into());
+        }
+        Ok(data)
+    }
+}
+
+/// The config with another limit on the solver's steps.
+fn with_steps(config: &TrainConfig, steps: Option<usize>) -> Result<TrainConfig, Error> {
+    let mut config = config.clone();
+    if let Some(steps) = steps {
+        if let Some(equilibrium) = config.equilibrium_mut() {
+            equilibrium.forward.termination.max_steps = steps;
+        }
+        config.validate()?;
+    }
+    Ok(config)
 }
 
 /// A picture file that was read.
@@ -136,11 +236,14 @@ pub struct PictureFile {
     /// Where it is.
     pub path: PathBuf,
     /// Its values in the model's shape.
-    pub pixels: Arc<[u8]>,
+    pub pixels: Pixels,
 }
 
 /// Reads the pictures of a path: the file itself, or the files of a folder in order of their
 /// names. In a folder, what is no picture is left out and passed to `skipped`.
+///
+/// Values stay as they are: a model trained on white strokes on black, as MNIST is, needs such
+/// pictures, or `invert`.
 ///
 /// # Errors
 ///
@@ -149,18 +252,21 @@ pub fn read_path(
     path: &Path,
     shape: PictureShape,
     invert: bool,
-    mut skipped: impl FnMut(PredictError),
-) -> Result<Vec<PictureFile>, PredictError> {
+    mut skipped: impl FnMut(DataError),
+) -> Result<Vec<PictureFile>, Error> {
     let unreadable = |source| PredictError::Read {
         path: path.into(),
         source,
     };
+    let picture = |path: PathBuf, values: Vec<u8>| PictureFile {
+        path,
+        pixels: values.into(),
+    };
     if !fs::metadata(path).map_err(unreadable)?.is_dir() {
-        let pixels = read_picture(path, shape, invert)?;
-        return Ok(vec![PictureFile {
-            path: path.into(),
-            pixels,
-        }]);
+        return Ok(vec![picture(
+            path.into(),
+            decode_file(path, shape, invert)?,
+        )]);
     }
     let mut files = Vec::new();
     for entry in fs::read_dir(path).map_err(unreadable)? {
@@ -172,137 +278,45 @@ pub fn read_path(
     files.sort();
     let mut pictures = Vec::new();
     for path in files {
-        match read_picture(&path, shape, invert) {
-            Ok(pixels) => pictures.push(PictureFile { path, pixels }),
+        match decode_file(&path, shape, invert) {
+            Ok(values) => pictures.push(picture(path, values)),
             Err(error) => skipped(error),
         }
     }
     if pictures.is_empty() {
-        return Err(PredictError::Empty(path.into()));
+        return Err(PredictError::Empty(path.into()).into());
     }
     Ok(pictures)
-}
-
-/// Reads a picture file as the model takes it: its orientation applied, transparent parts on
-/// white, resized to the model's size, grey or RGB as the model has channels.
-///
-/// Values stay as they are: a model trained on white strokes on black, as MNIST is, needs such
-/// pictures, or `invert`.
-///
-/// # Errors
-///
-/// When the file cannot be read or is no picture.
-pub fn read_picture(
-    path: &Path,
-    shape: PictureShape,
-    invert: bool,
-) -> Result<Arc<[u8]>, PredictError> {
-    let unreadable = |source| PredictError::Read {
-        path: path.into(),
-        source,
-    };
-    let damaged = |error: image::ImageError| PredictError::NotAPicture {
-        path: path.into(),
-        reason: error.to_string(),
-    };
-    // By the content and not by the name, which may be wrong.
-    let reader = ImageReader::open(path).and_then(ImageReader::with_guessed_format);
-    let mut decoder = reader
-        .map_err(unreadable)?
-        .into_decoder()
-        .map_err(damaged)?;
-    let orientation = decoder.orientation().map_err(damaged)?;
-    let mut picture = DynamicImage::from_decoder(decoder).map_err(damaged)?;
-    picture.apply_orientation(orientation);
-    if picture.color().has_alpha() {
-        picture = on_white(&picture);
-    }
-    let (width, height) = (shape.width as u32, shape.height as u32);
-    if (picture.width(), picture.height()) != (width, height) {
-        picture = picture.resize_exact(width, height, FilterType::Lanczos3);
-    }
-    if invert {
-        picture.invert();
-    }
-    Ok(if shape.channels == 1 {
-        picture.to_luma8().into_raw().into()
-    } else {
-        let rgb = picture.to_rgb8();
-        // From pixel after pixel to channel after channel.
-        (0..3)
-            .flat_map(|channel| rgb.pixels().map(move |pixel| pixel.0[channel]))
-            .collect()
-    })
-}
-
-fn on_white(picture: &DynamicImage) -> DynamicImage {
-    let mut canvas = RgbaImage::from_pixel(
-        picture.width(),
-        picture.height(),
-        Rgba([255, 255, 255, 255]),
-    );
-    image::imageops::overlay(&mut canvas, &picture.to_rgba8(), 0, 0);
-    DynamicImage::ImageRgba8(canvas).to_rgb8().into()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use image::{GrayImage, Luma, RgbImage};
-
-    const GREY: PictureShape = PictureShape {
-        channels: 1,
-        height: 4,
-        width: 4,
-    };
-
-    #[test]
-    fn reads_grey_colour_and_transparency() {
-        let folder = tempfile::tempdir().unwrap();
-        let save = |name: &str, picture: DynamicImage| {
-            let path = folder.path().join(name);
-            picture.save(&path).unwrap();
-            path
-        };
-        let grey = save("a.png", GrayImage::from_pixel(8, 6, Luma([40])).into());
-        assert_eq!(&*read_picture(&grey, GREY, false).unwrap(), [40; 16]);
-        assert_eq!(&*read_picture(&grey, GREY, true).unwrap(), [215; 16]);
-
-        let colour = save(
-            "b.png",
-            RgbImage::from_pixel(4, 4, image::Rgb([10, 20, 30])).into(),
-        );
-        let rgb = PictureShape {
-            channels: 3,
-            ..GREY
-        };
-        let expected = [[10; 16], [20; 16], [30; 16]].concat();
-        assert_eq!(&*read_picture(&colour, rgb, false).unwrap(), expected);
-
-        let clear = save(
-            "c.png",
-            RgbaImage::from_pixel(4, 4, Rgba([9, 9, 9, 0])).into(),
-        );
-        assert_eq!(&*read_picture(&clear, GREY, false).unwrap(), [255; 16]);
-    }
+    use image::GrayImage;
 
     #[test]
     fn a_folder_is_read_in_order_and_the_rest_is_reported() {
+        let shape = PictureShape {
+            channels: 1,
+            height: 4,
+            width: 4,
+        };
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
         fs::write(path("0.png"), "this is text").unwrap();
-        let empty = read_path(folder.path(), GREY, false, drop);
-        assert!(matches!(empty, Err(PredictError::Empty(_))));
+        let empty = read_path(folder.path(), shape, false, drop).err().unwrap();
+        assert!(empty.to_string().contains("no file in this folder"));
         for name in ["2.png", "1.png"] {
             GrayImage::new(4, 4).save(path(name)).unwrap();
         }
         let mut skipped = Vec::new();
-        let read = read_path(folder.path(), GREY, false, |error| skipped.push(error)).unwrap();
+        let read = read_path(folder.path(), shape, true, |error| skipped.push(error)).unwrap();
         let names: Vec<_> = read
             .iter()
             .map(|file| file.path.file_name().unwrap())
             .collect();
         assert_eq!(names, ["1.png", "2.png"]);
-        assert!(matches!(&skipped[..], [PredictError::NotAPicture { .. }]));
+        assert_eq!(&*read[0].pixels.read().unwrap(), [255; 16]);
+        assert!(matches!(&skipped[..], [DataError::NotAPicture { .. }]));
     }
 }

@@ -5,31 +5,33 @@
 //!   config.json     what was asked for
 //!   metrics.csv     the metrics of every epoch, as a table
 //!   metrics.json    the same for machines; read again on resume
-//!   curves.svg      learning curves
 //!   summary.json    the final result
+//!   report.html     the whole run on one page
 //!   crash.log       the stack, if a library underneath gave up
-//!   checkpoint/     model-N.bpk, optim-N.bpk, scheduler-N.bpk after epoch N
+//!   run.lock        held by the process that writes here
+//!   checkpoint/     one folder for each checkpoint
 //! ```
 //!
 //! No file is ever seen half-written: each is written beside its place and then renamed.
 
-use std::collections::BTreeSet;
-use std::fs;
-use std::io::{self, Write};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::checkpoint::RecordKind;
+use crate::checkpoint;
 use crate::config::{ConfigError, TrainConfig};
 use crate::history::History;
+use crate::train::Summary;
 
 const CONFIG: &str = "config.json";
 const METRICS_CSV: &str = "metrics.csv";
 const METRICS_JSON: &str = "metrics.json";
 const SUMMARY: &str = "summary.json";
-const CURVES: &str = "curves.svg";
+const REPORT: &str = "report.html";
+const LOCK: &str = "run.lock";
 const CRASH: &str = "crash.log";
 const CHECKPOINTS: &str = "checkpoint";
 
@@ -65,6 +67,14 @@ pub enum RunError {
         file: PathBuf,
         /// What the reader said.
         reason: String,
+    },
+    /// Another process is at work in the folder.
+    #[error("{folder} is in use by another process ({holder}); wait for it, or stop it first")]
+    Locked {
+        /// The run folder.
+        folder: PathBuf,
+        /// What is known of the other process.
+        holder: String,
     },
     /// A file could not be read or written.
     #[error("{file}: cannot be {action} ({source})")]
@@ -180,9 +190,55 @@ impl RunFolder {
         &self.path
     }
 
-    /// The learning curves.
-    pub fn curves_path(&self) -> PathBuf {
-        self.path.join(CURVES)
+    /// The folder of the checkpoints.
+    pub fn checkpoints(&self) -> PathBuf {
+        self.path.join(CHECKPOINTS)
+    }
+
+    /// The report.
+    pub fn report_path(&self) -> PathBuf {
+        self.path.join(REPORT)
+    }
+
+    /// Keeps every other process from writing here, as long as the result lives.
+    ///
+    /// # Errors
+    ///
+    /// When another process holds the lock, or the disk refuses.
+    pub fn lock(&self) -> Result<RunLock, RunError> {
+        let path = self.path.join(LOCK);
+        let io = |action| {
+            let file = path.clone();
+            move |source| RunError::Io {
+                file,
+                action,
+                source,
+            }
+        };
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false);
+        let mut file = options.open(&path).map_err(io("written"))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                // Where locks are mandatory the content cannot be read either.
+                let known = file.read_to_string(&mut holder).is_ok() && !holder.is_empty();
+                let folder = self.path.clone();
+                let holder = if known {
+                    holder.trim().to_owned()
+                } else {
+                    "unknown".into()
+                };
+                return Err(RunError::Locked { folder, holder });
+            }
+            Err(TryLockError::Error(source)) => return Err(io("locked")(source)),
+        }
+        file.set_len(0)
+            .and_then(|()| file.seek(SeekFrom::Start(0)))
+            .and_then(|_| writeln!(file, "process {}", std::process::id()))
+            .map_err(io("written"))?;
+        Ok(RunLock { _file: file })
     }
 
     /// Writes the config.
@@ -235,17 +291,29 @@ impl RunFolder {
     /// # Errors
     ///
     /// When the file cannot be written.
-    pub fn write_summary(&self, summary: &impl Serialize) -> Result<(), RunError> {
+    pub fn write_summary(&self, summary: &Summary) -> Result<(), RunError> {
         self.write_json(SUMMARY, summary)
     }
 
-    /// Writes the learning curves.
+    /// Reads the final result; `None` when the run has not come to its end.
+    ///
+    /// # Errors
+    ///
+    /// When the file is damaged.
+    pub fn read_summary(&self) -> Result<Option<Summary>, RunError> {
+        if !self.path.join(SUMMARY).exists() {
+            return Ok(None);
+        }
+        self.read_json(SUMMARY).map(Some)
+    }
+
+    /// Writes the report.
     ///
     /// # Errors
     ///
     /// When the file cannot be written.
-    pub fn write_curves(&self, svg: &str) -> Result<(), RunError> {
-        self.write(CURVES, svg.as_bytes())
+    pub fn write_report(&self, html: &str) -> Result<(), RunError> {
+        self.write(REPORT, html.as_bytes())
     }
 
     /// Writes where and why the program crashed.
@@ -257,60 +325,25 @@ impl RunFolder {
         self.write(CRASH, log.as_bytes())
     }
 
-    /// The file of a checkpoint.
-    pub fn checkpoint_path(&self, kind: RecordKind, epoch: usize) -> PathBuf {
-        self.path.join(CHECKPOINTS).join(kind.file_name(epoch))
-    }
-
-    /// Epochs of which some checkpoint file is there, complete or not, in order.
-    pub fn checkpoint_epochs(&self) -> Vec<usize> {
-        let entries = fs::read_dir(self.path.join(CHECKPOINTS))
-            .into_iter()
-            .flatten()
-            .flatten();
-        let epochs: BTreeSet<usize> = entries
-            .filter_map(|entry| RecordKind::epoch_of(entry.file_name().to_str()?))
-            .collect();
-        epochs.into_iter().collect()
-    }
-
-    /// Epochs of which all files are there, in order. Each file was renamed into place when it
-    /// was complete.
-    pub fn complete_epochs(&self) -> Vec<usize> {
-        let complete = |epoch: &usize| {
-            RecordKind::ALL
-                .iter()
-                .all(|kind| self.checkpoint_path(*kind, *epoch).is_file())
-        };
-        self.checkpoint_epochs()
-            .into_iter()
-            .filter(complete)
-            .collect()
-    }
-
     /// Removes what a killed process may have left: unfinished files of this folder.
     ///
     /// # Errors
     ///
     /// When such a file cannot be removed.
     pub fn remove_unfinished(&self) -> Result<(), RunError> {
-        for folder in [self.path.clone(), self.path.join(CHECKPOINTS)] {
-            for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
-                let file = entry.path();
-                if file
-                    .extension()
-                    .is_some_and(|extension| extension == UNFINISHED)
-                {
-                    fs::remove_file(&file).map_err(|source| RunError::Io {
-                        file,
-                        action: "removed",
-                        source,
-                    })?;
-                }
+        for entry in fs::read_dir(&self.path).into_iter().flatten().flatten() {
+            let file = entry.path();
+            if file.extension().is_some_and(|ending| ending == UNFINISHED) {
+                fs::remove_file(&file).map_err(|source| RunError::Io {
+                    file,
+                    action: "removed",
+                    source,
+                })?;
             }
         }
         // A run folder that was copied without its checkpoints still needs the place for them.
-        create_all(&self.path.join(CHECKPOINTS))
+        create_all(&self.checkpoints())?;
+        checkpoint::remove_unfinished(self)
     }
 
     fn write_json(&self, name: &str, value: &impl Serialize) -> Result<(), RunError> {
@@ -346,11 +379,17 @@ impl RunFolder {
     }
 }
 
-/// Ending of files that are being written; Burn's record files use the same.
+/// The lock of a run folder; dropping it gives the folder free.
+#[derive(Debug)]
+pub struct RunLock {
+    _file: File,
+}
+
+/// Ending of files that are being written.
 const UNFINISHED: &str = "tmp";
 
 /// Writes a file such that it has either its old or its whole new content, even after a crash.
-fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     let suffix = format!(".{UNFINISHED}");
     let mut builder = tempfile::Builder::new();
@@ -376,10 +415,6 @@ fn create_all(path: &Path) -> Result<(), RunError> {
 mod tests {
     use super::*;
 
-    fn touch(run: &RunFolder, name: &str) {
-        fs::write(run.path.join(CHECKPOINTS).join(name), b"").unwrap();
-    }
-
     #[test]
     fn names_are_never_taken_twice() {
         let parent = tempfile::tempdir().unwrap();
@@ -402,35 +437,18 @@ mod tests {
     }
 
     #[test]
-    fn only_whole_checkpoints_count() {
+    fn a_second_writer_is_kept_out() {
         let parent = tempfile::tempdir().unwrap();
         let run = RunFolder::create_next(parent.path(), "digits").unwrap();
-        for name in [
-            "model-2.bpk",
-            "optim-2.bpk",
-            "scheduler-2.bpk",
-            "model-10.bpk",
-        ] {
-            touch(&run, name);
-        }
-        for name in [
-            "model-3.bpk.12-0.tmp",
-            "optim-3.bpk",
-            "notes.txt",
-            "model-x.bpk",
-        ] {
-            touch(&run, name);
-        }
-        assert_eq!(run.checkpoint_epochs(), [2, 3, 10]);
-        assert_eq!(run.complete_epochs(), [2]);
-        run.remove_unfinished().unwrap();
+        let lock = run.lock().unwrap();
+        let error = run.lock().unwrap_err().to_string();
+        let holder = format!("process {}", std::process::id());
         assert!(
-            !run.path
-                .join(CHECKPOINTS)
-                .join("model-3.bpk.12-0.tmp")
-                .exists()
+            error.contains("in use") && error.contains(&holder),
+            "{error}"
         );
-        assert!(run.path.join(CHECKPOINTS).join("notes.txt").exists());
+        drop(lock);
+        run.lock().unwrap();
     }
 
     #[test]

@@ -1,22 +1,53 @@
-//! The learning rate over the steps of a run: constant, multiplied by a factor at milestones.
+//! The learning rate over the steps of a run.
 
-use burn::lr_scheduler::LrSchedulerConfig;
-use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
-use burn::lr_scheduler::sequential::SequentialLrSchedulerConfig;
+use serde::{Deserialize, Serialize};
 
 use crate::config::TrainConfig;
 
-/// A multi-step schedule. Burn has none of its own, but a sequence of constants is one.
+/// How the learning rate falls after the warm-up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ScheduleKind {
+    /// It stays.
+    Constant,
+    /// It is multiplied by `gamma` at each of the `milestones`.
+    MultiStep,
+    /// It falls along half a cosine to `final_fraction` of itself.
+    Cosine,
+}
+
+impl ScheduleKind {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Constant, Self::MultiStep, Self::Cosine];
+
+    /// The name on the command line and in files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Constant => "constant",
+            Self::MultiStep => "multi_step",
+            Self::Cosine => "cosine",
+        }
+    }
+}
+
+/// The learning rate as a function of the number of completed optimiser steps, and of nothing
+/// else: so it needs no memory over a resume.
 #[derive(Clone, Debug, PartialEq)]
-pub struct MultiStep {
-    /// Learning rate of each stretch.
+pub struct Schedule {
+    kind: ScheduleKind,
+    base: f64,
+    /// Steps in all, and of the warm-up.
+    steps: usize,
+    warmup: usize,
+    final_fraction: f64,
+    /// Learning rate of each stretch of a multi-step schedule.
     rates: Vec<f64>,
     /// Number of completed steps at which the next stretch begins.
     starts: Vec<usize>,
 }
 
-impl MultiStep {
-    /// The schedule of a run with this many steps (batches) in all.
+impl Schedule {
+    /// The schedule of a run with this many optimiser steps in all.
     pub fn new(config: &TrainConfig, steps: usize) -> Self {
         let mut rates = vec![config.learning_rate];
         let mut starts = Vec::new();
@@ -33,66 +64,87 @@ impl MultiStep {
             }
             rates.push(rate);
         }
-        Self { rates, starts }
+        let warmup = config.warmup_epochs / config.epochs as f64 * steps as f64;
+        Self {
+            kind: config.schedule,
+            base: config.learning_rate,
+            steps,
+            warmup: warmup.round() as usize,
+            final_fraction: config.final_fraction,
+            rates,
+            starts,
+        }
     }
 
     /// The learning rate of a step, counted from 0.
     pub fn rate(&self, step: usize) -> f64 {
-        self.rates[self.starts.partition_point(|start| step >= *start)]
-    }
-
-    /// The schedule as Burn runs it, one step a batch.
-    ///
-    /// # Errors
-    ///
-    /// What Burn says, should it refuse the sequence.
-    pub fn scheduler(&self) -> Result<ModuleLrScheduler, String> {
-        let constants = self
-            .rates
-            .iter()
-            .map(|rate| LrSchedulerConfig::Constant(*rate))
-            .collect();
-        SequentialLrSchedulerConfig::new(constants, self.starts.clone()).init()
+        let rate = match self.kind {
+            ScheduleKind::Constant => self.base,
+            ScheduleKind::MultiStep => {
+                self.rates[self.starts.partition_point(|start| step >= *start)]
+            }
+            ScheduleKind::Cosine => {
+                let span = self.steps.saturating_sub(self.warmup).max(1) as f64;
+                let done = (step.saturating_sub(self.warmup) as f64 / span).min(1.0);
+                let falling = 0.5 * (1.0 + (std::f64::consts::PI * done).cos());
+                self.base * (self.final_fraction + (1.0 - self.final_fraction) * falling)
+            }
+        };
+        if step < self.warmup {
+            rate * (step + 1) as f64 / (self.warmup + 1) as f64
+        } else {
+            rate
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::DataKind;
 
-    fn schedule(milestones: Vec<f64>, steps: usize) -> MultiStep {
+    fn schedule(milestones: Vec<f64>, steps: usize) -> Schedule {
         let config = TrainConfig {
             learning_rate: 1.0,
             gamma: 0.5,
             milestones,
-            ..TrainConfig::preset(DataKind::Digits)
+            ..TrainConfig::digits()
         };
-        MultiStep::new(&config, steps)
+        Schedule::new(&config, steps)
+    }
+
+    fn rates(schedule: &Schedule) -> Vec<f64> {
+        (0..schedule.steps)
+            .map(|step| schedule.rate(step))
+            .collect()
     }
 
     #[test]
     fn falls_at_the_milestones() {
-        let schedule = schedule(vec![0.5, 0.75], 8);
-        let rates: Vec<f64> = (0..8).map(|step| schedule.rate(step)).collect();
+        let rates = rates(&schedule(vec![0.5, 0.75], 8));
         assert_eq!(rates, [1.0, 1.0, 1.0, 1.0, 0.5, 0.5, 0.25, 0.25]);
-        let mut scheduler = schedule.scheduler().unwrap();
-        let burn: Vec<f64> = (0..8).map(|_| scheduler.step().base()).collect();
-        assert_eq!(burn, rates);
     }
 
     #[test]
     fn short_runs_merge_milestones() {
-        for (milestones, steps) in [
-            (vec![0.5, 0.51], 2),
-            (vec![0.01, 0.02], 1),
-            (vec![0.9, 0.99], 1),
-            (vec![], 3),
-        ] {
-            let schedule = schedule(milestones.clone(), steps);
-            assert!(schedule.scheduler().is_ok(), "{milestones:?} over {steps}");
-        }
         assert_eq!(schedule(vec![0.5, 0.51], 2).rate(1), 0.25);
         assert_eq!(schedule(vec![0.01, 0.02], 1).rate(0), 0.25);
+        assert_eq!(schedule(vec![0.9, 0.99], 1).rate(0), 1.0);
+        assert_eq!(schedule(vec![], 3).rate(2), 1.0);
+    }
+
+    #[test]
+    fn warms_up_and_falls_along_a_cosine() {
+        let config = TrainConfig {
+            learning_rate: 1.0,
+            schedule: ScheduleKind::Cosine,
+            epochs: 10,
+            warmup_epochs: 2.0,
+            final_fraction: 0.1,
+            ..TrainConfig::digits()
+        };
+        let rates = rates(&Schedule::new(&config, 100));
+        assert!(rates[..21].is_sorted() && rates[20] == 1.0 && rates[0] > 0.0);
+        assert!(rates[20..].is_sorted_by(|a, b| a >= b));
+        assert!((rates[60] - 0.55).abs() < 1e-12 && rates[99] > 0.1 && rates[99] < 0.102);
     }
 }

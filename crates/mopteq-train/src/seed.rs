@@ -12,7 +12,7 @@ pub(crate) enum Stream {
     Order = 3,
     /// The augmentation of one picture in one epoch.
     Augmentation = 4,
-    /// Noise drawn by the model during an epoch.
+    /// Noise drawn by the model during a block of batches.
     Noise = 5,
 }
 

@@ -34,6 +34,7 @@ pub(super) fn load() -> Result<DataSet, DataError> {
         classes,
         train,
         test,
+        skipped: Vec::new(),
     })
 }
 

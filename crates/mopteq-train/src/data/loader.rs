@@ -1,184 +1,136 @@
-//! Data loaders whose every epoch is a function of (seed, epoch number).
+//! Batches prepared ahead by worker threads, the same ones whatever the number of workers.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, sync_channel};
 
-use burn::data::dataloader::{DataLoader, DataLoaderBuilder, DataLoaderIterator};
-use burn::data::dataset::{Dataset, DatasetError, InMemDataset};
-use burn::prelude::*;
 use rand::{SeedableRng, rngs::StdRng, seq::SliceRandom};
 
-use super::{Batch, Picture, PictureBatcher, Sample};
+use super::{DataError, Picture, PictureBatcher, RawBatch, Sample};
 use crate::seed::{Stream, derive};
 
-/// Batches are prepared ahead in one background thread. With several, Burn's loader would hand
-/// them over in the order in which the threads happen to finish.
-const WORKERS: usize = 1;
+/// Batches that each worker prepares ahead.
+const AHEAD: usize = 2;
 
-/// Every picture once, in order, as it is: for validation, tests and prediction.
-pub fn fixed_loader(
-    pictures: &[Picture],
-    batcher: PictureBatcher,
-    batch_size: usize,
-    device: &Device,
-) -> Arc<dyn DataLoader<Batch>> {
-    let samples = pictures
-        .iter()
-        .map(|picture| Sample {
-            picture: picture.clone(),
-            augmentation: None,
-        })
-        .collect();
-    DataLoaderBuilder::new(batcher)
-        .batch_size(batch_size)
-        .set_device(device.clone())
-        .build(InMemDataset::new(samples))
-}
-
-/// Shuffled, augmented training batches. Each call of `iter` is the next epoch.
+/// Shuffled, augmented training batches.
 ///
 /// The order of the pictures and their augmentation depend on the seed and the number of the
-/// epoch alone, and at the start of an epoch the device's random numbers are seeded from the two
-/// as well, so that noise drawn by the model is the same. A run that goes on from the end of
-/// epoch n with `first_epoch` n + 1 therefore sees exactly what it would have seen uninterrupted.
-pub struct EpochLoader {
-    parts: Parts,
-    device: Device,
-    next_epoch: AtomicUsize,
-    epoch: Arc<RwLock<Epoch>>,
-    batches: Arc<dyn DataLoader<Batch>>,
-}
-
-/// What stays the same when a loader moves to another device.
+/// epoch alone, so an epoch can be entered at any batch. Batch i is made by worker i modulo their
+/// number, and they are taken in turn: Burn's own loader hands batches over as its threads happen
+/// to finish.
 #[derive(Clone)]
-struct Parts {
+pub struct Loader {
     pictures: Arc<[Picture]>,
-    batcher: PictureBatcher,
+    batcher: Arc<PictureBatcher>,
     batch_size: usize,
     seed: u64,
+    workers: usize,
 }
 
-/// The epoch that is being read.
-struct Epoch {
-    number: usize,
-    order: Vec<usize>,
-}
-
-impl EpochLoader {
-    /// A loader whose first epoch has the number `first_epoch` (Burn counts from 1).
+impl Loader {
+    /// A loader of these pictures. Sizes of 0 count as 1.
     pub fn new(
-        pictures: Vec<Picture>,
+        pictures: Arc<[Picture]>,
         batcher: PictureBatcher,
         batch_size: usize,
         seed: u64,
-        first_epoch: usize,
-        device: &Device,
+        workers: usize,
     ) -> Self {
-        let parts = Parts {
-            pictures: pictures.into(),
-            batcher,
-            batch_size,
-            seed,
-        };
-        Self::from_parts(parts, first_epoch, device)
-    }
-
-    fn from_parts(parts: Parts, first_epoch: usize, device: &Device) -> Self {
-        let epoch = Arc::new(RwLock::new(Epoch {
-            number: first_epoch,
-            order: Vec::new(),
-        }));
-        let dataset = EpochDataset {
-            pictures: parts.pictures.clone(),
-            seed: parts.seed,
-            epoch: epoch.clone(),
-        };
-        let batches = DataLoaderBuilder::new(parts.batcher.clone())
-            .batch_size(parts.batch_size)
-            .num_workers(WORKERS)
-            .set_device(device.clone())
-            .build(dataset);
-        let next_epoch = AtomicUsize::new(first_epoch);
         Self {
-            parts,
-            device: device.clone(),
-            next_epoch,
-            epoch,
-            batches,
+            pictures,
+            batcher: Arc::new(batcher),
+            batch_size: batch_size.max(1),
+            seed,
+            workers: workers.max(1),
         }
     }
-}
 
-impl DataLoader<Batch> for EpochLoader {
-    fn iter<'a>(&'a self) -> Box<dyn DataLoaderIterator<Batch> + 'a> {
-        let number = self.next_epoch.fetch_add(1, Ordering::Relaxed);
-        let position = [number as u64, 0];
-        let mut order: Vec<usize> = (0..self.parts.pictures.len()).collect();
-        let order_seed = derive(self.parts.seed, Stream::Order, position);
-        order.shuffle(&mut StdRng::seed_from_u64(order_seed));
-        *self.epoch.write().unwrap_or_else(PoisonError::into_inner) = Epoch { number, order };
-        self.device
-            .seed(derive(self.parts.seed, Stream::Noise, position));
-        self.batches.iter()
+    /// Batches in an epoch; the last one may be smaller.
+    pub fn batches(&self) -> usize {
+        self.pictures.len().div_ceil(self.batch_size)
     }
 
-    fn num_items(&self) -> usize {
-        self.parts.pictures.len()
-    }
-
-    fn to_device(&self, device: &Device) -> Arc<dyn DataLoader<Batch>> {
-        let next_epoch = self.next_epoch.load(Ordering::Relaxed);
-        Arc::new(Self::from_parts(self.parts.clone(), next_epoch, device))
-    }
-
-    fn slice(&self, start: usize, end: usize) -> Arc<dyn DataLoader<Batch>> {
-        let pictures = self.parts.pictures[start..end].into();
-        let parts = Parts {
-            pictures,
-            ..self.parts.clone()
-        };
-        let next_epoch = self.next_epoch.load(Ordering::Relaxed);
-        Arc::new(Self::from_parts(parts, next_epoch, &self.device))
-    }
-}
-
-/// The pictures in the order of the current epoch.
-struct EpochDataset {
-    pictures: Arc<[Picture]>,
-    seed: u64,
-    epoch: Arc<RwLock<Epoch>>,
-}
-
-impl Dataset<Sample> for EpochDataset {
-    fn get(&self, index: usize) -> Result<Sample, DatasetError> {
-        let epoch = self.epoch.read().unwrap_or_else(PoisonError::into_inner);
-        // The picture's own number and not its place in the order: so its augmentation in an
-        // epoch does not depend on how the work is cut up.
-        let picture = epoch.order[index];
-        let position = [epoch.number as u64, picture as u64];
-        Ok(Sample {
-            picture: self.pictures[picture].clone(),
-            augmentation: Some(derive(self.seed, Stream::Augmentation, position)),
-        })
-    }
-
-    fn len(&self) -> usize {
+    /// Pictures in an epoch.
+    pub fn pictures(&self) -> usize {
         self.pictures.len()
     }
+
+    /// The batches of an epoch (counted from 1) from the batch `first` on (counted from 0).
+    pub fn epoch(&self, number: usize, first: usize) -> EpochBatches {
+        let position = [number as u64, 0];
+        let mut order: Vec<usize> = (0..self.pictures.len()).collect();
+        let order_seed = derive(self.seed, Stream::Order, position);
+        order.shuffle(&mut StdRng::seed_from_u64(order_seed));
+        let order: Arc<[usize]> = order.into();
+        let receivers = (0..self.workers)
+            .map(|worker| {
+                let (sender, receiver) = sync_channel(AHEAD);
+                let (loader, order) = (self.clone(), order.clone());
+                let mine = (first..self.batches()).skip(worker).step_by(self.workers);
+                std::thread::spawn(move || {
+                    for batch in mine {
+                        // Nobody waits for the rest of an epoch that was given up.
+                        if sender.send(loader.batch(number, batch, &order)).is_err() {
+                            break;
+                        }
+                    }
+                });
+                receiver
+            })
+            .collect();
+        EpochBatches {
+            next: 0,
+            left: self.batches().saturating_sub(first),
+            receivers,
+        }
+    }
+
+    /// One batch of an epoch with the given order of the pictures.
+    fn batch(&self, epoch: usize, batch: usize, order: &[usize]) -> Result<RawBatch, DataError> {
+        let start = batch * self.batch_size;
+        let end = (start + self.batch_size).min(order.len());
+        let sample = |index: &usize| {
+            // The picture's own number and not its place in the order: so its augmentation in an
+            // epoch does not depend on how the work is cut up.
+            let position = [epoch as u64, *index as u64];
+            Sample {
+                picture: &self.pictures[*index],
+                augmentation: Some(derive(self.seed, Stream::Augmentation, position)),
+            }
+        };
+        let samples: Vec<Sample<'_>> = order[start..end].iter().map(sample).collect();
+        self.batcher.stack(&samples)
+    }
 }
 
-#[cfg(all(test, feature = "flex"))]
+/// The batches of an epoch, in order.
+pub struct EpochBatches {
+    next: usize,
+    left: usize,
+    receivers: Vec<Receiver<Result<RawBatch, DataError>>>,
+}
+
+impl Iterator for EpochBatches {
+    type Item = Result<RawBatch, DataError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.left = self.left.checked_sub(1)?;
+        let receiver = &self.receivers[self.next];
+        self.next = (self.next + 1) % self.receivers.len();
+        // A worker that is gone without a word has panicked.
+        Some(receiver.recv().unwrap_or(Err(DataError::Loader)))
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::data::{Augmentation, Normalisation, PictureShape};
 
-    fn loader(first_epoch: usize) -> EpochLoader {
-        let pictures = (0..50_u8)
-            .map(|i| Picture {
-                pixels: [i, 2 * i, 3 * i, 255 - i].into(),
-                label: (i % 3).into(),
-            })
-            .collect();
+    fn loader(workers: usize) -> Loader {
+        let pictures = (0..50_u8).map(|i| Picture {
+            pixels: vec![i, 2 * i, 3 * i, 255 - i].into(),
+            label: (i % 3).into(),
+        });
         let batcher = PictureBatcher {
             shape: PictureShape {
                 channels: 1,
@@ -191,47 +143,43 @@ mod tests {
             },
             augmentation: Augmentation {
                 max_shift: 0.5,
-                max_rotation: 10.0,
-                max_scale: 0.1,
+                flip: true,
+                brightness: 0.2,
+                ..Augmentation::NONE
             },
         };
-        EpochLoader::new(pictures, batcher, 8, 42, first_epoch, &Device::flex())
+        Loader::new(pictures.collect(), batcher, 8, 42, workers)
     }
 
-    fn epoch(loader: &dyn DataLoader<Batch>) -> Vec<(Vec<f32>, Vec<i64>, Vec<f32>)> {
-        loader
-            .iter()
-            .map(|batch| {
-                let batch = batch.unwrap();
-                let noise = Tensor::<1>::random(
-                    [3],
-                    burn::tensor::Distribution::Default,
-                    &batch.images.device(),
-                );
-                (
-                    batch.images.try_into_vec_as().unwrap(),
-                    batch.targets.try_into_vec_as().unwrap(),
-                    noise.try_into_vec_as().unwrap(),
-                )
-            })
-            .collect()
+    fn epoch(loader: &Loader, number: usize, first: usize) -> Vec<RawBatch> {
+        loader.epoch(number, first).map(Result::unwrap).collect()
     }
 
-    // One test, for the device's random numbers are shared by the whole process.
     #[test]
     fn an_epoch_is_a_function_of_seed_and_number() {
-        let straight = loader(1);
-        let epochs: Vec<_> = (0..3).map(|_| epoch(&straight)).collect();
-        assert_eq!(epochs[0].len(), 7);
-        assert_ne!(epochs[0], epochs[1]);
+        let whole = epoch(&loader(1), 1, 0);
+        assert_eq!(whole.len(), 7);
+        assert_ne!(whole, epoch(&loader(1), 2, 0));
+        for workers in [1, 2, 3, 20] {
+            assert_eq!(epoch(&loader(workers), 1, 0), whole);
+            assert_eq!(epoch(&loader(workers), 1, 3), whole[3..]);
+        }
+        assert!(epoch(&loader(2), 1, 7).is_empty());
+        // An epoch that is given up half way leaves no trace.
+        let given_up = loader(2);
+        given_up.epoch(1, 0).take(2).for_each(drop);
+        assert_eq!(epoch(&given_up, 1, 0), whole);
+    }
 
-        let resumed = loader(2).to_device(&Device::flex());
-        assert_eq!(epoch(&*resumed), epochs[1]);
-        assert_eq!(epoch(&*resumed), epochs[2]);
-
-        // An epoch that is given up half way leaves no trace in the next.
-        let given_up = loader(1);
-        given_up.iter().take(2).for_each(drop);
-        assert_eq!(epoch(&given_up), epochs[1]);
+    #[test]
+    fn a_batch_is_cut_into_nearly_equal_parts() {
+        let batch = epoch(&loader(1), 1, 0).swap_remove(0);
+        let parts = batch.clone().split(3);
+        assert_eq!(
+            parts.iter().map(RawBatch::len).collect::<Vec<_>>(),
+            [3, 3, 2]
+        );
+        let values: Vec<f32> = parts.into_iter().flat_map(|part| part.values).collect();
+        assert_eq!(values, batch.values);
     }
 }

@@ -1,21 +1,44 @@
 //! Pictures with labels: where they come from, how they are split, augmented and batched.
 
+mod archive;
 mod augment;
 mod batch;
+mod cache;
+mod cifar;
+mod decode;
 mod digits;
+mod download;
+mod folder;
 mod idx;
+mod idx_files;
+mod interleave;
+mod known;
 mod loader;
+mod meter;
+mod sheet;
+mod source;
 mod split;
+mod statistics;
 
+use std::borrow::Cow;
+use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 pub use augment::Augmentation;
-pub use batch::{Batch, Normalisation, PictureBatcher, Sample};
+pub use batch::{Batch, Normalisation, PictureBatcher, RawBatch, Sample};
+pub use cache::{Spilled, cache_folder, memory_budget};
+pub use decode::{decode, decode_file};
+pub use download::{Download, DownloadError};
 pub use idx::{IdxError, read_images, read_labels, read_pictures};
-pub use loader::{EpochLoader, fixed_loader};
+pub use known::{KNOWN, KnownData, ensure};
+pub use loader::{EpochBatches, Loader};
+pub use sheet::contact_sheet;
+pub use source::{DataKind, DataSource};
 pub use split::{Split, stratified_split};
+pub use statistics::normalisation;
 
 /// Channels, height and width of a picture, in pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,11 +64,40 @@ impl PictureShape {
     }
 }
 
-/// One picture in memory; cloning it copies no pixels.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The values of a picture, 0 to 255 in the order channel, row, column; cloning copies none.
+#[derive(Clone, Debug)]
+pub enum Pixels {
+    /// In memory.
+    Memory(Arc<[u8]>),
+    /// In a cache file, for data sets that do not fit into memory.
+    File(Spilled),
+}
+
+impl Pixels {
+    /// The values.
+    ///
+    /// # Errors
+    ///
+    /// When the cache file cannot be read.
+    pub fn read(&self) -> io::Result<Cow<'_, [u8]>> {
+        match self {
+            Self::Memory(values) => Ok(Cow::Borrowed(values)),
+            Self::File(place) => place.read().map(Cow::Owned),
+        }
+    }
+}
+
+impl From<Vec<u8>> for Pixels {
+    fn from(values: Vec<u8>) -> Self {
+        Self::Memory(values.into())
+    }
+}
+
+/// One picture with its label.
+#[derive(Clone, Debug)]
 pub struct Picture {
-    /// Values of 0 to 255 in the order channel, row, column.
-    pub pixels: Arc<[u8]>,
+    /// Its values.
+    pub pixels: Pixels,
     /// Index of the class.
     pub label: usize,
 }
@@ -61,14 +113,90 @@ pub struct DataSet {
     pub train: Vec<Picture>,
     /// Pictures that are looked at once, at the end.
     pub test: Vec<Picture>,
+    /// Files that were left out because they could not be decoded, each with the reason.
+    pub skipped: Vec<String>,
 }
 
-/// The data could not be read.
+/// The data could not be read. Every message names the file and, where there is one, the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
     /// An IDX file is damaged or of another kind.
     #[error(transparent)]
     Idx(#[from] IdxError),
+    /// A file could not be got from the net.
+    #[error(transparent)]
+    Download(#[from] DownloadError),
+    /// A file or folder could not be read or written.
+    #[error("{path}: cannot be {action} ({source})")]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// `read` or `written`.
+        action: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// An archive ends too early or is damaged.
+    #[error("{file}: damaged or cut off archive ({source}); get the file again")]
+    Archive {
+        /// The archive.
+        file: PathBuf,
+        /// What the reader said.
+        source: io::Error,
+    },
+    /// The path holds none of the layouts that can be read.
+    #[error("{path}: {reason}; docs/own-pictures.md shows the layouts that can be read")]
+    Layout {
+        /// The path.
+        path: PathBuf,
+        /// What is missing.
+        reason: String,
+    },
+    /// A class has no pictures.
+    #[error("{path}: class '{class}' has no {part} picture; add some or remove its folder")]
+    EmptyClass {
+        /// Folder or archive of the data.
+        path: PathBuf,
+        /// Name of the class.
+        class: String,
+        /// `training` or `test`, or empty.
+        part: &'static str,
+    },
+    /// More pictures are damaged than is allowed.
+    #[error(
+        "{path}: {damaged} of {total} pictures cannot be decoded, more than the {allowed} allowed \
+         (--max-corrupt); the first is {first}"
+    )]
+    Corrupt {
+        /// Folder or archive of the data.
+        path: PathBuf,
+        /// Number of damaged pictures.
+        damaged: usize,
+        /// Number of pictures.
+        total: usize,
+        /// Number that would be skipped.
+        allowed: usize,
+        /// Name of a damaged picture, and why.
+        first: String,
+    },
+    /// A file has another length than its format allows.
+    #[error("{file}: {found} bytes are no whole number of {record}-byte records; get it again")]
+    Records {
+        /// The file.
+        file: PathBuf,
+        /// Its length.
+        found: usize,
+        /// Length of a record.
+        record: usize,
+    },
+    /// A file is no picture that can be read.
+    #[error("{file}: not a picture that can be read ({reason}); PNG, JPEG, BMP, GIF and WebP can")]
+    NotAPicture {
+        /// The file.
+        file: String,
+        /// What the decoder said.
+        reason: String,
+    },
     /// A label has no class.
     #[error("{file}: picture {index} has label {label}, but there are only {classes} classes")]
     Label {
@@ -91,32 +219,47 @@ pub enum DataError {
         /// Height x width wanted.
         expected: String,
     },
+    /// The data are no longer those that the run began with.
+    #[error("{path}: {reason}; the run needs the data that it began with")]
+    Changed {
+        /// Where the data are, or their name.
+        path: String,
+        /// What differs.
+        reason: String,
+    },
+    /// The name of the data is unknown and there is no such path.
+    #[error(
+        "--data {name}: neither a known data set ({known}) nor a file or folder that exists{hint}"
+    )]
+    Unknown {
+        /// What was asked for.
+        name: String,
+        /// The names known.
+        known: String,
+        /// The nearest known name, as a question.
+        hint: String,
+    },
+    /// The background threads that prepare batches are gone.
+    #[error("the data loader stopped; the first error above says why")]
+    Loader,
 }
 
-/// The data sets that the program knows by name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum DataKind {
-    /// 5,000 MNIST digits, embedded in the program.
-    Digits,
-}
-
-impl DataKind {
-    /// The name on the command line and in folder names.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Digits => "digits",
+impl DataError {
+    pub(crate) fn read(path: impl Into<PathBuf>, source: io::Error) -> Self {
+        let (path, action) = (path.into(), "read");
+        Self::Io {
+            path,
+            action,
+            source,
         }
     }
 
-    /// Reads the pictures.
-    ///
-    /// # Errors
-    ///
-    /// When a file is missing or damaged, naming it.
-    pub fn load(self) -> Result<DataSet, DataError> {
-        match self {
-            Self::Digits => digits::load(),
+    pub(crate) fn written(path: impl Into<PathBuf>, source: io::Error) -> Self {
+        let (path, action) = (path.into(), "written");
+        Self::Io {
+            path,
+            action,
+            source,
         }
     }
 }

@@ -1,0 +1,181 @@
+//! The command line: what may be asked for, and what is answered.
+
+mod bench;
+mod data;
+mod model;
+mod runs;
+mod settings;
+mod ship;
+mod train;
+
+use std::path::PathBuf;
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+
+use mopteq_train::Error;
+use mopteq_train::checkpoint::Which;
+use mopteq_train::device::{DeviceChoice, SelectedDevice, select};
+use mopteq_train::predict::Predictor;
+use mopteq_train::progress::say;
+use mopteq_train::run::RunFolder;
+use mopteq_train::train::StopFlag;
+
+/// Where runs are put unless told otherwise.
+const RUNS: &str = "runs";
+
+/// Train, evaluate and use equilibrium image classifiers. Without a command: train.
+#[derive(Parser)]
+#[command(
+    name = "mopteq",
+    version,
+    args_conflicts_with_subcommands = true,
+    after_help = "Examples:\n  \
+        mopteq                                       train on the embedded digits\n  \
+        mopteq train --epochs 3 --out runs/short     a shorter training\n  \
+        mopteq train --data cifar10                  get CIFAR-10 and train on it\n  \
+        mopteq train --data photos/ --size 64        your own pictures, a folder a class\n  \
+        mopteq train --resume runs/digits-1          go on after an interruption\n  \
+        mopteq eval --run runs/digits-1              accuracy, calibration, solver cost\n  \
+        mopteq predict --run runs/digits-1 five.png  classify a picture\n  \
+        mopteq runs                                  compare runs"
+)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    train: train::TrainArguments,
+    /// Answer in JSON, for machines.
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Train a model, or go on with an interrupted training.
+    #[command(after_help = "Examples:\n  \
+        mopteq train --epochs 3 --out runs/short\n  \
+        mopteq train --data cifar10 --data-path ~/cifar --epochs 2 --limit 2000\n  \
+        mopteq train --data photos/ --config options.toml --set model.channels=48\n  \
+        mopteq train --resume runs/digits-1 --device cuda")]
+    Train(Box<train::TrainArguments>),
+    /// Measure a trained model on the test part of its data.
+    Eval(model::EvalArguments),
+    /// Classify picture files, or folders of them.
+    Predict(model::PredictArguments),
+    /// Look inside: how one picture's equilibrium is found, and what it looks like.
+    Inspect(model::InspectArguments),
+    /// Make the report of a run anew.
+    Report(model::ReportArguments),
+    /// List and compare runs.
+    Runs(runs::RunsArguments),
+    /// List, get, check and show data sets.
+    #[command(subcommand)]
+    Data(data::DataCommand),
+    /// Write a trained model to a file that other programs read.
+    Export(ship::ExportArguments),
+    /// Make a run folder from an exported model.
+    Import(ship::ImportArguments),
+    /// Measure how fast batches are prepared and trained on.
+    Bench(bench::BenchArguments),
+    /// Print a completion script for a shell.
+    #[command(after_help = "Example:\n  \
+        mopteq completions bash > ~/.local/share/bash-completion/completions/mopteq")]
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+    /// Print the man page.
+    #[command(after_help = "Example:\n  mopteq man > ~/.local/share/man/man1/mopteq.1")]
+    Man,
+}
+
+#[derive(Args)]
+struct DeviceArgument {
+    /// What to compute on: auto, cpu, wgpu, vulkan, metal, cuda or rocm, with a number as in
+    /// cuda:1 where there are several.
+    #[arg(long, default_value = "auto")]
+    device: DeviceChoice,
+}
+
+impl DeviceArgument {
+    fn select(&self) -> Result<SelectedDevice, Error> {
+        Ok(select(self.device)?)
+    }
+}
+
+#[derive(Args)]
+struct RunArguments {
+    /// Folder of a trained run.
+    #[arg(long, value_name = "FOLDER")]
+    run: PathBuf,
+    /// Which checkpoint: last, best (by validation accuracy), or the number of an epoch.
+    #[arg(long, value_parser = which_parser, default_value = "last")]
+    checkpoint: Which,
+    /// Most steps of the solver [default: that of the run].
+    #[arg(long, value_name = "STEPS")]
+    steps: Option<usize>,
+    #[command(flatten)]
+    device: DeviceArgument,
+}
+
+impl RunArguments {
+    fn predictor(&self) -> Result<(RunFolder, Predictor), Error> {
+        let run = RunFolder::open(&self.run)?;
+        let device = self.device.select()?;
+        let predictor = Predictor::load(&run, self.checkpoint, device, self.steps)?;
+        Ok((run, predictor))
+    }
+}
+
+fn which_parser(text: &str) -> Result<Which, &'static str> {
+    match text {
+        "last" => Ok(Which::Last),
+        "best" => Ok(Which::Best),
+        _ => text
+            .parse()
+            .map(Which::Epoch)
+            .map_err(|_| "expected last, best or an epoch"),
+    }
+}
+
+/// Does what was asked for.
+pub fn run(arguments: Arguments, stop: &StopFlag) -> Result<(), Error> {
+    let json = arguments.json;
+    match arguments.command {
+        None => train::run(&arguments.train, json, stop),
+        Some(Command::Train(arguments)) => train::run(&arguments, json, stop),
+        Some(Command::Eval(arguments)) => model::eval(&arguments, json),
+        Some(Command::Predict(arguments)) => model::predict(&arguments, json),
+        Some(Command::Inspect(arguments)) => model::inspect(&arguments, json),
+        Some(Command::Report(arguments)) => model::report(&arguments),
+        Some(Command::Runs(arguments)) => runs::run(&arguments, json),
+        Some(Command::Data(command)) => data::run(&command, json),
+        Some(Command::Export(arguments)) => ship::export(&arguments),
+        Some(Command::Import(arguments)) => ship::import(&arguments),
+        Some(Command::Bench(arguments)) => bench::run(&arguments, json),
+        Some(Command::Completions { shell }) => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "mopteq", &mut script);
+            say(String::from_utf8_lossy(&script).trim_end());
+            Ok(())
+        }
+        Some(Command::Man) => {
+            let mut page = Vec::new();
+            // Writing into memory cannot fail.
+            let _ = clap_mangen::Man::new(Arguments::command()).render(&mut page);
+            say(String::from_utf8_lossy(&page).trim_end());
+            Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Arguments::command().debug_assert();
+    }
+}

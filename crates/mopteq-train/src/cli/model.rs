@@ -1,0 +1,260 @@
+//! `mopteq eval`, `predict`, `inspect` and `report`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::json;
+
+use mopteq_train::Error;
+use mopteq_train::classifier::SolveStats;
+use mopteq_train::data::{Picture, decode_file};
+use mopteq_train::evaluate::Details;
+use mopteq_train::inspect::{branch_picture, inspect as look};
+use mopteq_train::predict::{PictureFile, PredictError, read_path};
+use mopteq_train::progress::{say, warn};
+use mopteq_train::report;
+use mopteq_train::run::RunFolder;
+use mopteq_train::train::Task;
+
+/// Limits on the solver's steps whose accuracy `eval` tells.
+const LIMITS: [usize; 4] = [2, 4, 8, 16];
+/// Classes that are shown in full on a terminal.
+const SHOWN_CLASSES: usize = 20;
+
+#[derive(Args)]
+#[command(after_help = "Examples:\n  \
+    mopteq eval --run runs/digits-1\n  \
+    mopteq eval --run runs/digits-1 --checkpoint best --limit 1000 --json")]
+pub struct EvalArguments {
+    #[command(flatten)]
+    run: super::RunArguments,
+    /// Use only this many test pictures [default: as many as the run's own test].
+    #[arg(long, value_name = "PICTURES")]
+    limit: Option<usize>,
+}
+
+#[derive(Args)]
+#[command(after_help = "Examples:\n  \
+    mopteq predict --run runs/digits-1 five.png\n  \
+    mopteq predict --run runs/photos-1 holiday/ --steps 4 --json")]
+pub struct PredictArguments {
+    #[command(flatten)]
+    run: super::RunArguments,
+    /// Invert the brightness: for dark strokes on light paper, where the model learnt from white
+    /// on black as MNIST is.
+    #[arg(long)]
+    invert: bool,
+    /// Likeliest classes that are shown of each picture.
+    #[arg(long, default_value_t = 3, value_name = "CLASSES")]
+    top: usize,
+    /// Picture files, or folders of them.
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<PathBuf>,
+}
+
+#[derive(Args)]
+#[command(after_help = "Example:\n  mopteq inspect --run runs/digits-1 five.png --out five/")]
+pub struct InspectArguments {
+    #[command(flatten)]
+    run: super::RunArguments,
+    /// A picture file.
+    picture: PathBuf,
+    /// Invert the brightness.
+    #[arg(long)]
+    invert: bool,
+    /// Folder for the curves (SVG), the branches (PNG) and the numbers (JSON).
+    #[arg(long, value_name = "FOLDER", default_value = "inspection")]
+    out: PathBuf,
+}
+
+#[derive(Args)]
+#[command(after_help = "Example:\n  mopteq report --run runs/digits-1")]
+pub struct ReportArguments {
+    /// Folder of a run, finished or not.
+    #[arg(long, value_name = "FOLDER")]
+    run: PathBuf,
+    #[command(flatten)]
+    device: super::DeviceArgument,
+}
+
+pub fn eval(arguments: &EvalArguments, json: bool) -> Result<(), Error> {
+    let (_, predictor) = arguments.run.predictor()?;
+    let mut test = predictor.data()?.test;
+    let limit = arguments.limit.or(predictor.config().test_limit);
+    test.truncate(limit.unwrap_or(usize::MAX).max(1));
+    let details = predictor.evaluate(&test)?;
+    let costs = predictor.step_costs(&test, &LIMITS)?;
+    let place = predictor.position();
+    if json {
+        say(json!({"checkpoint": place, "scores": details, "step_costs": costs}));
+        return Ok(());
+    }
+    say(format_args!("checkpoint       {place}"));
+    let right: usize = (0..details.classes.len())
+        .map(|c| details.confusion[c][c])
+        .sum();
+    say(format_args!(
+        "test accuracy    {:.2} % ({right} of {})",
+        details.accuracy, details.pictures
+    ));
+    if let Some(top5) = details.top5 {
+        say(format_args!("among five       {top5:.2} %"));
+    }
+    say(format_args!("test loss        {:.4}", details.loss));
+    say(format_args!(
+        "calibration      {:.2} % expected error",
+        details.calibration_error
+    ));
+    if let Some(solve) = details.forward {
+        say(format_args!("forward solver   {}", describe(&solve)));
+    }
+    say("\nsolver steps     accuracy   relative residual");
+    for cost in &costs {
+        let residual = cost.forward.map_or(f64::NAN, |solve| solve.residual);
+        say(format_args!(
+            "at most {:<8} {:6.2} %   {residual:.1e}",
+            cost.limit.unwrap_or(0),
+            cost.accuracy
+        ));
+    }
+    show_classes(&details);
+    Ok(())
+}
+
+fn describe(solve: &SolveStats) -> String {
+    format!(
+        "{:.1} steps, relative residual {:.1e}, {:.1} % converged",
+        solve.steps,
+        solve.residual,
+        100.0 * solve.converged
+    )
+}
+
+fn show_classes(details: &Details) {
+    let width = details
+        .classes
+        .iter()
+        .map(|class| class.chars().count())
+        .max()
+        .unwrap_or(0);
+    let count = details.classes.len();
+    let cell = details.pictures.to_string().len();
+    let matrix = count <= SHOWN_CLASSES;
+    say(if matrix {
+        "\nclass, accuracy, and how often each class was predicted (in the same order)"
+    } else {
+        "\nclass and accuracy (the confusion matrix is in the report and in --json)"
+    });
+    for (index, class) in details.classes.iter().enumerate() {
+        let accuracy = match details.per_class[index] {
+            Some(accuracy) => format!("{accuracy:6.2} %"),
+            None => "       -".into(),
+        };
+        let line = details.confusion[index]
+            .iter()
+            .map(|n| format!(" {n:>cell$}"));
+        let line: String = if matrix {
+            line.collect()
+        } else {
+            String::new()
+        };
+        say(format_args!("  {class:<width$}  {accuracy} {line}"));
+    }
+}
+
+pub fn predict(arguments: &PredictArguments, json: bool) -> Result<(), Error> {
+    let (_, predictor) = arguments.run.predictor()?;
+    let mut files: Vec<PictureFile> = Vec::new();
+    for path in &arguments.paths {
+        let skipped = |error| warn(format_args!("skipped: {error}"));
+        files.extend(read_path(
+            path,
+            predictor.shape(),
+            arguments.invert,
+            skipped,
+        )?);
+    }
+    let pictures: Vec<_> = files.iter().map(|file| file.pixels.clone()).collect();
+    for (file, mut ranked) in files.iter().zip(predictor.classify(&pictures)?) {
+        ranked.truncate(arguments.top.max(1));
+        if json {
+            say(json!({"file": file.path, "classes": ranked}));
+            continue;
+        }
+        say(file.path.display());
+        let names = ranked
+            .iter()
+            .map(|likelihood| likelihood.class.chars().count());
+        let width = names.max().unwrap_or(0);
+        for likelihood in ranked {
+            say(format_args!(
+                "  {:<width$}  {:6.2} %",
+                likelihood.class,
+                100.0 * likelihood.probability
+            ));
+        }
+    }
+    Ok(())
+}
+
+pub fn inspect(arguments: &InspectArguments, json: bool) -> Result<(), Error> {
+    let (_, predictor) = arguments.run.predictor()?;
+    let values = decode_file(&arguments.picture, predictor.shape(), arguments.invert)?;
+    let picture = Picture {
+        pixels: values.into(),
+        label: 0,
+    };
+    let config = predictor.config();
+    let seen = look(
+        predictor.model(),
+        config,
+        &picture,
+        &predictor.device().device,
+    )
+    .map_err(PredictError::from)?;
+    let out = |name: &str| arguments.out.join(name);
+    let text = json!(seen).to_string();
+    mopteq_train::files::write(&out("inspection.json"), text.as_bytes())?;
+    mopteq_train::files::write_png(&out("branches.png"), &branch_picture(&seen.branches))?;
+    for (name, svg) in report::inspection_plots(&seen) {
+        mopteq_train::files::write(&out(name), svg.as_bytes())?;
+    }
+    if json {
+        say(text);
+        return Ok(());
+    }
+    if let Some((class, probability)) = seen.prediction.first() {
+        say(format_args!(
+            "prediction       {class} ({:.2} %)",
+            100.0 * probability
+        ));
+    }
+    let curve = |values: &[f64]| {
+        let text: Vec<String> = values.iter().take(12).map(|v| format!("{v:.1e}")).collect();
+        text.join(" ")
+    };
+    say(format_args!(
+        "residuals        {} (the run's solver)",
+        curve(&seen.solver_residuals)
+    ));
+    say(format_args!(
+        "                 {} (plain iteration)",
+        curve(&seen.plain_residuals)
+    ));
+    let ends = (seen.objective.first(), seen.objective.last());
+    if let (Some(first), Some(last)) = ends {
+        say(format_args!(
+            "objective        {first:.4} at the start, {last:.4} at the end"
+        ));
+    }
+    say(format_args!("curves and maps  {}", arguments.out.display()));
+    Ok(())
+}
+
+pub fn report(arguments: &ReportArguments) -> Result<(), Error> {
+    let run = RunFolder::open(&arguments.run)?;
+    let task = Task::new(run.read_config()?, vec![arguments.device.select()?])?;
+    report::write(&run, &task)?;
+    say(format_args!("report in {}", run.report_path().display()));
+    Ok(())
+}

@@ -1,0 +1,196 @@
+//! Settings of a new run from a file and the command line.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use clap::builder::PossibleValuesParser;
+use serde_json::{Map, Value, json};
+
+use mopteq::NetworkKind;
+use mopteq_train::Error;
+use mopteq_train::config::{ConfigError, TrainConfig};
+use mopteq_train::data::{DataKind, DataSet, DataSource};
+use mopteq_train::schedule::ScheduleKind;
+use mopteq_train::settings::{apply, nested, parse_assignment, read_file};
+
+/// What a new run can be told; the rest is the preset of its data.
+#[derive(Args)]
+pub struct Settings {
+    /// What to train on: digits, cifar10, cifar100, imagenette, or the path of a folder or
+    /// archive [default: digits].
+    #[arg(long, value_name = "NAME|PATH")]
+    data: Option<String>,
+    /// Where data of a known name are, in place of the cache folder.
+    #[arg(long, value_name = "PATH", requires = "data")]
+    data_path: Option<PathBuf>,
+    /// Height and width that picture files are scaled to.
+    #[arg(long, value_name = "PIXELS")]
+    size: Option<usize>,
+    /// Share of each class that is set aside for the test where there is no test part.
+    #[arg(long, value_name = "FRACTION")]
+    test_fraction: Option<f64>,
+    /// Largest share of damaged pictures that are skipped.
+    #[arg(long, value_name = "FRACTION")]
+    max_corrupt: Option<f64>,
+    /// Settings from a TOML file, or from the config.json of another run.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Any setting by its name in config.json, such as model.channels=64; may be repeated.
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = parse_assignment)]
+    set: Vec<(String, Value)>,
+    /// The network: mopteq, opteq (one branch), mdeq or residual (explicit) [default: mopteq].
+    #[arg(long, value_parser = PossibleValuesParser::new(NetworkKind::ALL.map(NetworkKind::name)))]
+    model: Option<String>,
+    /// Where the activation of the hidden objective stands: s (inside) or p (outside, proximal)
+    /// [default: that of the preset].
+    #[arg(long, value_parser = PossibleValuesParser::new(["s", "p"]))]
+    family: Option<String>,
+    /// Size of the perturbation of the equilibrium in training; 0 turns it off.
+    #[arg(long, value_name = "EPSILON")]
+    perturbation: Option<f64>,
+    /// Passes over the training pictures.
+    #[arg(long)]
+    epochs: Option<usize>,
+    /// Pictures that are computed together.
+    #[arg(long)]
+    batch_size: Option<usize>,
+    /// Batches whose gradients are averaged for one step.
+    #[arg(long, value_name = "BATCHES")]
+    accumulate: Option<usize>,
+    /// Learning rate, before the schedule.
+    #[arg(long, value_name = "RATE")]
+    lr: Option<f64>,
+    /// How the learning rate falls: constant, multi_step or cosine.
+    #[arg(long, value_parser = PossibleValuesParser::new(ScheduleKind::ALL.map(ScheduleKind::name)))]
+    schedule: Option<String>,
+    /// Epochs over which the learning rate rises at first.
+    #[arg(long, value_name = "EPOCHS")]
+    warmup: Option<f64>,
+    /// L2 penalty on the parameters.
+    #[arg(long)]
+    weight_decay: Option<f64>,
+    /// Probability that the loss spreads from the right class over all.
+    #[arg(long, value_name = "SHARE")]
+    label_smoothing: Option<f64>,
+    /// Decay of the moving average of the weights, such as 0.999; 0 keeps none.
+    #[arg(long, value_name = "DECAY")]
+    ema: Option<f64>,
+    /// Largest norm of the whole gradient; 0 does not clip.
+    #[arg(long, value_name = "NORM")]
+    clip_norm: Option<f64>,
+    /// Epochs without a better validation accuracy after which training stops; 0 never does.
+    #[arg(long, value_name = "EPOCHS")]
+    patience: Option<usize>,
+    /// Seed of everything random.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Share of the training pictures that is held out for validation.
+    #[arg(long, value_name = "FRACTION")]
+    validation_fraction: Option<f64>,
+    /// Use only this many training pictures, for short checks.
+    #[arg(long, value_name = "PICTURES")]
+    limit: Option<usize>,
+    /// Test with only this many test pictures, for short checks.
+    #[arg(long, value_name = "PICTURES")]
+    test_limit: Option<usize>,
+    /// Threads that prepare batches; the result does not depend on it.
+    #[arg(long, value_name = "THREADS")]
+    workers: Option<usize>,
+    /// Epochs between two checkpoints.
+    #[arg(long, value_name = "EPOCHS")]
+    checkpoint_epochs: Option<usize>,
+    /// Minutes between two checkpoints within an epoch; 0 saves none there.
+    #[arg(long, value_name = "MINUTES")]
+    checkpoint_minutes: Option<f64>,
+    /// Folder of the run; must be new or empty [default: the next runs/DATA-N].
+    #[arg(long, value_name = "FOLDER")]
+    pub out: Option<PathBuf>,
+}
+
+impl Settings {
+    /// Finds and reads the data, and lays file and command line over their preset.
+    pub fn resolve(&self) -> Result<(TrainConfig, DataSet), Error> {
+        let (mut file, origin) = match &self.config {
+            Some(path) => (read_file(path)?, path.display().to_string()),
+            None => (Map::new(), String::new()),
+        };
+        // Read before the others, for the preset depends on the data. A whole config.json says
+        // all of it, including what the data said then.
+        let source = self.source(file.remove("data"), &origin)?;
+        let data = source.load()?;
+        let mut config = TrainConfig::preset(source, &data)?;
+        let kind = self.model.as_deref().and_then(NetworkKind::from_name);
+        if let (Some(kind), Some(preset)) = (kind, config.model.mopteqs()) {
+            config.model = kind.comparable(preset);
+        }
+        if !file.is_empty() {
+            config = apply(&config, file, &origin)?;
+        }
+        for (key, value) in self.flags() {
+            config = apply(&config, nested(key, value), &format!("option for {key}"))?;
+        }
+        for (key, value) in &self.set {
+            config = apply(&config, nested(key, value.clone()), "--set")?;
+        }
+        config.validate()?;
+        Ok((config, data))
+    }
+
+    fn source(&self, in_file: Option<Value>, origin: &str) -> Result<DataSource, Error> {
+        let mut source = match (&self.data, in_file) {
+            (Some(name), _) => DataSource::from_name(name, self.data_path.as_deref())?,
+            (None, Some(Value::String(name))) => DataSource::from_name(&name, None)?,
+            (None, Some(table)) => {
+                serde_json::from_value(table).map_err(|error| ConfigError::Value {
+                    origin: origin.into(),
+                    reason: format!("data: {error}"),
+                })?
+            }
+            (None, None) => DataSource::new(DataKind::Digits),
+        };
+        if let Some(size) = self.size {
+            if size == 0 {
+                return Err(ConfigError::Range {
+                    field: "size",
+                    value: "0".into(),
+                    range: "at least 1 pixel",
+                }
+                .into());
+            }
+            source.size = Some([size, size]);
+        }
+        source.test_fraction = self.test_fraction.unwrap_or(source.test_fraction);
+        source.max_corrupt = self.max_corrupt.unwrap_or(source.max_corrupt);
+        Ok(source)
+    }
+
+    /// The options by their names in the config.
+    fn flags(&self) -> Vec<(&'static str, Value)> {
+        let options = [
+            ("model.family", json!(self.family)),
+            ("model.perturbation", json!(self.perturbation)),
+            ("epochs", json!(self.epochs)),
+            ("batch_size", json!(self.batch_size)),
+            ("accumulation", json!(self.accumulate)),
+            ("learning_rate", json!(self.lr)),
+            ("schedule", json!(self.schedule)),
+            ("warmup_epochs", json!(self.warmup)),
+            ("weight_decay", json!(self.weight_decay)),
+            ("label_smoothing", json!(self.label_smoothing)),
+            ("ema", json!(self.ema)),
+            ("clip_norm", json!(self.clip_norm)),
+            ("patience", json!(self.patience)),
+            ("seed", json!(self.seed)),
+            ("validation_fraction", json!(self.validation_fraction)),
+            ("limit", json!(self.limit)),
+            ("test_limit", json!(self.test_limit)),
+            ("workers", json!(self.workers)),
+            ("checkpoint_epochs", json!(self.checkpoint_epochs)),
+            ("checkpoint_minutes", json!(self.checkpoint_minutes)),
+        ];
+        options
+            .into_iter()
+            .filter(|(_, value)| !value.is_null())
+            .collect()
+    }
+}

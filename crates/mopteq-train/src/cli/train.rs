@@ -1,0 +1,153 @@
+//! `mopteq train`.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use mopteq_train::Error;
+use mopteq_train::checkpoint::Position;
+use mopteq_train::device::{DeviceChoice, SelectedDevice, select};
+use mopteq_train::progress::{View, duration, note, say, warn};
+use mopteq_train::report;
+use mopteq_train::run::RunFolder;
+use mopteq_train::train::{StopFlag, Summary, Task};
+
+use super::RUNS;
+use super::settings::Settings;
+
+#[derive(Args)]
+pub struct TrainArguments {
+    #[command(flatten)]
+    settings: Settings,
+    /// Go on with this run after its last checkpoint, with the settings it began with.
+    #[arg(long, value_name = "RUN", conflicts_with = "Settings")]
+    resume: Option<PathBuf>,
+    #[command(flatten)]
+    device: super::DeviceArgument,
+    /// Several devices that share each batch, such as cuda:0,cuda:1.
+    #[arg(
+        long,
+        value_name = "DEVICES",
+        value_delimiter = ',',
+        conflicts_with = "device"
+    )]
+    devices: Vec<DeviceChoice>,
+    /// Plain lines instead of the dashboard.
+    #[arg(long)]
+    plain: bool,
+}
+
+impl TrainArguments {
+    fn select(&self) -> Result<Vec<SelectedDevice>, Error> {
+        if self.devices.is_empty() {
+            return Ok(vec![self.device.select()?]);
+        }
+        let selected = self.devices.iter().map(|choice| select(*choice));
+        Ok(selected.collect::<Result<_, _>>()?)
+    }
+}
+
+pub fn run(arguments: &TrainArguments, json: bool, stop: &StopFlag) -> Result<(), Error> {
+    // Whatever is wrong with the request is found before the first file is written.
+    let devices = arguments.select()?;
+    let (task, run, start) = match &arguments.resume {
+        Some(path) => {
+            let run = RunFolder::open(path)?;
+            let config = run.read_config()?;
+            let task = Task::new(config, devices.clone())?;
+            // A finished run needs no checkpoint to go on from.
+            let start = match run.read_summary()? {
+                Some(_) => Position::after(task.config().epochs),
+                None => task.resume_point(&run)?,
+            };
+            (task, run, start)
+        }
+        None => {
+            let (config, data) = arguments.settings.resolve()?;
+            super::data::report_skipped(&data);
+            let name = config.data.kind.name();
+            let task = Task::with_data(config, data, devices.clone())?;
+            let run = match &arguments.settings.out {
+                Some(path) => RunFolder::create_at(path)?,
+                None => RunFolder::create_next(Path::new(RUNS), name)?,
+            };
+            run.write_config(task.config())?;
+            (task, run, Position::default())
+        }
+    };
+    let tell = if json { note } else { say };
+    tell(format!("run     {}", run.path().display()));
+    for device in &devices {
+        tell(format!("device  {}: {}", device.name, device.reason));
+    }
+    if start > Position::default() {
+        tell(format!("resume  after {start} of {}", task.config().epochs));
+    }
+    let view = View::choose(arguments.plain, json);
+    stop_on_signals(stop);
+    let summary = task.train(&run, start, view, stop)?;
+    // A report is for looking at: a run is none the worse without.
+    if !run.report_path().exists()
+        && let Err(error) = report::write(&run, &task)
+    {
+        warn(error.one_line());
+    }
+    if json {
+        say(serde_json::json!({"event": "summary", "run": run.path(), "summary": summary}));
+    } else {
+        show_summary(&summary, &run);
+    }
+    Ok(())
+}
+
+/// Ctrl-C and SIGTERM ask the training to save and stop; a second one stops it at once. Where
+/// there are no signals, the training just cannot be asked.
+fn stop_on_signals(stop: &StopFlag) {
+    use signal_hook::consts::{SIGINT, SIGTERM};
+    use signal_hook::flag::{register, register_conditional_shutdown};
+    for (signal, code) in [(SIGINT, 130), (SIGTERM, 143)] {
+        // In this order: the first signal finds the flag unset and sets it.
+        let _ = register_conditional_shutdown(signal, code, stop.shared());
+        let _ = register(signal, stop.shared());
+    }
+}
+
+fn show_summary(summary: &Summary, run: &RunFolder) {
+    let solve = |steps: Option<f64>, residual: Option<f64>, converged: Option<f64>| match (
+        steps, residual, converged,
+    ) {
+        (Some(steps), Some(residual), Some(converged)) => format!(
+            "{steps:.1} steps, relative residual {residual:.1e}, {converged:.1} % converged"
+        ),
+        _ => "not reported".to_owned(),
+    };
+    let s = summary;
+    say("");
+    say(format_args!(
+        "test accuracy    {:.2} % of {} pictures (loss {:.4})",
+        s.test_accuracy, s.test_pictures, s.test_loss
+    ));
+    if s.tested_epoch != s.epochs {
+        say(format_args!(
+            "tested model     of epoch {}, the best on validation",
+            s.tested_epoch
+        ));
+    }
+    let forward = solve(s.forward_steps, s.forward_residual, s.forward_converged);
+    say(format_args!("forward solver   {forward} (test pictures)"));
+    let backward = solve(s.backward_steps, s.backward_residual, s.backward_converged);
+    say(format_args!("backward solver  {backward} (last epoch)"));
+    say(format_args!(
+        "training time    {} for {} epochs, {} parameters",
+        duration(s.training_seconds),
+        s.epochs,
+        s.parameters
+    ));
+    say(format_args!("run folder       {}", run.path().display()));
+    if run.report_path().exists() {
+        say(format_args!(
+            "report           {}",
+            run.report_path().display()
+        ));
+    }
+}

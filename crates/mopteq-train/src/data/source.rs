@@ -1,0 +1,284 @@
+//! Which data a run uses, and how they are found.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::folder::{self, Options};
+use super::known::{KnownData, ensure};
+use super::{DataError, DataSet, cifar, digits, idx_files};
+use crate::names::nearest;
+
+/// What kind of data they are: this decides how they are read and which preset trains on them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DataKind {
+    /// 5,000 MNIST digits, embedded in the program.
+    Digits,
+    /// CIFAR-10, in the official binary form or as picture files.
+    Cifar10,
+    /// CIFAR-100 with its fine classes, likewise.
+    Cifar100,
+    /// ImageNette, as picture files.
+    Imagenette,
+    /// Picture files in one folder for each class.
+    Folder,
+    /// IDX files: MNIST and its kin.
+    Idx,
+}
+
+/// WordNet numbers and names of ImageNette's classes.
+const IMAGENETTE: [(&str, &str); 10] = [
+    ("n01440764", "tench"),
+    ("n02102040", "English springer"),
+    ("n02979186", "cassette player"),
+    ("n03000684", "chain saw"),
+    ("n03028079", "church"),
+    ("n03394916", "French horn"),
+    ("n03417042", "garbage truck"),
+    ("n03425413", "gas pump"),
+    ("n03445777", "golf ball"),
+    ("n03888257", "parachute"),
+];
+
+impl DataKind {
+    /// Those with a name of their own on the command line; a path stands for the others.
+    pub const NAMED: [Self; 4] = [
+        Self::Digits,
+        Self::Cifar10,
+        Self::Cifar100,
+        Self::Imagenette,
+    ];
+
+    /// The name on the command line and in folder names.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Digits => "digits",
+            Self::Cifar10 => "cifar10",
+            Self::Cifar100 => "cifar100",
+            Self::Imagenette => "imagenette",
+            Self::Folder => "folder",
+            Self::Idx => "idx",
+        }
+    }
+
+    /// Reads the pictures with the default settings.
+    ///
+    /// # Errors
+    ///
+    /// When a file is missing or damaged, naming it.
+    pub fn load(self) -> Result<DataSet, DataError> {
+        DataSource::new(self).load()
+    }
+}
+
+/// Where the pictures come from and how they are read.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataSource {
+    /// What they are.
+    pub kind: DataKind,
+    /// A folder or an archive; `None`: embedded, or in the cache folder.
+    #[serde(default)]
+    pub path: Option<PathBuf>,
+    /// Height and width that picture files are scaled to; `None`: that of the data set, or their
+    /// own where all have the same and it is small, or else 64 x 64.
+    #[serde(default)]
+    pub size: Option<[usize; 2]>,
+    /// 1 (grey) or 3 (RGB) for picture files; `None`: grey where all files are.
+    #[serde(default)]
+    pub channels: Option<usize>,
+    /// Share of each class that is set aside for the test where the data have no test part.
+    #[serde(default = "DataSource::test_fraction")]
+    pub test_fraction: f64,
+    /// Largest share of damaged picture files that are skipped.
+    #[serde(default = "DataSource::max_corrupt")]
+    pub max_corrupt: f64,
+}
+
+impl DataSource {
+    fn test_fraction() -> f64 {
+        0.2
+    }
+
+    fn max_corrupt() -> f64 {
+        0.01
+    }
+
+    /// Data of this kind from their usual place.
+    pub fn new(kind: DataKind) -> Self {
+        Self {
+            kind,
+            path: None,
+            size: None,
+            channels: None,
+            test_fraction: Self::test_fraction(),
+            max_corrupt: Self::max_corrupt(),
+        }
+    }
+
+    /// The data that a name of the command line stands for: a known name, or a path whose content
+    /// tells what it is. `path` says where the known data are, if not in their usual place.
+    ///
+    /// # Errors
+    ///
+    /// When it is neither, or the path cannot be read.
+    pub fn from_name(name: &str, path: Option<&Path>) -> Result<Self, DataError> {
+        let named = DataKind::NAMED.into_iter().find(|kind| kind.name() == name);
+        let absolute =
+            |path: &Path| std::path::absolute(path).map_err(|source| DataError::read(path, source));
+        if let Some(kind) = named {
+            let path = path.map(absolute).transpose()?;
+            return Ok(Self {
+                path,
+                ..Self::new(kind)
+            });
+        }
+        let there = Path::new(name);
+        if !there.exists() {
+            let known = DataKind::NAMED.map(DataKind::name);
+            return Err(DataError::Unknown {
+                name: name.into(),
+                known: known.join(", "),
+                hint: nearest(name, &known)
+                    .map(|near| format!("; did you mean {near}?"))
+                    .unwrap_or_default(),
+            });
+        }
+        // The run must find the data again from any folder.
+        let path = absolute(there)?;
+        Ok(Self {
+            kind: detect(&path)?,
+            path: Some(path),
+            ..Self::new(DataKind::Folder)
+        })
+    }
+
+    /// The path, or the name where there is none.
+    pub fn describe(&self) -> String {
+        match &self.path {
+            Some(path) => path.display().to_string(),
+            None => self.kind.name().to_owned(),
+        }
+    }
+
+    /// Reads the pictures.
+    ///
+    /// # Errors
+    ///
+    /// When a file is missing or damaged, naming it.
+    pub fn load(&self) -> Result<DataSet, DataError> {
+        match self.kind {
+            DataKind::Digits => digits::load(),
+            DataKind::Cifar10 => self.cifar("cifar10", cifar::load_10),
+            DataKind::Cifar100 => self.cifar("cifar100", cifar::load_100),
+            DataKind::Imagenette => {
+                // The smaller archive suffices for pictures up to its size.
+                let large = self.size.is_some_and(|[h, w]| h.max(w) > 160);
+                let path = self.find(if large {
+                    "imagenette-320"
+                } else {
+                    "imagenette"
+                })?;
+                let size = self.size.or(Some([128, 128]));
+                let mut data = folder::load(&path, &self.options(size, Some(3)))?;
+                for class in &mut data.classes {
+                    if let Some((_, name)) = IMAGENETTE.iter().find(|(id, _)| id == class) {
+                        *class = (*name).to_owned();
+                    }
+                }
+                Ok(data)
+            }
+            DataKind::Folder => {
+                let path = self.find("folder")?;
+                folder::load(&path, &self.options(self.size, self.channels))
+            }
+            DataKind::Idx => idx_files::load(&self.find("idx")?),
+        }
+    }
+
+    fn options(&self, size: Option<[usize; 2]>, channels: Option<usize>) -> Options {
+        Options {
+            size,
+            channels: self.channels.or(channels),
+            test_fraction: self.test_fraction,
+            max_corrupt: self.max_corrupt,
+        }
+    }
+
+    /// The path given, or the archive in the cache folder, got first if need be.
+    fn find(&self, known: &str) -> Result<PathBuf, DataError> {
+        match (&self.path, KnownData::from_name(known)) {
+            (Some(path), _) => {
+                // A clear message where the path is not there.
+                std::fs::metadata(path).map_err(|source| DataError::read(path, source))?;
+                Ok(path.clone())
+            }
+            (None, Some(known)) => ensure(known),
+            (None, None) => Err(DataError::Layout {
+                path: known.into(),
+                reason: "data of this kind need a path".into(),
+            }),
+        }
+    }
+
+    fn cifar(
+        &self,
+        name: &str,
+        binary: fn(&Path) -> Result<DataSet, DataError>,
+    ) -> Result<DataSet, DataError> {
+        let path = self.find(name)?;
+        match binary(&path) {
+            Err(error @ DataError::Layout { .. }) => match folder::class_names(&path) {
+                Ok(names) if !names.is_empty() => {
+                    let size = self.size.or(Some([32, 32]));
+                    folder::load(&path, &self.options(size, Some(3)))
+                }
+                _ => Err(error),
+            },
+            result => result,
+        }
+    }
+}
+
+/// What is at a path.
+fn detect(path: &Path) -> Result<DataKind, DataError> {
+    if path.is_dir() {
+        let folders = super::archive::with_subfolders(path)?;
+        let any = |name: &str| folders.iter().any(|folder| folder.join(name).is_file());
+        if any("data_batch_1.bin") || any("test_batch.bin") {
+            return Ok(DataKind::Cifar10);
+        }
+        if any("train.bin") && any("test.bin") {
+            return Ok(DataKind::Cifar100);
+        }
+        if folders.iter().any(|folder| idx_files::is_there(folder)) {
+            return Ok(DataKind::Idx);
+        }
+    } else if !super::archive::is_archive(path) {
+        return Err(DataError::Layout {
+            path: path.into(),
+            reason: "it is neither a folder nor a .tar, .tar.gz or .tgz archive".into(),
+        });
+    }
+    let names = folder::class_names(path)?;
+    if names.is_empty() && !path.is_dir() {
+        // An archive without pictures: of those, only the binary forms are known.
+        let is_100 = path.to_string_lossy().contains("100");
+        return Ok(if is_100 {
+            DataKind::Cifar100
+        } else {
+            DataKind::Cifar10
+        });
+    }
+    let are = |known: &[&str]| {
+        names.len() == known.len() && names.iter().all(|name| known.contains(&name.as_str()))
+    };
+    Ok(if are(&cifar::CIFAR10_CLASSES) {
+        DataKind::Cifar10
+    } else if are(&IMAGENETTE.map(|(id, _)| id)) {
+        DataKind::Imagenette
+    } else {
+        DataKind::Folder
+    })
+}

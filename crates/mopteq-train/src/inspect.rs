@@ -1,0 +1,240 @@
+//! Looking inside: how the equilibrium of one picture is found, and what it looks like.
+
+use burn::prelude::*;
+use burn_deq::{FixedPointMap, Report};
+use image::{Rgb, RgbImage};
+use mopteq::Network;
+use serde::Serialize;
+
+use crate::classifier::Classifier;
+use crate::config::TrainConfig;
+use crate::crash::{self, Crash};
+use crate::data::{Picture, Sample};
+use crate::evaluate::{batcher, softmax};
+
+/// Steps that are followed.
+const STEPS: usize = 30;
+/// Side of the map of the finest branch in a picture, in pixels; the others are scaled to it.
+const MAP_SIDE: u32 = 128;
+const GAP: u32 = 4;
+
+/// What there is to see of one picture.
+#[derive(Clone, Debug, Serialize)]
+pub struct Inspection {
+    /// The classes with their probabilities, the likeliest first.
+    pub prediction: Vec<(String, f64)>,
+    /// Relative residual of the run's own solver for each limit on its steps, from 1.
+    pub solver_residuals: Vec<f64>,
+    /// Relative residual of the plain iteration z = T(z), step by step.
+    pub plain_residuals: Vec<f64>,
+    /// Value of the hidden objective after each step of the plain iteration, from its start.
+    pub objective: Vec<f64>,
+    /// Root mean square over the channels of each branch of the equilibrium.
+    pub branches: Vec<BranchMap>,
+}
+
+/// One branch of an equilibrium, its channels summed up.
+#[derive(Clone, Debug, Serialize)]
+pub struct BranchMap {
+    /// Rows and columns.
+    pub size: [usize; 2],
+    /// Root mean square over the channels, row after row.
+    pub values: Vec<f64>,
+}
+
+/// Inspects a picture of the run's shape.
+///
+/// # Errors
+///
+/// When the device fails.
+pub fn inspect(
+    model: &Classifier,
+    config: &TrainConfig,
+    picture: &Picture,
+    device: &Device,
+) -> Result<Inspection, Crash> {
+    let look = || look(model, config, picture, device);
+    crash::catch(look)?.map_err(|message| Crash {
+        message,
+        backtrace: String::new(),
+    })
+}
+
+fn look(
+    model: &Classifier,
+    config: &TrainConfig,
+    picture: &Picture,
+    device: &Device,
+) -> Result<Inspection, String> {
+    let text = |error: &dyn std::fmt::Display| error.to_string();
+    let sample = Sample {
+        picture,
+        augmentation: None,
+    };
+    let batch = batcher(config).stack(&[sample]).map_err(|e| text(&e))?;
+    let images = batch.to_device(device).images;
+    let (logits, _) = model.infer(images.clone());
+    let logits: Vec<f64> = logits.try_into_vec_as().map_err(|e| text(&e))?;
+    let mut prediction: Vec<(String, f64)> = config
+        .classes
+        .iter()
+        .cloned()
+        .zip(softmax(&logits))
+        .collect();
+    prediction.sort_by(|a, b| b.1.total_cmp(&a.1));
+
+    let mut solver_residuals = Vec::new();
+    for limit in 1..=STEPS {
+        let report = solve_within(model, config, images.clone(), limit)?;
+        let residual = report.relative_residual.first().copied();
+        solver_residuals.extend(residual);
+        if report.all_converged() {
+            break;
+        }
+    }
+
+    let scalar = |tensor: Tensor<1>| tensor.try_into_scalar::<f64>().map_err(|e| text(&e));
+    let states = model.network().states(images.clone());
+    let mut z: Vec<Tensor<4>> = states.iter().map(Tensor::zeros_like).collect();
+    let mut plain_residuals = Vec::new();
+    let mut descent = Vec::new();
+    // Only a MOptEq has an objective.
+    let hidden = match model.network() {
+        Network::MOptEqs(network) => Some((network.context(images), network.core().objective())),
+        _ => None,
+    };
+    if let Some((context, objective)) = &hidden {
+        descent.push(scalar(objective.value(&z, context))?);
+    }
+    for (context, objective) in hidden.iter().cycle().take(STEPS) {
+        let next = objective.apply(z.clone(), context.clone());
+        let squares = |z: &[Tensor<4>]| -> Result<f64, String> {
+            let mut sum = 0.0;
+            for branch in z {
+                sum += scalar((branch.clone() * branch.clone()).sum())?;
+            }
+            Ok(sum)
+        };
+        let change: Vec<Tensor<4>> = next
+            .iter()
+            .zip(&z)
+            .map(|(a, b)| a.clone() - b.clone())
+            .collect();
+        let size = squares(&next)?;
+        let residual = if size > 0.0 {
+            (squares(&change)? / size).sqrt()
+        } else {
+            0.0
+        };
+        plain_residuals.push(residual);
+        descent.push(scalar(objective.value(&next, context))?);
+        z = next;
+        // Nothing is left to see below the rounding error of single precision.
+        if residual < 1e-7 {
+            break;
+        }
+    }
+
+    let branches = states.into_iter().map(|branch| {
+        let [_, _, height, width] = branch.dims();
+        let map = (branch.clone() * branch).mean_dim(1).sqrt();
+        let values = map.try_into_vec_as().map_err(|e| text(&e))?;
+        Ok(BranchMap {
+            size: [height, width],
+            values,
+        })
+    });
+    Ok(Inspection {
+        prediction,
+        solver_residuals,
+        plain_residuals,
+        objective: descent,
+        branches: branches.collect::<Result<_, String>>()?,
+    })
+}
+
+/// The report of a solve with at most so many steps.
+fn solve_within(
+    model: &Classifier,
+    config: &TrainConfig,
+    images: Tensor<4>,
+    limit: usize,
+) -> Result<Report, String> {
+    let mut config = config.clone();
+    if let Some(equilibrium) = config.equilibrium_mut() {
+        equilibrium.forward.termination.max_steps = limit;
+    }
+    let limited = Classifier::new(&config, &images.device()).map_err(|e| e.to_string())?;
+    let limited = limited.load_record(model.clone().into_record());
+    Ok(limited.network().forward(images).forward)
+}
+
+/// The maps of all branches side by side, each scaled to its own range.
+pub fn branch_picture(branches: &[BranchMap]) -> RgbImage {
+    let count = branches.len().max(1) as u32;
+    let width = count * (MAP_SIDE + GAP) - GAP;
+    let mut picture = RgbImage::from_pixel(width, MAP_SIDE, Rgb([255; 3]));
+    for (index, branch) in branches.iter().enumerate() {
+        let finite = branch
+            .values
+            .iter()
+            .copied()
+            .filter(|value| value.is_finite());
+        let (low, high) = finite.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| {
+            (low.min(value), high.max(value))
+        });
+        let span = (high - low).max(f64::MIN_POSITIVE);
+        let [rows, columns] = branch.size;
+        let left = index as u32 * (MAP_SIDE + GAP);
+        for y in 0..MAP_SIDE {
+            for x in 0..MAP_SIDE {
+                let row = y as usize * rows / MAP_SIDE as usize;
+                let column = x as usize * columns / MAP_SIDE as usize;
+                let value = branch
+                    .values
+                    .get(row * columns + column)
+                    .copied()
+                    .unwrap_or(0.0);
+                picture.put_pixel(left + x, y, heat((value - low) / span));
+            }
+        }
+    }
+    picture
+}
+
+/// Black over red and yellow to white.
+pub(crate) fn heat(share: f64) -> Rgb<u8> {
+    let channel = |start: f64| (255.0 * (3.0 * share - start).clamp(0.0, 1.0)) as u8;
+    Rgb([channel(0.0), channel(1.0), channel(2.0)])
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_objective_falls_and_the_residuals_do() {
+        let device = Device::flex();
+        let config = TrainConfig::digits();
+        let model = Classifier::new(&config, &device).unwrap().materialised();
+        let picture = Picture {
+            pixels: (0..784).map(|i| (i % 251) as u8).collect::<Vec<_>>().into(),
+            label: 0,
+        };
+        let seen = inspect(&model, &config, &picture, &device).unwrap();
+        assert_eq!(seen.prediction.len(), 10);
+        let last = seen.solver_residuals.last().unwrap();
+        assert!(*last <= 1e-3, "{:?}", seen.solver_residuals);
+        assert!(seen.plain_residuals.last().unwrap() < &seen.plain_residuals[0]);
+        // Up to rounding, every plain step is a descent step.
+        let scale = seen.objective[0].abs().max(1.0);
+        let falls = seen
+            .objective
+            .windows(2)
+            .all(|pair| pair[1] <= pair[0] + 1e-5 * scale);
+        assert!(falls, "{:?}", seen.objective);
+        let sizes: Vec<_> = seen.branches.iter().map(|branch| branch.size).collect();
+        assert_eq!(sizes, [[16, 16], [8, 8], [4, 4]]);
+        assert_eq!(branch_picture(&seen.branches).dimensions(), (392, 128));
+    }
+}

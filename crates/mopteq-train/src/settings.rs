@@ -1,0 +1,192 @@
+//! Settings of a run from its preset, a file and the command line, the later over the earlier.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use crate::config::{ConfigError, TrainConfig};
+use crate::names::nearest;
+
+/// Reads a file of settings: TOML, or JSON where the name ends in `.json` (such as the
+/// `config.json` of another run).
+///
+/// # Errors
+///
+/// When it cannot be read, or is no table.
+pub fn read_file(file: &Path) -> Result<Map<String, Value>, ConfigError> {
+    let text = fs::read_to_string(file).map_err(|source| ConfigError::Read {
+        file: file.into(),
+        source,
+    })?;
+    let wrong = |reason: String| ConfigError::Value {
+        origin: file.display().to_string(),
+        reason,
+    };
+    let is_json = file.extension().is_some_and(|ending| ending == "json");
+    let value: Value = if is_json {
+        serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?
+    } else {
+        toml::from_str(&text).map_err(|error| wrong(error.to_string()))?
+    };
+    match value {
+        Value::Object(table) => Ok(table),
+        _ => Err(wrong("there are no settings in it".into())),
+    }
+}
+
+/// A setting of the command line, `model.channels=64`: the value is a TOML value, or a text
+/// without quotes.
+///
+/// # Errors
+///
+/// When there is no `=`.
+pub fn parse_assignment(text: &str) -> Result<(String, Value), String> {
+    let (key, value) = text
+        .split_once('=')
+        .ok_or("expected KEY=VALUE, such as model.channels=64")?;
+    let parsed = toml::from_str::<Map<String, Value>>(&format!("value = {value}"));
+    let value = match parsed {
+        Ok(mut table) => table.remove("value").unwrap_or(Value::Null),
+        Err(_) => Value::String(value.trim().to_owned()),
+    };
+    Ok((key.trim().to_owned(), value))
+}
+
+/// A table with one setting whose name has dots between its parts.
+pub fn nested(key: &str, value: Value) -> Map<String, Value> {
+    let mut parts = key.rsplit('.');
+    let last = parts.next().unwrap_or_default();
+    let mut table = Map::from_iter([(last.to_owned(), value)]);
+    for part in parts {
+        table = Map::from_iter([(part.to_owned(), Value::Object(table))]);
+    }
+    table
+}
+
+/// Lays settings over a config. `origin` is the file or option that errors name.
+///
+/// # Errors
+///
+/// When a name is unknown or a value of the wrong kind.
+pub fn apply(
+    config: &TrainConfig,
+    settings: Map<String, Value>,
+    origin: &str,
+) -> Result<TrainConfig, ConfigError> {
+    let wrong = |reason: String| ConfigError::Value {
+        origin: origin.into(),
+        reason,
+    };
+    let mut value = serde_json::to_value(config).map_err(|error| wrong(error.to_string()))?;
+    merge(&mut value, Value::Object(settings), "", origin)?;
+    serde_json::from_value(value).map_err(|error| wrong(error.to_string()))
+}
+
+fn merge(base: &mut Value, patch: Value, path: &str, origin: &str) -> Result<(), ConfigError> {
+    let (base, patch) = match (base, patch) {
+        (Value::Object(base), Value::Object(patch)) => (base, patch),
+        (base, patch) => {
+            *base = patch;
+            return Ok(());
+        }
+    };
+    // A choice such as {"anderson": {..}}: another choice replaces it.
+    let chosen = |table: &Map<String, Value>| table.keys().next().cloned();
+    if base.len() == 1 && patch.len() == 1 && chosen(base) != chosen(&patch) {
+        *base = patch;
+        return Ok(());
+    }
+    // Another network has other settings, so they are given whole.
+    if let (Some(before), Some(after)) = (base.get("network"), patch.get("network"))
+        && before != after
+    {
+        *base = patch;
+        return Ok(());
+    }
+    for (key, value) in patch {
+        let full = if path.is_empty() {
+            key.clone()
+        } else {
+            format!("{path}.{key}")
+        };
+        let known: Vec<String> = base.keys().cloned().collect();
+        match base.get_mut(&key) {
+            Some(inner) => merge(inner, value, &full, origin)?,
+            None => {
+                let known: Vec<&str> = known.iter().map(String::as_str).collect();
+                let hint = nearest(&key, &known).map(|near| format!("; did you mean {near}?"));
+                return Err(ConfigError::UnknownKey {
+                    origin: origin.into(),
+                    key: full,
+                    hint: hint.unwrap_or_default(),
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn_deq::Gradient;
+
+    fn channels(config: &TrainConfig) -> usize {
+        config.model.mopteqs().unwrap().channels
+    }
+
+    fn set(text: &str) -> Result<TrainConfig, ConfigError> {
+        let (key, value) = parse_assignment(text).unwrap();
+        apply(&TrainConfig::digits(), nested(&key, value), "--set")
+    }
+
+    #[test]
+    fn one_setting_changes_and_the_others_stay() {
+        let config = set("model.channels=24").unwrap();
+        assert_eq!((channels(&config), config.epochs), (24, 12));
+        assert_eq!(set("schedule=cosine").unwrap().schedule.name(), "cosine");
+        assert_eq!(set("milestones=[0.5]").unwrap().milestones, [0.5]);
+        assert!(set("augmentation.flip=true").unwrap().augmentation.flip);
+        let phantom = set("model.equilibrium.gradient={phantom={steps=3,damping=0.5}}").unwrap();
+        let mut phantom = phantom;
+        assert!(matches!(
+            phantom.equilibrium_mut().unwrap().gradient,
+            Gradient::Phantom { steps: 3, .. }
+        ));
+    }
+
+    #[test]
+    fn a_mistake_is_named_with_what_was_meant() {
+        let message = set("epoch=3").unwrap_err().to_string();
+        assert!(
+            message.contains("'epoch'") && message.contains("mean epochs?"),
+            "{message}"
+        );
+        let message = set("model.chanels=3").unwrap_err().to_string();
+        assert!(
+            message.contains("model.chanels") && message.contains("channels?"),
+            "{message}"
+        );
+        let message = set("epochs=many").unwrap_err().to_string();
+        assert!(
+            message.starts_with("--set: ") && message.contains("many"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn files_are_toml_or_json() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a.toml");
+        fs::write(&file, "epochs = 3\n[model]\nchannels = 8\n").unwrap();
+        let config = apply(&TrainConfig::digits(), read_file(&file).unwrap(), "a.toml").unwrap();
+        assert_eq!((config.epochs, channels(&config)), (3, 8));
+        fs::write(&file, "epochs = \n").unwrap();
+        assert!(read_file(&file).unwrap_err().to_string().contains("a.toml"));
+        let file = folder.path().join("a.json");
+        fs::write(&file, serde_json::to_vec(&config).unwrap()).unwrap();
+        let again = apply(&TrainConfig::digits(), read_file(&file).unwrap(), "a.json").unwrap();
+        assert_eq!(again.epochs, 3);
+    }
+}

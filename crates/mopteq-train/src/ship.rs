@@ -1,0 +1,169 @@
+//! Models as files of their own: safetensors, or Burn's pack.
+//!
+//! Beside the tensors goes a small JSON file of the same name with the run's config, so that the
+//! model can be made again from the two.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use burn::module::Module;
+use burn::store::ModuleRecord;
+use burn_store::{ModuleSnapshot, SafetensorsStore};
+
+use crate::Error;
+use crate::checkpoint::{self, Position, Snapshot, State};
+use crate::classifier::Classifier;
+use crate::config::TrainConfig;
+use crate::crash;
+use crate::device::SelectedDevice;
+use crate::predict::Predictor;
+use crate::run::RunFolder;
+
+/// A model could not be written or read. Every variant names the file.
+#[derive(Debug, thiserror::Error)]
+pub enum ShipError {
+    /// The ending says no format.
+    #[error("{0}: the name must end in .safetensors or .bpk (Burn's pack)")]
+    Format(PathBuf),
+    /// The file could not be written.
+    #[error("{file}: cannot be written ({reason})")]
+    Write {
+        /// The file.
+        file: PathBuf,
+        /// What the writer said.
+        reason: String,
+    },
+    /// The file could not be read, or does not fit the config.
+    #[error("{file}: cannot be read ({reason})")]
+    Read {
+        /// The file.
+        file: PathBuf,
+        /// What the reader said.
+        reason: String,
+    },
+}
+
+#[derive(Clone, Copy)]
+enum Format {
+    Safetensors,
+    Burnpack,
+}
+
+fn format(file: &Path) -> Result<Format, ShipError> {
+    match file.extension().and_then(|ending| ending.to_str()) {
+        Some("safetensors") => Ok(Format::Safetensors),
+        Some("bpk") => Ok(Format::Burnpack),
+        _ => Err(ShipError::Format(file.into())),
+    }
+}
+
+/// Where the config of an exported model is.
+pub fn config_path(file: &Path) -> PathBuf {
+    file.with_extension("json")
+}
+
+/// Writes a model and its config.
+///
+/// # Errors
+///
+/// When the name has another ending than the formats have, or the disk refuses.
+pub fn export(predictor: &Predictor, file: &Path) -> Result<(), Error> {
+    let format = format(file)?;
+    let failed = |reason: String| ShipError::Write {
+        file: file.into(),
+        reason,
+    };
+    let model = predictor.model().clone();
+    let bytes = match format {
+        Format::Safetensors => {
+            // Burn's own entries come in an order that differs from run to run.
+            let mut store = SafetensorsStore::from_bytes(None)
+                .skip_enum_variants(true)
+                .clear_metadata()
+                .metadata("producer", "mopteq");
+            model
+                .save_into(&mut store)
+                .map_err(|e| failed(e.to_string()))?;
+            store.get_bytes().map_err(|e| failed(e.to_string()))?
+        }
+        Format::Burnpack => {
+            let bytes = model
+                .into_record()
+                .into_bytes()
+                .map_err(|e| failed(e.to_string()))?;
+            bytes.to_vec()
+        }
+    };
+    let config =
+        serde_json::to_vec_pretty(predictor.config()).map_err(|e| failed(e.to_string()))?;
+    crate::files::write(&config_path(file), &config)?;
+    crate::files::write(file, &bytes)?;
+    Ok(())
+}
+
+/// Reads a model that was exported, with its config.
+///
+/// # Errors
+///
+/// When a file is missing, damaged, or does not fit the other.
+pub fn read(file: &Path, device: &SelectedDevice) -> Result<(TrainConfig, Classifier), Error> {
+    let format = format(file)?;
+    let failed = |file: &Path, reason: String| ShipError::Read {
+        file: file.into(),
+        reason,
+    };
+    let config_file = config_path(file);
+    let text = fs::read(&config_file).map_err(|e| failed(&config_file, e.to_string()))?;
+    let config: TrainConfig =
+        serde_json::from_slice(&text).map_err(|e| failed(&config_file, e.to_string()))?;
+    config
+        .validate()
+        .map_err(|e| failed(&config_file, e.to_string()))?;
+    let model = Classifier::new(&config, &device.device)?.materialised();
+    let bytes = fs::read(file).map_err(|e| failed(file, e.to_string()))?;
+    let load = || match format {
+        Format::Safetensors => {
+            let mut model = model;
+            let mut store = SafetensorsStore::from_bytes(Some(bytes)).skip_enum_variants(true);
+            let result = model.load_from(&mut store).map_err(|e| e.to_string())?;
+            match result.missing.first() {
+                None => Ok(model),
+                Some(name) => Err(format!("it has no tensor {name:?}")),
+            }
+        }
+        Format::Burnpack => {
+            let bytes = burn::tensor::Bytes::from_bytes_vec(bytes);
+            let record = ModuleRecord::from_bytes(bytes).map_err(|e| e.to_string())?;
+            model
+                .try_load_record(record)
+                .map(Classifier::materialised)
+                .map_err(|e| e.to_string())
+        }
+    };
+    let model = crash::catch(load)
+        .unwrap_or_else(|crash| Err(crash.message))
+        .map_err(|reason| failed(file, reason))?;
+    Ok((config, model))
+}
+
+/// Makes a run folder of an exported model, to evaluate, predict and inspect with.
+///
+/// # Errors
+///
+/// As [`read`], or when the folder is taken or the disk refuses.
+pub fn import(file: &Path, folder: &Path, device: &SelectedDevice) -> Result<RunFolder, Error> {
+    let (config, model) = read(file, device)?;
+    let run = RunFolder::create_at(folder)?;
+    run.write_config(&config)?;
+    let snapshot = Snapshot {
+        state: State {
+            position: Position::default(),
+            ..State::default()
+        },
+        model: model.into_record(),
+        ema: None,
+        optimizer: burn::optim::SgdConfig::new().init().to_record(),
+    };
+    checkpoint::save(&run, snapshot)?;
+    Ok(run)
+}

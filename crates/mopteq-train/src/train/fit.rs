@@ -1,0 +1,406 @@
+//! The training loop.
+//!
+//! Burn's `SupervisedTraining` knows only whole epochs; this loop can stop, save and go on after
+//! any batch. Steps, gradients, optimiser and the work of several devices are Burn's.
+
+use std::time::{Duration, Instant};
+
+use burn::data::dataloader::{DataLoaderIterator, Progress};
+use burn::data::dataset::DatasetError;
+use burn::module::Module;
+use burn::optim::{GradientsAccumulator, GradientsParams, ModuleOptimizer};
+use burn::prelude::*;
+use burn::store::ModuleRecord;
+use burn::train::train::MultiDevicesTrainStep;
+use burn::train::{Interrupter, TrainOutput, TrainStep};
+
+use super::parameters::{average, norm, scale};
+use super::{StopFlag, Task, TrainError};
+use crate::Error;
+use crate::checkpoint::{self, Position, Snapshot, State};
+use crate::classifier::{ClassificationItem, Classifier};
+use crate::data::{Batch, Loader, PictureBatcher, RawBatch};
+use crate::evaluate::{batcher, evaluate, likeliest};
+use crate::history::{EpochRow, History};
+use crate::metrics;
+use crate::progress::{Reporter, View};
+use crate::run::RunFolder;
+use crate::schedule::Schedule;
+use crate::seed::{Stream, derive};
+
+/// Batches after which the model's random numbers are seeded anew within an epoch. To go on within
+/// an epoch, those that were drawn since the last seed are drawn again: at most so many batches'.
+const NOISE_BLOCK: usize = 100;
+
+/// A training at work.
+pub(super) struct Fit<'a> {
+    task: &'a Task,
+    run: &'a RunFolder,
+    history: &'a mut History,
+    state: State,
+    model: Classifier,
+    ema: Option<Classifier>,
+    optimizer: ModuleOptimizer,
+    loader: Loader,
+    schedule: Schedule,
+    /// Of the first device, with autodiff.
+    device: Device,
+    /// Several devices share a batch.
+    team: Option<MultiDevicesTrainStep<Classifier>>,
+    /// Gradients of the batches since the last step, and their pictures.
+    gradients: GradientsAccumulator<Classifier>,
+    gathered: usize,
+    saved: Instant,
+}
+
+/// The outputs of one batch, each with its number of pictures.
+type Outputs = Vec<(usize, TrainOutput<ClassificationItem>)>;
+
+impl<'a> Fit<'a> {
+    pub(super) fn new(
+        task: &'a Task,
+        run: &'a RunFolder,
+        start: Position,
+        history: &'a mut History,
+    ) -> Result<Self, Error> {
+        let config = &task.config;
+        let devices: Vec<Device> = task
+            .devices
+            .iter()
+            .map(|selected| selected.device.clone().autodiff())
+            .collect();
+        let device = devices[0].clone();
+        let fresh = task.new_model(&device)?;
+        let with_ema = config.ema > 0.0;
+        let (state, model, ema, optimizer) = if start == Position::default() {
+            let ema = with_ema.then(|| fresh.valid());
+            (State::default(), fresh, ema, task.optimizer())
+        } else {
+            let optimizer = task.optimizer();
+            let restored = checkpoint::restore(run, start, fresh, optimizer, with_ema)?;
+            let ema = restored.ema.map(|ema| ema.valid());
+            (restored.state, restored.model, ema, restored.optimizer)
+        };
+        let batcher = PictureBatcher {
+            augmentation: config.augmentation.clone(),
+            ..batcher(config)
+        };
+        let pictures = task.train.clone();
+        let workers = config.workers;
+        let loader = Loader::new(pictures, batcher, config.batch_size, config.seed, workers);
+        let steps = loader.batches().div_ceil(config.accumulation) * config.epochs;
+        Ok(Self {
+            task,
+            run,
+            history,
+            state,
+            model,
+            ema,
+            optimizer,
+            schedule: Schedule::new(config, steps),
+            loader,
+            team: (devices.len() > 1).then(|| MultiDevicesTrainStep::new(&devices)),
+            device,
+            gradients: GradientsAccumulator::new(),
+            gathered: 0,
+            saved: Instant::now(),
+        })
+    }
+
+    /// Trains until the last epoch, early stopping or a wish to stop; says where it got to. There
+    /// is a checkpoint of that place then.
+    pub(super) fn run(mut self, view: View, stop: &StopFlag) -> Result<Position, Error> {
+        let config = &self.task.config;
+        let interrupter = Interrupter::new();
+        let first = self.state.position.epochs + 1;
+        let pictures = self.loader.pictures();
+        let mut reporter = Reporter::start(view, &interrupter, first, config.epochs, pictures);
+        let wants_to_stop = || stop.is_set() || interrupter.should_stop();
+        for epoch in first..=config.epochs {
+            if !self.epoch(epoch, &mut reporter, &wants_to_stop)? {
+                self.save()?;
+                return Ok(self.state.position);
+            }
+            let over = self.task.is_over(self.history);
+            let every = config.checkpoint_epochs;
+            let due = (every > 0 && epoch % every == 0) || wants_to_stop();
+            // The best epoch is what early stopping tests in the end.
+            let is_best = config.patience > 0 && self.history.best() == Some(epoch);
+            if due || over || is_best {
+                self.save()?;
+            }
+            if over || wants_to_stop() {
+                break;
+            }
+        }
+        Ok(self.state.position)
+    }
+
+    /// Trains one epoch to its end and validates: true. Or to a wish to stop: false.
+    fn epoch(
+        &mut self,
+        epoch: usize,
+        reporter: &mut Reporter,
+        wants_to_stop: &dyn Fn() -> bool,
+    ) -> Result<bool, Error> {
+        let config = &self.task.config;
+        self.adapt_solver(epoch)?;
+        self.replay_noise()?;
+        let started = Instant::now();
+        let before = self.state.seconds;
+        let batches = self.loader.batches();
+        reporter.start_epoch();
+        for raw in self.loader.epoch(epoch, self.state.position.batches) {
+            let raw = raw?;
+            let count = raw.len();
+            self.batch(epoch, raw)?;
+            self.state.position.batches += 1;
+            self.state.seconds = before + started.elapsed().as_secs_f64();
+            reporter.batch(epoch, count, &self.state.sums);
+            // Gathered gradients are not saved: only the end of a step can be gone on from.
+            if self.gathered == 0 && self.state.position.batches < batches {
+                if wants_to_stop() {
+                    return Ok(false);
+                }
+                let minutes = config.checkpoint_minutes * 60.0;
+                if minutes > 0.0 && self.saved.elapsed() >= Duration::from_secs_f64(minutes) {
+                    self.save()?;
+                }
+            }
+        }
+
+        let mut values = self.state.sums.values();
+        let last_step = self.state.steps.saturating_sub(1);
+        values.insert(metrics::LEARNING_RATE.into(), self.schedule.rate(last_step));
+        if !self.task.valid.is_empty() {
+            let plain = &self.task.device().device;
+            let model = match &self.ema {
+                Some(ema) => ema.clone(),
+                None => self.model.valid(),
+            };
+            let scores = evaluate(&model, config, &self.task.valid, plain)
+                .map_err(|crash| super::crashed("the validation", crash, self.run))?;
+            values.extend(metrics::validation(&scores));
+        }
+        let row = EpochRow {
+            epoch,
+            seconds: before + started.elapsed().as_secs_f64(),
+            values,
+        };
+        reporter.end_epoch(&row);
+        self.history.truncate(epoch - 1);
+        self.history.epochs.push(row);
+        self.state = State {
+            position: Position::after(epoch),
+            steps: self.state.steps,
+            ..State::default()
+        };
+        self.run.write_history(self.history)?;
+        Ok(true)
+    }
+
+    /// Gives the model the solver of an epoch. A solver is part of a model's config and not of
+    /// its parameters, so these move over to a new model.
+    fn adapt_solver(&mut self, epoch: usize) -> Result<(), Error> {
+        if self.task.config.early_solver.fraction == 0.0 {
+            return Ok(());
+        }
+        let next = Classifier::new(&self.task.config.in_epoch(epoch), &self.device)?;
+        self.model = next.load_record(self.record()).materialised();
+        Ok(())
+    }
+
+    fn batch(&mut self, epoch: usize, raw: RawBatch) -> Result<(), Error> {
+        let config = &self.task.config;
+        if self.state.position.batches.is_multiple_of(NOISE_BLOCK) {
+            self.seed_noise(epoch);
+        }
+        for (count, output) in self.outputs(raw)? {
+            self.measure(epoch, &output.item)?;
+            self.gather(count, output.grads);
+        }
+        let done = self.state.position.batches + 1;
+        if done % config.accumulation == 0 || done == self.loader.batches() {
+            self.step();
+        }
+        Ok(())
+    }
+
+    /// Seeds the noise that the model draws in the current block of batches.
+    fn seed_noise(&self, epoch: usize) {
+        let block = (self.state.position.batches / NOISE_BLOCK) as u64;
+        let seed = derive(self.task.config.seed, Stream::Noise, [epoch as u64, block]);
+        self.device.seed(seed);
+    }
+
+    /// Brings the noise to where it was when an epoch was left. How far it is cannot be asked for,
+    /// so a copy of the model draws what the batches of the block drew before: as much as the
+    /// real ones, for it depends on nothing but their size.
+    fn replay_noise(&self) -> Result<(), Error> {
+        let done = self.state.position.batches % NOISE_BLOCK;
+        if done == 0 {
+            return Ok(());
+        }
+        let epoch = self.state.position.epochs + 1;
+        let mut config = self.task.config.in_epoch(epoch);
+        // Solving draws nothing.
+        if let Some(equilibrium) = config.equilibrium_mut() {
+            equilibrium.forward.termination.max_steps = 1;
+        }
+        let copy = Classifier::new(&config, &self.device)?;
+        let copy = copy.load_record(self.record()).materialised();
+        let shape = config.shape;
+        let batch = [config.batch_size, shape.channels, shape.height, shape.width];
+        self.seed_noise(epoch);
+        for _ in 0..done {
+            copy.infer(Tensor::zeros(batch, &self.device));
+        }
+        Ok(())
+    }
+
+    fn outputs(&self, raw: RawBatch) -> Result<Outputs, Error> {
+        let Some(team) = &self.team else {
+            let count = raw.len();
+            let output = TrainStep::step(&self.model, raw.to_device(&self.device));
+            return Ok(vec![(count, output)]);
+        };
+        let mut parts: Vec<Box<dyn DataLoaderIterator<Batch>>> = Vec::new();
+        let devices = &self.task.devices;
+        let mut cut = raw.split(devices.len()).into_iter();
+        for device in devices {
+            let batch = cut.next().map(|part| {
+                let device = device.device.clone().autodiff();
+                part.to_device(&device)
+            });
+            parts.push(Box::new(One(batch)));
+        }
+        let (outputs, _) = team.step(&mut parts, &self.model).map_err(|error| {
+            let crash = crate::crash::Crash {
+                message: error.to_string(),
+                backtrace: String::new(),
+            };
+            super::crashed("the training", crash, self.run)
+        })?;
+        let counted = outputs.into_iter().map(|output| {
+            let count = output.output.item.targets.dims()[0];
+            (count, output.output)
+        });
+        Ok(counted.collect())
+    }
+
+    fn measure(&mut self, epoch: usize, item: &ClassificationItem) -> Result<(), Error> {
+        let read = |error: burn::tensor::TensorReadError| {
+            let crash = crate::crash::Crash {
+                message: error.to_string(),
+                backtrace: String::new(),
+            };
+            super::crashed("the training", crash, self.run)
+        };
+        let loss = item.loss.clone().into_data().try_into_vec_as::<f64>();
+        let loss = loss
+            .ok()
+            .and_then(|loss| loss.first().copied())
+            .unwrap_or(f64::NAN);
+        if !loss.is_finite() {
+            return Err(TrainError::NotFinite {
+                loss,
+                epoch,
+                batch: self.state.position.batches + 1,
+                run: self.run.path().into(),
+            }
+            .into());
+        }
+        let logits: Vec<f64> = item.logits.clone().try_into_vec_as().map_err(read)?;
+        let targets: Vec<i64> = item.targets.clone().try_into_vec_as().map_err(read)?;
+        let rows = logits.chunks_exact(logits.len() / targets.len().max(1));
+        let right = rows
+            .zip(&targets)
+            .filter(|(row, target)| likeliest(row) == usize::try_from(**target).ok());
+        let sums = &mut self.state.sums;
+        sums.correct += right.count();
+        sums.pictures += targets.len();
+        sums.loss += loss * targets.len() as f64;
+        sums.forward.add(item.solver.forward);
+        sums.backward.add(item.solver.backward);
+        Ok(())
+    }
+
+    /// Adds the gradients of a batch, or of a device's part of one, by its number of pictures.
+    fn gather(&mut self, count: usize, grads: GradientsParams) {
+        let alone = self.team.is_none() && self.task.config.accumulation == 1;
+        let grads = match alone {
+            true => grads,
+            false => {
+                let grads = grads.to_device(&self.device, &self.model);
+                scale(&self.model, grads, count as f64)
+            }
+        };
+        self.gradients.accumulate(&self.model, grads);
+        self.gathered += count;
+    }
+
+    fn step(&mut self) {
+        let config = &self.task.config;
+        let mut grads = self.gradients.grads();
+        if self.team.is_some() || config.accumulation > 1 {
+            grads = scale(&self.model, grads, 1.0 / self.gathered as f64);
+        }
+        self.gathered = 0;
+        if config.clip_norm > 0.0 {
+            let norm = norm(&self.model, &grads);
+            self.state.sums.norms[0] += norm;
+            self.state.sums.norms[1] += 1.0;
+            if norm > config.clip_norm {
+                grads = scale(&self.model, grads, config.clip_norm / norm);
+            }
+        }
+        let rate = self.schedule.rate(self.state.steps);
+        let model = self.model.clone();
+        self.model = model.optimize(&mut self.optimizer, rate.into(), grads);
+        self.state.steps += 1;
+        if let Some(ema) = self.ema.take() {
+            // At first an average over few steps must forget the random start sooner.
+            let steps = self.state.steps as f64;
+            let decay = config.ema.min((1.0 + steps) / (10.0 + steps));
+            drop(self.model.valid());
+            self.ema = Some(average(ema, &self.model, decay));
+        }
+    }
+
+    /// The model's tensors. Burn's running statistics lag one step behind, as records see them,
+    /// until `valid` brings them up to date.
+    fn record(&self) -> ModuleRecord {
+        drop(self.model.valid());
+        self.model.clone().into_record()
+    }
+
+    fn save(&mut self) -> Result<(), Error> {
+        let snapshot = Snapshot {
+            state: self.state.clone(),
+            model: self.record(),
+            ema: self.ema.clone().map(Module::into_record),
+            optimizer: self.optimizer.to_record(),
+        };
+        checkpoint::save(self.run, snapshot)?;
+        checkpoint::prune(self.run, self.history)?;
+        self.saved = Instant::now();
+        Ok(())
+    }
+}
+
+/// One batch as Burn's workers take them.
+struct One(Option<Batch>);
+
+impl Iterator for One {
+    type Item = Result<Batch, DatasetError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.0.take().map(Ok)
+    }
+}
+
+impl DataLoaderIterator<Batch> for One {
+    fn progress(&self) -> Progress {
+        Progress::new(1, 1, None)
+    }
+}

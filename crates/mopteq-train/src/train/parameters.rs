@@ -1,0 +1,177 @@
+//! Passes over all parameters: global gradient norm, clipping, weighting, moving average.
+
+use std::any::Any;
+use std::collections::HashMap;
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
+use burn::optim::GradientsParams;
+use burn::prelude::*;
+
+use crate::classifier::Classifier;
+
+/// Multiplies all gradients by a factor.
+pub(super) fn scale(model: &Classifier, grads: GradientsParams, factor: f64) -> GradientsParams {
+    struct Scale(GradientsParams, f64);
+    impl ModuleVisitor for Scale {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if let Some(grad) = self.0.remove::<D>(param.id) {
+                self.0.register(param.id, grad * self.1);
+            }
+        }
+    }
+    let mut visitor = Scale(grads, factor);
+    model.visit(&mut visitor);
+    visitor.0
+}
+
+/// Euclidean norm of all gradients together.
+///
+/// Burn's own clipping by the norm looks at each tensor alone, which changes the direction of
+/// the step; this does not.
+pub(super) fn norm(model: &Classifier, grads: &GradientsParams) -> f64 {
+    struct Squares<'a> {
+        grads: &'a GradientsParams,
+        sums: Vec<Tensor<1>>,
+    }
+    impl ModuleVisitor for Squares<'_> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if let Some(grad) = self.grads.get::<D>(param.id) {
+                self.sums.push((grad.clone() * grad).sum());
+            }
+        }
+    }
+    let mut visitor = Squares {
+        grads,
+        sums: Vec::new(),
+    };
+    model.visit(&mut visitor);
+    if visitor.sums.is_empty() {
+        return 0.0;
+    }
+    // One read-back for all.
+    let sums = Tensor::cat(visitor.sums, 0).try_into_vec_as::<f64>();
+    sums.map_or(f64::NAN, |sums| sums.iter().sum::<f64>().sqrt())
+}
+
+/// The exponential moving average of a model: trained parameters are averaged, running statistics
+/// and other buffers are those of the last step.
+pub(super) fn average(ema: Classifier, model: &Classifier, decay: f64) -> Classifier {
+    #[derive(Default)]
+    struct Collect(HashMap<ParamId, (Box<dyn Any>, bool)>);
+    impl ModuleVisitor for Collect {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let trained = param.is_require_grad();
+            let value: Box<dyn Any> = Box::new(param.val().without_autodiff());
+            self.0.insert(param.id, (value, trained));
+        }
+    }
+    struct Average {
+        current: HashMap<ParamId, (Box<dyn Any>, bool)>,
+        decay: f64,
+    }
+    impl ModuleMapper for Average {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            let current = self.current.remove(&param.id);
+            let Some((Ok(current), trained)) =
+                current.map(|(value, trained)| (value.downcast::<Tensor<D>>(), trained))
+            else {
+                return param;
+            };
+            let decay = self.decay;
+            param.map(|average| {
+                if trained {
+                    average * decay + *current * (1.0 - decay)
+                } else {
+                    *current
+                }
+            })
+        }
+    }
+    let mut collect = Collect::default();
+    model.visit(&mut collect);
+    ema.map(&mut Average {
+        current: collect.0,
+        decay,
+    })
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use super::*;
+    use crate::config::TrainConfig;
+    use burn::train::TrainStep;
+
+    fn batch(device: &Device) -> crate::data::Batch {
+        crate::data::Batch {
+            images: Tensor::ones([2, 1, 28, 28], device),
+            targets: Tensor::zeros([2], device),
+        }
+    }
+
+    #[test]
+    fn the_norm_is_that_of_all_gradients_and_scales_with_them() {
+        let device = Device::flex().autodiff();
+        let model = Classifier::new(&TrainConfig::digits(), &device)
+            .unwrap()
+            .materialised();
+        let grads = TrainStep::step(&model, batch(&device)).grads;
+        struct All<'a>(&'a GradientsParams, f64);
+        impl ModuleVisitor for All<'_> {
+            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+                if let Some(grad) = self.0.get::<D>(param.id) {
+                    let values: Vec<f64> = grad.try_into_vec_as().unwrap();
+                    self.1 += values.iter().map(|v| v * v).sum::<f64>();
+                }
+            }
+        }
+        let mut all = All(&grads, 0.0);
+        model.visit(&mut all);
+        let expected = all.1.sqrt();
+        assert!(expected > 0.0 && (norm(&model, &grads) / expected - 1.0).abs() < 1e-5);
+        let clipped = scale(&model, grads, 0.25);
+        assert!((norm(&model, &clipped) / (0.25 * expected) - 1.0).abs() < 1e-5);
+    }
+
+    #[test]
+    fn the_average_moves_towards_the_model_by_its_share() {
+        let device = Device::flex().autodiff();
+        let model = Classifier::new(&TrainConfig::digits(), &device)
+            .unwrap()
+            .materialised();
+        struct Fill(f64);
+        impl ModuleMapper for Fill {
+            fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+                let value = self.0;
+                param.map(|tensor| {
+                    let tracked = tensor.is_require_grad();
+                    let filled = tensor.detach() * 0.0 + value;
+                    filled.detach().set_require_grad(tracked)
+                })
+            }
+        }
+        let (zeros, ones) = (model.clone().map(&mut Fill(0.0)), model.map(&mut Fill(1.0)));
+        let average = average(zeros.valid(), &ones, 0.75);
+        struct Values(Vec<(bool, f64)>, HashMap<ParamId, bool>);
+        impl ModuleVisitor for Values {
+            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+                let mean = param.val().mean().try_into_scalar::<f64>().unwrap();
+                self.0.push((self.1[&param.id], mean));
+            }
+        }
+        struct Trained(HashMap<ParamId, bool>);
+        impl ModuleVisitor for Trained {
+            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+                self.0.insert(param.id, param.is_require_grad());
+            }
+        }
+        let mut trained = Trained(HashMap::new());
+        ones.visit(&mut trained);
+        let mut values = Values(Vec::new(), trained.0);
+        average.visit(&mut values);
+        assert!(values.0.iter().any(|(trained, _)| !trained));
+        for (trained, value) in values.0 {
+            let expected = if trained { 0.25 } else { 1.0 };
+            assert!((value - expected).abs() < 1e-6, "{trained}: {value}");
+        }
+    }
+}
