@@ -1,1 +1,135 @@
 //! Small programs, one idea each: run one with `cargo run --release -p examples --example NAME`.
+//!
+//! What several of them need is here.
+
+use burn::nn::loss::CrossEntropyLossConfig;
+use burn::optim::{GradientsParams, SgdConfig};
+use burn::prelude::*;
+use mopteq::{MOptEqs, MOptEqsConfig};
+use mopteq_train::Error;
+use mopteq_train::checkpoint::{Position, Which};
+use mopteq_train::config::TrainConfig;
+use mopteq_train::data::{DataKind, Picture};
+use mopteq_train::device::{DeviceChoice, select};
+use mopteq_train::evaluate::batcher;
+use mopteq_train::predict::Predictor;
+use mopteq_train::progress::View;
+use mopteq_train::run::RunFolder;
+use mopteq_train::train::{StopFlag, Summary, Task};
+
+/// Pictures of embedded digits and their classes.
+#[derive(Clone, Debug)]
+pub struct Digits {
+    /// `[n, 1, 28, 28]`, normalised.
+    pub images: Tensor<4>,
+    /// `[n]`.
+    pub labels: Tensor<1, Int>,
+}
+
+impl Digits {
+    /// Pictures `start` to `start + length`, fewer at the end.
+    pub fn range(&self, start: usize, length: usize) -> Self {
+        let length = length.min(self.len() - start);
+        Self {
+            images: self.images.clone().narrow(0, start, length),
+            labels: self.labels.clone().narrow(0, start, length),
+        }
+    }
+
+    /// The same on a tape.
+    pub fn autodiff(self) -> Self {
+        Self {
+            images: self.images.autodiff(),
+            labels: self.labels.autodiff(),
+        }
+    }
+
+    /// Number of pictures.
+    pub fn len(&self) -> usize {
+        self.images.dims()[0]
+    }
+
+    /// Whether there is no picture.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Share of the pictures whose largest logit is that of their class, in percent.
+    pub fn accuracy(&self, logits: Tensor<2>) -> f64 {
+        let hits = logits
+            .argmax(1)
+            .squeeze_dim::<1>(1)
+            .equal(self.labels.clone());
+        100.0 * hits.float().mean().into_scalar::<f64>()
+    }
+}
+
+/// The embedded training and test pictures.
+pub fn digits(device: &Device) -> Result<(Digits, Digits), Error> {
+    let data = DataKind::Digits.load()?;
+    let batcher = batcher(&TrainConfig::digits());
+    let all = |pictures: &[Picture]| {
+        let plain = |picture| mopteq_train::data::Sample {
+            picture,
+            augmentation: None,
+        };
+        let samples: Vec<_> = pictures.iter().map(plain).collect();
+        let batch = batcher.stack(&samples)?.to_device(device);
+        Ok::<_, Error>(Digits {
+            images: batch.images,
+            labels: batch.targets,
+        })
+    };
+    Ok((all(&data.train)?, all(&data.test)?))
+}
+
+/// Trains on the CPU, in silence, in a folder that is removed afterwards.
+pub fn train(config: TrainConfig) -> Result<(Predictor, Summary), Error> {
+    let device = select(DeviceChoice::CPU)?;
+    let task = Task::new(config, vec![device.clone()])?;
+    let name = format!("mopteq-example-{}", std::process::id());
+    let run = RunFolder::create_next(&std::env::temp_dir(), &name)?;
+    run.write_config(task.config())?;
+    let trained = task
+        .train(
+            &run,
+            Position::default(),
+            View::Silent,
+            &StopFlag::default(),
+        )
+        .and_then(|summary| Ok((Predictor::load(&run, Which::Last, device, None)?, summary)));
+    // A folder that stays behind costs some megabytes and nothing else.
+    std::fs::remove_dir_all(run.path()).ok();
+    trained
+}
+
+/// A MOptEq after some steps of gradient descent on the batches of 32 that start at 0, 32, ...
+///
+/// # Panics
+///
+/// Panics if the configuration cannot be built.
+pub fn trained(
+    config: &MOptEqsConfig,
+    steps: usize,
+    batch: impl Fn(usize) -> (Tensor<4>, Tensor<1, Int>),
+) -> MOptEqs {
+    let model = config.init(&Device::flex());
+    let mut model = model.expect("the configuration is sound").train();
+    let mut optimizer = SgdConfig::new().init();
+    for step in 0..steps {
+        let (images, labels) = batch(32 * step);
+        let logits = model.forward(images).logits;
+        let loss = CrossEntropyLossConfig::new()
+            .init(&logits.device())
+            .forward(logits, labels);
+        let grads = GradientsParams::from_grads(loss.backward(), &model);
+        model = optimizer.step(0.02, model, grads);
+    }
+    model.valid()
+}
+
+/// The n-th argument as a number, counted from 1, or a default.
+pub fn argument(n: usize, default: usize) -> usize {
+    let given = std::env::args().nth(n).and_then(|text| text.parse().ok());
+    given.unwrap_or(default)
+}
