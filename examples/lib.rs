@@ -2,6 +2,8 @@
 //!
 //! What several of them need is here.
 
+pub mod layers;
+
 use burn::nn::loss::CrossEntropyLossConfig;
 use burn::optim::{GradientsParams, SgdConfig};
 use burn::prelude::*;

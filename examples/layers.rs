@@ -1,0 +1,321 @@
+//! Data and drawing for the examples of the solver crate.
+
+use std::collections::{BTreeMap, HashMap};
+use std::error::Error;
+use std::sync::Arc;
+
+use burn::data::dataloader::batcher::Batcher;
+use burn::data::dataloader::{DataLoader, DataLoaderBuilder};
+use burn::data::dataset::InMemDataset;
+use burn::nn::loss::CrossEntropyLossConfig;
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::train::LearnerSummary;
+use burn::train::logger::{EvaluationProgressLogger, TrainingProgressLogger};
+use burn::train::metric::{MetricDefinition, MetricId};
+use burn::train::renderer::{
+    EvaluationName, MetricState, MetricsRenderer, MetricsRendererEvaluation,
+    MetricsRendererTraining,
+};
+use burn_deq::{Report, Status};
+use mopteq_train::data::Batch;
+use plotters::prelude::*;
+
+const FONT: &str = "sans-serif";
+/// Blue, orange, green, purple, brown, grey: told apart with any colour vision, by their lightness.
+const COLOURS: [RGBColor; 6] = [
+    RGBColor(31, 98, 178),
+    RGBColor(214, 106, 20),
+    RGBColor(30, 140, 90),
+    RGBColor(140, 70, 160),
+    RGBColor(110, 70, 40),
+    RGBColor(110, 110, 110),
+];
+
+/// The mean cross entropy of logits `[batch, classes]`.
+pub fn cross_entropy(logits: &Tensor<2>, targets: &Tensor<1, Int>) -> Tensor<1> {
+    let loss = CrossEntropyLossConfig::new().init(&logits.device());
+    loss.forward(logits.clone(), targets.clone())
+}
+
+/// Share of the samples whose largest logit is that of their class, in percent.
+pub fn accuracy(logits: &Tensor<2>, targets: &Tensor<1, Int>) -> f32 {
+    let guess = logits.clone().argmax(1).squeeze_dim::<1>(1);
+    let hits = guess.equal(targets.clone()).float();
+    100.0 * hits.mean().into_scalar::<f32>()
+}
+
+/// A solve in a few words: mean steps, worst residual, how many samples converged.
+pub fn in_words(report: &Report) -> String {
+    format!(
+        "{:4.1} steps, residual {:.0e}, {}/{} converged",
+        report.mean_steps(),
+        report.relative_residual.iter().copied().fold(0.0, f64::max),
+        report.count(Status::Converged),
+        report.status.len()
+    )
+}
+
+/// Two interleaved spirals of `n` points each that turn by `angle`: coordinates x, y, x, y, ... and
+/// the label of each point.
+pub fn spirals(n: usize, angle: f32) -> (Vec<f32>, Vec<i32>) {
+    let point = |i: usize| {
+        let t = (i / 2) as f32 / n as f32;
+        let radius = if i.is_multiple_of(2) { 2.0 } else { -2.0 } * (0.1 + t);
+        [radius * (angle * t).cos(), radius * (angle * t).sin()]
+    };
+    let labels = (0..2 * n).map(|i| (i % 2) as i32).collect();
+    ((0..2 * n).flat_map(point).collect(), labels)
+}
+
+/// Draws points and the regions that a classifier gives to their two classes, as SVG.
+/// `probability` returns that of class 1 for points x, y, x, y, ...
+///
+/// # Errors
+///
+/// What the classifier, the drawing or the file system says.
+pub fn draw_regions(
+    path: &str,
+    points: &[f32],
+    labels: &[i32],
+    probability: impl Fn(&[f32]) -> Result<Vec<f32>, Box<dyn Error>>,
+) -> Result<(), Box<dyn Error>> {
+    /// Cells along a side, and shades.
+    const CELLS: usize = 100;
+    const SHADES: f32 = 6.0;
+    let half = 1.15 * points.iter().fold(0f32, |m, v| m.max(v.abs()));
+    let size = 2.0 * half / CELLS as f32;
+    let edge = |i: usize| i as f32 * size - half;
+    let centres = (0..CELLS * CELLS)
+        .flat_map(|i| [edge(i % CELLS) + size / 2.0, edge(i / CELLS) + size / 2.0]);
+    let shades: Vec<f32> = probability(&centres.collect::<Vec<_>>())?
+        .into_iter()
+        .map(|p| (p * SHADES).round() / SHADES)
+        .collect();
+
+    let root = SVGBackend::new(path, (640, 640)).into_drawing_area();
+    root.fill(&WHITE)?;
+    let mut chart = ChartBuilder::on(&root)
+        .caption("What an equilibrium MLP makes of two spirals", (FONT, 24))
+        .margin(14)
+        .x_label_area_size(52)
+        .y_label_area_size(62)
+        .build_cartesian_2d(-half..half, -half..half)?;
+    let tint = |p: f32| {
+        // From class 0 over white to class 1.
+        let colour = COLOURS[usize::from(p > 0.5)];
+        colour.mix(f64::from((2.0 * p - 1.0).abs()) * 0.45)
+    };
+    for (row, cells) in shades.chunks(CELLS).enumerate() {
+        // Cells of one shade make one rectangle: the file stays small.
+        let mut start = 0;
+        for run in cells.chunk_by(|a, b| a == b) {
+            let corners = [
+                (edge(start), edge(row)),
+                (edge(start + run.len()), edge(row + 1)),
+            ];
+            start += run.len();
+            if run[0] != 0.5 {
+                chart.draw_series([Rectangle::new(corners, tint(run[0]).filled())])?;
+            }
+        }
+    }
+    for (class, name) in ["class 0", "class 1"].into_iter().enumerate() {
+        let of_class = points.chunks(2).zip(labels);
+        let of_class = of_class.filter(|(_, label)| **label as usize == class);
+        let style = COLOURS[class].filled();
+        chart
+            .draw_series(of_class.map(|(p, _)| Circle::new((p[0], p[1]), 3, style)))?
+            .label(name)
+            .legend(move |(x, y)| Circle::new((x + 10, y), 4, style));
+    }
+    let mut mesh = chart.configure_mesh();
+    mesh.disable_mesh()
+        .x_desc("x₁")
+        .y_desc("x₂")
+        .axis_desc_style((FONT, 18))
+        .label_style((FONT, 16))
+        .draw()?;
+    legend(&mut chart)?;
+    root.present()?;
+    Ok(())
+}
+
+/// A line of a plot: its name and points.
+pub type Line = (String, Vec<(f64, f64)>);
+
+/// Draws lines over evaluations of a map, with a logarithmic axis upwards, as SVG.
+///
+/// # Errors
+///
+/// What the drawing or the file system says.
+pub fn draw_residuals(path: &str, title: &str, lines: &[Line]) -> Result<(), Box<dyn Error>> {
+    let points = || lines.iter().flat_map(|(_, points)| points);
+    let last = points().fold(1.0, |m: f64, p| m.max(p.0));
+    let low = points().fold(f64::INFINITY, |m, p| m.min(p.1));
+    let high = points().fold(0.0, |m: f64, p| m.max(p.1));
+
+    let root = SVGBackend::new(path, (760, 480)).into_drawing_area();
+    root.fill(&WHITE)?;
+    let mut chart = ChartBuilder::on(&root)
+        .caption(title, (FONT, 22))
+        .margin(14)
+        .x_label_area_size(52)
+        .y_label_area_size(78)
+        .build_cartesian_2d(0.0..last * 1.02, (low / 2.0..high * 2.0).log_scale())?;
+    chart
+        .configure_mesh()
+        .x_desc("evaluations of f")
+        .y_desc("relative residual |f(z) − z| / |f(z)|")
+        .x_label_formatter(&|x| format!("{x:.0}"))
+        .y_label_formatter(&|y| format!("{y:.0e}"))
+        .axis_desc_style((FONT, 18))
+        .label_style((FONT, 16))
+        .light_line_style(TRANSPARENT)
+        .draw()?;
+    for ((name, points), colour) in lines.iter().zip(COLOURS.iter().cycle()) {
+        let style = colour.stroke_width(2);
+        chart
+            .draw_series(LineSeries::new(points.iter().copied(), style))?
+            .label(name)
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], style));
+    }
+    legend(&mut chart)?;
+    root.present()?;
+    Ok(())
+}
+
+fn legend<'a, X, Y>(
+    chart: &mut ChartContext<'a, SVGBackend<'a>, Cartesian2d<X, Y>>,
+) -> Result<(), Box<dyn Error>>
+where
+    X: plotters::coord::ranged1d::Ranged,
+    Y: plotters::coord::ranged1d::Ranged,
+{
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::UpperRight)
+        .background_style(WHITE.mix(0.85))
+        .border_style(BLACK.mix(0.3))
+        .label_font((FONT, 17))
+        .draw()
+        .map_err(|error| error.to_string().into())
+}
+
+/// A digit: its normalised pixels and its class.
+type Digit = (Vec<f32>, i32);
+
+/// Puts digits into batches.
+#[derive(Clone)]
+struct Stack;
+
+impl Batcher<Digit, Batch> for Stack {
+    fn batch(&self, digits: Vec<Digit>, device: &Device) -> Batch {
+        let n = digits.len();
+        let (images, labels): (Vec<_>, Vec<_>) = digits.into_iter().unzip();
+        let images = TensorData::new(images.concat(), [n, 1, 28, 28]);
+        Batch {
+            images: Tensor::from_data(images, device),
+            targets: Tensor::from_data(TensorData::new(labels, [n]), device),
+        }
+    }
+}
+
+/// Loaders of embedded digits in batches of 50: so many to train on, shuffled, and to test on.
+///
+/// # Errors
+///
+/// When the embedded files cannot be read.
+pub fn digits(
+    train: usize,
+    test: usize,
+    device: &Device,
+) -> Result<[Arc<dyn DataLoader<Batch>>; 2], Box<dyn Error>> {
+    let part = |digits: crate::Digits, n: usize| {
+        let digits = digits.range(0, n);
+        let pixels: Vec<f32> = digits.images.into_data().iter::<f32>().collect();
+        let labels = digits.labels.into_data();
+        let labels: Vec<i32> = labels.iter::<i32>().collect();
+        let digits = pixels.chunks(28 * 28).map(<[f32]>::to_vec).zip(labels);
+        InMemDataset::new(digits.collect::<Vec<Digit>>())
+    };
+    let (all, tests) = crate::digits(device)?;
+    let loader = || DataLoaderBuilder::new(Stack).batch_size(50);
+    let on = device.clone().autodiff();
+    Ok([
+        loader().set_device(on).shuffle(1).build(part(all, train)),
+        loader().set_device(device.clone()).build(part(tests, test)),
+    ])
+}
+
+/// Shows a training as one line an epoch.
+#[derive(Default)]
+pub struct EpochLines {
+    names: HashMap<MetricId, String>,
+    values: BTreeMap<String, f64>,
+    epoch: usize,
+}
+
+impl EpochLines {
+    fn update(&mut self, split: &str, state: MetricState) {
+        if let MetricState::Numeric(entry, Some(value)) = state
+            && let Some(name) = self.names.get(&entry.metric_id)
+        {
+            let name = format!("{split} {}", name.to_lowercase());
+            self.values.insert(name, value.current());
+        }
+    }
+}
+
+impl MetricsRendererTraining for EpochLines {
+    fn update_train(&mut self, state: MetricState) {
+        self.update("train", state);
+    }
+
+    fn update_valid(&mut self, state: MetricState) {
+        self.update("test", state);
+    }
+
+    fn on_train_end(&mut self, _: Option<LearnerSummary>) -> Result<(), Box<dyn Error>> {
+        Ok(())
+    }
+}
+
+impl TrainingProgressLogger for EpochLines {
+    fn update_epoch(&mut self, _: usize) {
+        self.epoch += 1;
+        print!("epoch {}", self.epoch);
+        for (name, value) in &self.values {
+            print!(" | {name} {value:.4}");
+        }
+        println!();
+    }
+
+    fn start(&mut self, _: usize, _: usize, _: Option<usize>, _: Option<&str>) {}
+    fn start_split(&mut self, _: &str, _: usize) {}
+    fn update_split(&mut self, _: usize) {}
+    fn end_split(&mut self) {}
+    fn end(&mut self) {}
+    fn log_event_training(&mut self, _: String) {}
+}
+
+impl MetricsRenderer for EpochLines {
+    fn manual_close(&mut self) {}
+
+    fn register_metric(&mut self, metric: MetricDefinition) {
+        self.names.insert(metric.metric_id, metric.name.to_string());
+    }
+}
+
+// Burn asks every renderer for these, too.
+impl MetricsRendererEvaluation for EpochLines {
+    fn update_test(&mut self, _: EvaluationName, _: MetricState) {}
+}
+
+impl EvaluationProgressLogger for EpochLines {
+    fn start_global_progress(&mut self, _: usize) {}
+    fn start_test(&mut self, _: &str, _: usize) {}
+    fn update_test_progress(&mut self, _: usize) {}
+    fn end_test(&mut self) {}
+    fn end_global_progress(&mut self) {}
+    fn log_event_evaluation(&mut self, _: String) {}
+}
