@@ -120,6 +120,8 @@ impl TrainConfig {
                 config.epochs = 200;
                 config.batch_size = 128;
                 config.learning_rate = 0.1;
+                // At the full rate from the first step on, the loss rises at first.
+                config.warmup_epochs = 1.0;
                 config.milestones = vec![0.5, 0.75, 0.875];
                 config.validation_fraction = 0.02;
                 config.augmentation = Augmentation {

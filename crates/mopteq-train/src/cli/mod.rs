@@ -55,7 +55,7 @@ enum Command {
     /// Train a model, or go on with an interrupted training.
     #[command(after_help = "Examples:\n  \
         mopteq train --epochs 3 --out runs/short\n  \
-        mopteq train --data cifar10 --data-path ~/cifar --epochs 2 --limit 2000\n  \
+        mopteq train --data cifar10 --data-path ~/cifar --epochs 2 --limit 2000 --test-limit 500\n  \
         mopteq train --data photos/ --config options.toml --set model.channels=48\n  \
         mopteq train --resume runs/digits-1 --device cuda")]
     Train(Box<train::TrainArguments>),
@@ -77,7 +77,7 @@ enum Command {
     /// Make a run folder from an exported model.
     Import(ship::ImportArguments),
     /// Measure how fast batches are prepared and trained on.
-    Bench(bench::BenchArguments),
+    Bench(Box<bench::BenchArguments>),
     /// Print a completion script for a shell.
     #[command(after_help = "Example:\n  \
         mopteq completions bash > ~/.local/share/bash-completion/completions/mopteq")]

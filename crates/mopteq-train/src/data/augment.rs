@@ -361,7 +361,7 @@ mod tests {
         for seed in 0..100 {
             let out = apply(&cut, &bright, seed);
             let painted = out[..81].iter().filter(|value| **value == 127.5).count();
-            assert!(painted >= 4 && painted <= 16, "{painted}");
+            assert!((4..=16).contains(&painted), "{painted}");
             assert_eq!(
                 out[..81].iter().filter(|value| **value == 255.0).count(),
                 81 - painted

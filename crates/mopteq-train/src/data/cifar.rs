@@ -123,7 +123,7 @@ fn load(path: &Path, form: &Form) -> Result<DataSet, DataError> {
 
 fn records(file: &Path, bytes: &[u8], form: &Form) -> Result<Vec<Picture>, DataError> {
     let record = form.labels + SHAPE.len();
-    if bytes.is_empty() || bytes.len() % record != 0 {
+    if bytes.is_empty() || !bytes.len().is_multiple_of(record) {
         return Err(DataError::Records {
             file: file.into(),
             found: bytes.len(),

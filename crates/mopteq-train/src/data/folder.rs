@@ -411,7 +411,7 @@ fn choose_shape(
         .first()
         .map(|(width, height, _)| [*height, *width])
         .filter(|[height, width]| {
-            let fits = |side: usize| side <= LARGEST_SIDE && side % DIVISOR == 0;
+            let fits = |side: usize| side <= LARGEST_SIDE && side.is_multiple_of(DIVISOR);
             fits(*height) && fits(*width) && probes.iter().all(|p| [p.1, p.0] == [*height, *width])
         });
     let [height, width] = options.size.or(own).unwrap_or([SIDE, SIDE]);

@@ -153,7 +153,7 @@ fn number(value: f64) -> String {
     let size = value.abs();
     if value == 0.0 {
         "0".into()
-    } else if size >= 1e4 || size < 1e-3 {
+    } else if !(1e-3..1e4).contains(&size) {
         format!("{value:.0e}")
     } else {
         let text = format!("{value:.3}");

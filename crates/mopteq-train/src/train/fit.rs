@@ -123,7 +123,7 @@ impl<'a> Fit<'a> {
             }
             let over = self.task.is_over(self.history);
             let every = config.checkpoint_epochs;
-            let due = (every > 0 && epoch % every == 0) || wants_to_stop();
+            let due = (every > 0 && epoch.is_multiple_of(every)) || wants_to_stop();
             // The best epoch is what early stopping tests in the end.
             let is_best = config.patience > 0 && self.history.best() == Some(epoch);
             if due || over || is_best {
@@ -220,7 +220,7 @@ impl<'a> Fit<'a> {
             self.gather(count, output.grads);
         }
         let done = self.state.position.batches + 1;
-        if done % config.accumulation == 0 || done == self.loader.batches() {
+        if done.is_multiple_of(config.accumulation) || done == self.loader.batches() {
             self.step();
         }
         Ok(())
