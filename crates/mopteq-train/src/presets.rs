@@ -120,8 +120,9 @@ impl TrainConfig {
                 config.epochs = 200;
                 config.batch_size = 128;
                 config.learning_rate = 0.1;
-                // At the full rate from the first step on, the loss rises at first.
+                // Without these two, the loss rises above chance at first.
                 config.warmup_epochs = 1.0;
+                config.clip_norm = 1.0;
                 config.milestones = vec![0.5, 0.75, 0.875];
                 config.validation_fraction = 0.02;
                 config.augmentation = Augmentation {
@@ -141,6 +142,7 @@ impl TrainConfig {
                 config.learning_rate = 0.05;
                 config.schedule = ScheduleKind::Cosine;
                 config.warmup_epochs = 1.0;
+                config.clip_norm = 1.0;
                 config.augmentation = Augmentation {
                     flip: true,
                     padding: shape.width / 8,

@@ -36,7 +36,10 @@ pub enum DownloadError {
         url: String,
     },
     /// The connection failed, or broke off again and again.
-    #[error("{url}: {reason}; {kept} bytes are kept, the same command goes on from there")]
+    #[error(
+        "{url}: {reason}; {kept} bytes are kept, the same command goes on from there (a file that \
+         you have already is named by --data-path)"
+    )]
     Broken {
         /// The address.
         url: String,

@@ -154,7 +154,7 @@ fn number(value: f64) -> String {
     if value == 0.0 {
         "0".into()
     } else if !(1e-3..1e4).contains(&size) {
-        format!("{value:.0e}")
+        format!("{value:.1e}").replace(".0e", "e")
     } else {
         let text = format!("{value:.3}");
         text.trim_end_matches('0').trim_end_matches('.').to_owned()
