@@ -1,6 +1,6 @@
 //! From the embedded digits to predictions through the libraries, on the CPU and on wgpu.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use mopteq_train::checkpoint::{Position, Which};
 use mopteq_train::config::TrainConfig;
@@ -12,11 +12,14 @@ use mopteq_train::progress::View;
 use mopteq_train::run::RunFolder;
 use mopteq_train::train::{StopFlag, Summary, Task};
 
-/// One training at a time: the CPU's random numbers belong to the whole process.
-static TRAINING: Mutex<()> = Mutex::new(());
+/// One test at a time: the CPU's random numbers belong to the whole process, and every new model
+/// draws some.
+fn alone() -> MutexGuard<'static, ()> {
+    static TESTS: Mutex<()> = Mutex::new(());
+    TESTS.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 fn fit(task: &Task, run: &RunFolder, view: View) -> Summary {
-    let _alone = TRAINING.lock().unwrap_or_else(PoisonError::into_inner);
     let stop = StopFlag::default();
     task.train(run, Position::default(), view, &stop).unwrap()
 }
@@ -48,6 +51,7 @@ fn test_pictures(count: usize) -> Vec<Pixels> {
 
 #[test]
 fn a_trained_run_evaluates_and_predicts_what_its_summary_says() {
+    let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
     let (run, summary) = train(&folder.path().join("run"));
     // Ten classes: two epochs of 1,000 pictures teach far more than chance.
@@ -84,6 +88,7 @@ fn difference(a: &[Likelihood], b: &[Likelihood]) -> f64 {
 #[test]
 #[ignore = "needs a Vulkan driver; .ci/run runs it by name on Mesa's software Vulkan"]
 fn wgpu_predicts_what_the_cpu_predicts() {
+    let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
     let (run, _) = train(&folder.path().join("run"));
     let on = |choice| {
@@ -99,6 +104,7 @@ fn wgpu_predicts_what_the_cpu_predicts() {
 #[test]
 #[ignore = "needs a Vulkan driver; .ci/run runs it by name on Mesa's software Vulkan"]
 fn wgpu_trains_with_the_losses_of_the_cpu() {
+    let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
     // Five steps an epoch, fifty in all.
     let mut config = TrainConfig {
