@@ -1,17 +1,4 @@
 //! Weights in the safetensors format.
-//!
-//! Every model writes and reads all of its tensors, buffers included, under the path of its fields:
-//!
-//! | model | tensors |
-//! |---|---|
-//! | [`MOptEqs`](crate::MOptEqs) | `stem.conv.weight`, `stem.norm.{gamma, beta, running_mean, running_var}`, `core.kernels.I.{weight, direction}`, `core.cross.K.kernel.{weight, direction}`, `injections.I.{weight, bias}`, `head.norms.I.*`, `head.linear.{weight, bias}`, `head.dense.{weight, bias}` |
-//! | [`MultiView`](crate::MultiView) | `readers.I.{stem.*, convolution.*, linear.*}`, `core.*`, `head.*` |
-//! | [`Residual`](crate::Residual) | `stem.*`, `stages.I.K.{first, first_norm, second, second_norm}.*`, `head.*` |
-//! | [`Mdeq`](crate::Mdeq) | `downsample.K.{conv, norm}.*`, `stage0.*`, `full_stage.*`, `head.{incre_modules, downsamp_modules, final_layer}.*`, `classifier.*` |
-//!
-//! I counts branches from the finest, 0. Linear weights are `[in, out]`, convolutions
-//! `[out, in, k, k]`. A [`Network`](crate::Network) has the names of the model it holds. The
-//! configuration is not in the file; it is kept beside, as JSON.
 
 use std::path::Path;
 
@@ -41,6 +28,19 @@ impl WeightsError {
 }
 
 /// Safetensors in and out for every module of Burn, thus for every model of this crate.
+///
+/// Every model writes and reads all of its tensors, buffers included, under the path of its fields:
+///
+/// | model | tensors |
+/// |---|---|
+/// | [`MOptEqs`](crate::MOptEqs) | `stem.conv.weight`, `stem.norm.{gamma, beta, running_mean, running_var}`, `core.kernels.I.{weight, direction}`, `core.cross.K.kernel.{weight, direction}`, `injections.I.{weight, bias}`, `head.norms.I.*`, `head.linear.{weight, bias}`, `head.dense.{weight, bias}` |
+/// | [`MultiView`](crate::MultiView) | `readers.I.{stem.*, convolution.*, linear.*}`, `core.*`, `head.*` |
+/// | [`Residual`](crate::Residual) | `stem.*`, `stages.I.K.{first, first_norm, second, second_norm}.*`, `head.*` |
+/// | [`Mdeq`](crate::Mdeq) | `downsample.K.{conv, norm}.*`, `stage0.*`, `full_stage.*`, `head.{incre_modules, downsamp_modules, final_layer}.*`, `classifier.*` |
+///
+/// I counts branches from the finest, 0. Linear weights are `[in, out]`, convolutions
+/// `[out, in, k, k]`. A [`Network`](crate::Network) has the names of the model it holds. The
+/// configuration is not in the file; it is kept beside, as JSON.
 pub trait Weights: Module {
     /// All tensors as safetensors.
     ///
@@ -68,7 +68,7 @@ pub trait Weights: Module {
     /// # Errors
     ///
     /// When the bytes are no safetensors, or their names and shapes are not those of the module.
-    fn from_safetensors(self, bytes: Vec<u8>) -> Result<Self, WeightsError> {
+    fn load_safetensors(self, bytes: Vec<u8>) -> Result<Self, WeightsError> {
         load(self, SafetensorsStore::from_bytes(Some(bytes)))
     }
 
@@ -76,7 +76,7 @@ pub trait Weights: Module {
     ///
     /// # Errors
     ///
-    /// As [`from_safetensors`](Self::from_safetensors), or when the file cannot be read.
+    /// As [`load_safetensors`](Self::load_safetensors), or when the file cannot be read.
     fn read_safetensors(self, path: &Path) -> Result<Self, WeightsError> {
         load(self, SafetensorsStore::from_file(path))
     }

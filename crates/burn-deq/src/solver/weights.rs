@@ -208,8 +208,8 @@ fn cholesky_row(factor: &[Vec<f64>], mut row: Vec<f64>, ridge: f64) -> Option<Ve
         row[i] = (row[i] - dot) / factor[i][i];
     }
     let left = 1.0 + ridge - row.iter().map(|l| l * l).sum::<f64>();
-    // NaN counts as dependent, too.
-    (left > 4.0 * ridge).then(|| {
+    // Strong regularisation is asked for, not a sign of dependence. NaN counts as dependent, too.
+    (left - ridge > 3.0 * ridge.min(1e-6)).then(|| {
         row.push(left.sqrt());
         row
     })

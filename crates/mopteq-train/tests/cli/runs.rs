@@ -208,3 +208,31 @@ fn two_devices_share_a_batch() {
     assert!(loss(1) < loss(0), "{metrics}");
     assert!(summary["test_accuracy"].as_f64().unwrap() > 10.0);
 }
+
+#[test]
+fn every_network_trains_and_is_evaluated_and_inspected() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    bar().save(path.join("one.png")).unwrap();
+    for model in ["opteq", "mdeq", "residual"] {
+        train(path, &["--epochs", "1", "--model", model, "--out", model]);
+        let config = read_json(&path.join(model).join("config.json"));
+        assert_eq!(config["model"]["network"].as_str(), Some(model));
+        let text = succeed(path, &["eval", "--run", model, "--device", "cpu"]);
+        assert!(text.contains("test accuracy"), "{text}");
+        let out = format!("{model}-inspected");
+        let look = [
+            "inspect", "one.png", "--run", model, "--device", "cpu", "--out",
+        ];
+        succeed(path, &[&look[..], &[&out]].concat());
+        // The config of a run starts another of the same network.
+        let again = format!("{model}/config.json");
+        let name = format!("{model}-again");
+        train(path, &["--epochs", "1", "--config", &again, "--out", &name]);
+        let config = read_json(&path.join(&name).join("config.json"));
+        assert_eq!(config["model"]["network"].as_str(), Some(model));
+    }
+    // A hidden objective is what an MDEQ does not have.
+    let arguments = [&SHORT[..], &["--model", "mdeq", "--family", "s"]].concat();
+    assert!(fail(path, &arguments).contains("family"));
+}

@@ -112,7 +112,7 @@ impl MultiViewConfig {
             }
         }
         let sizes: Vec<_> = self.views.iter().map(View::branch_size).collect();
-        let nested = |a: usize, b: usize| a.max(b) % a.min(b) == 0;
+        let nested = |a: usize, b: usize| a.max(b).is_multiple_of(a.min(b));
         for (second, b) in sizes.iter().enumerate() {
             for (first, a) in sizes[..second].iter().enumerate() {
                 // Both sides must shrink, or neither: the coarser branch is the one that is pooled to.

@@ -39,7 +39,7 @@ fn every_network_survives_safetensors() {
         let other = config.init(&device).unwrap();
         let expected = values(model.forward(images.clone()).logits);
         assert!(relative(&values(other.forward(images.clone()).logits), &expected) > 1e-3);
-        let other = other.from_safetensors(bytes.clone()).unwrap();
+        let other = other.load_safetensors(bytes.clone()).unwrap();
         let found = values(other.forward(images).logits);
         assert_eq!(found, expected, "{}", config.name());
 
@@ -96,7 +96,7 @@ fn names_are_those_of_the_documentation() {
     ] {
         assert!(names.iter().any(|n| n == name), "{name} of {names:?}");
     }
-    assert!(model.from_safetensors(bytes).is_ok());
+    assert!(model.load_safetensors(bytes).is_ok());
 }
 
 #[test]
@@ -105,23 +105,23 @@ fn weights_of_another_model_are_refused_by_name() {
     let config = MOptEqsConfig::digits(4, 1, [12, 12]);
     let bytes = config.init(&device).unwrap().to_safetensors().unwrap();
     let wider = config.clone().with_channels(8).init(&device).unwrap();
-    let error = wider.from_safetensors(bytes.clone()).unwrap_err();
+    let error = wider.load_safetensors(bytes.clone()).unwrap_err();
     assert!(matches!(error, WeightsError::Store(_)), "{error}");
     let deeper = config.clone().with_dense_classes(3).init(&device).unwrap();
-    let error = deeper.from_safetensors(bytes.clone()).unwrap_err();
+    let error = deeper.load_safetensors(bytes.clone()).unwrap_err();
     assert!(error.to_string().contains("head.dense"), "{error}");
     let dense = config.clone().with_dense_classes(3).init(&device).unwrap();
     let dense = dense.to_safetensors().unwrap();
     let error = config
         .init(&device)
         .unwrap()
-        .from_safetensors(dense)
+        .load_safetensors(dense)
         .unwrap_err();
     assert!(matches!(error, WeightsError::Unknown(_)), "{error}");
     let error = config
         .init(&device)
         .unwrap()
-        .from_safetensors(vec![1, 2, 3])
+        .load_safetensors(vec![1, 2, 3])
         .unwrap_err();
     assert!(matches!(error, WeightsError::Store(_)), "{error}");
 }

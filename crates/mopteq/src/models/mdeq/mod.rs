@@ -122,7 +122,7 @@ impl MdeqConfig {
         ConfigError::range(
             "groups",
             groups as f64,
-            divides && groups % 2 == 0,
+            divides && groups.is_multiple_of(2),
             "even and a divisor of the channels of every branch",
         )?;
         let halvings = self.halvings as f64;
