@@ -1,4 +1,5 @@
 //! Data and drawing for the examples of the solver crate.
+#![allow(clippy::print_stdout, reason = "an example talks to its user")]
 
 use std::collections::{BTreeMap, HashMap};
 use std::error::Error;
@@ -220,16 +221,15 @@ impl Batcher<Digit, Batch> for Stack {
     }
 }
 
+/// Batches, again every epoch.
+pub type Loader = Arc<dyn DataLoader<Batch>>;
+
 /// Loaders of embedded digits in batches of 50: so many to train on, shuffled, and to test on.
 ///
 /// # Errors
 ///
 /// When the embedded files cannot be read.
-pub fn digits(
-    train: usize,
-    test: usize,
-    device: &Device,
-) -> Result<[Arc<dyn DataLoader<Batch>>; 2], Box<dyn Error>> {
+pub fn digits(train: usize, test: usize, device: &Device) -> Result<[Loader; 2], Box<dyn Error>> {
     let part = |digits: crate::Digits, n: usize| {
         let digits = digits.range(0, n);
         let pixels: Vec<f32> = digits.images.into_data().iter::<f32>().collect();

@@ -88,10 +88,9 @@ impl HostWeights {
         accelerate: bool,
     ) -> Decision {
         self.take_in(products, slot);
-        // Not "greater": NaN must count as worse.
-        let worse = self
-            .last
-            .is_some_and(|last| !(squared_residual <= safeguard * safeguard * last));
+        let worse = self.last.is_some_and(|last| {
+            squared_residual.is_nan() || squared_residual > safeguard * safeguard * last
+        });
         if self.accelerated && worse {
             // The residual to beat stays that of the point before.
             self.restart();

@@ -14,8 +14,10 @@ fn sine(z: Tensor<2>, (slope, x): (Tensor<2>, Tensor<2>)) -> Tensor<2> {
     z.sin() * slope + x
 }
 
-fn map() -> Declared<fn(Tensor<2>, (Tensor<2>, Tensor<2>)) -> Tensor<2>> {
-    Declared::new(sine as fn(_, _) -> _)
+type Map = fn(Tensor<2>, (Tensor<2>, Tensor<2>)) -> Tensor<2>;
+
+fn map() -> Declared<Map> {
+    Declared::new(sine as Map)
         .with_structure(Structure::SymmetricPositiveDefinite)
         .with_independent_samples(true)
 }

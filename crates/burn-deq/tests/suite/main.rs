@@ -1,4 +1,5 @@
 //! Tests of the public interface, on Flex in f64 unless they say otherwise.
+#![allow(clippy::print_stdout, reason = "tests print what they measure")]
 
 mod freezing;
 mod gradients;

@@ -172,11 +172,12 @@ pub fn linear_solve(mut a: Vec<Vec<f64>>, mut b: Vec<f64>) -> Vec<f64> {
             .unwrap();
         a.swap(k, p);
         b.swap(k, p);
+        let row = a[k].clone();
         for i in k + 1..n {
-            let factor = a[i][k] / a[k][k];
-            for j in k..n {
-                a[i][j] -= factor * a[k][j];
-            }
+            let factor = a[i][k] / row[k];
+            a[i].iter_mut()
+                .zip(&row)
+                .for_each(|(a, r)| *a -= factor * r);
             b[i] -= factor * b[k];
         }
     }
