@@ -31,6 +31,7 @@ mod jacobian;
 mod map;
 mod normalization;
 mod report;
+mod sample;
 mod solver;
 mod state;
 

@@ -5,6 +5,7 @@ mod freezing;
 mod gradients;
 mod jacobian;
 mod matrix;
+mod normalization;
 mod problems;
 mod robustness;
 mod solvers;
