@@ -23,8 +23,7 @@ fn map() -> Declared<Map> {
 }
 
 /// Slopes that lead to 5 to 100 steps of plain iteration.
-fn batch(place: &Place) -> (Tensor<2>, Tensor<2>) {
-    let n = 48;
+fn batch(place: &Place, n: usize) -> (Tensor<2>, Tensor<2>) {
     let slopes: Vec<f64> = (0..n)
         .map(|k| 0.05 + 0.9 * (((k * 29) % n) as f64 / n as f64).powi(2))
         .collect();
@@ -43,16 +42,11 @@ fn layer(solver: Solver, freezing: Freezing) -> Equilibrium {
 }
 
 /// Work and results with freezing and without, for every solver; also what the wgpu tests call.
-pub fn check_freezing(place: &Place) {
-    let (slope, x) = batch(place);
+pub fn check_freezing(place: &Place, n: usize, solvers: &[Solver]) {
+    let (slope, x) = batch(place, n);
     let z0 = x.zeros_like();
     let tolerance = 1e-8f64.max(place.floor);
-    for solver in [
-        Solver::plain(),
-        Solver::anderson(5),
-        Solver::broyden(20),
-        Solver::anderson(5).with_check(Check::Every(2)),
-    ] {
+    for solver in solvers.iter().cloned() {
         let solver = solver.with_relative(tolerance).with_max_steps(300);
         let run = |freezing| {
             let deq = layer(solver.clone(), freezing);
@@ -81,7 +75,7 @@ pub fn check_freezing(place: &Place) {
                 frozen.sample_evaluations,
                 whole.sample_evaluations,
             );
-            assert_eq!(whole.sample_evaluations, whole.evaluations * 48);
+            assert_eq!(whole.sample_evaluations, whole.evaluations * n);
             assert!(frozen.sample_evaluations < whole.sample_evaluations);
             if solver.termination.check == Check::Every(1) {
                 let most = own + own / 10;
@@ -95,20 +89,29 @@ pub fn check_freezing(place: &Place) {
     }
 }
 
+pub fn every_kind() -> [Solver; 4] {
+    [
+        Solver::plain(),
+        Solver::anderson(5),
+        Solver::broyden(20),
+        Solver::anderson(5).with_check(Check::Every(2)),
+    ]
+}
+
 #[test]
 fn the_work_is_the_sum_of_the_samples_steps() {
-    check_freezing(&Place::flex());
+    check_freezing(&Place::flex(), 48, &every_kind());
 }
 
 #[test]
 fn the_work_is_the_sum_of_the_samples_steps_in_f32() {
-    check_freezing(&Place::f32_on(Device::flex()));
+    check_freezing(&Place::f32_on(Device::flex()), 48, &every_kind());
 }
 
 #[test]
 fn a_batch_of_5_to_100_steps() {
     let place = Place::flex();
-    let (slope, x) = batch(&place);
+    let (slope, x) = batch(&place, 48);
     let solver = Solver::plain().with_relative(1e-7).with_max_steps(300);
     let out = layer(solver, Freezing::Declared).solve_map(&map(), (slope, x.clone()), x);
     let steps = &out.forward.steps;
@@ -124,7 +127,7 @@ fn a_batch_of_5_to_100_steps() {
 #[test]
 fn krylov_solvers_freeze_too() {
     let place = Place::flex();
-    let (slope, x) = batch(&place);
+    let (slope, x) = batch(&place, 48);
     for adjoint in [LinearSolver::conjugate_gradients(), LinearSolver::minres()] {
         let run = |freezing| {
             let x = x.clone().autodiff().require_grad();
@@ -162,7 +165,7 @@ fn nothing_is_frozen_without_a_declaration_or_a_selectable_input() {
         }
     }
     let place = Place::flex();
-    let (slope, x) = batch(&place);
+    let (slope, x) = batch(&place, 48);
     let z0 = x.zeros_like();
     let deq = EquilibriumConfig::new()
         .with_forward(Solver::plain().with_max_steps(300))

@@ -12,14 +12,17 @@ fn place() -> Place {
     Place::f32_on(Device::wgpu(Default::default()))
 }
 
+/// Every size of the state and of the batch costs seconds of kernel compilation, so there is a
+/// choice of each test by default and the whole if this variable is set.
+fn all() -> bool {
+    std::env::var_os("BURN_DEQ_WGPU_ALL").is_some()
+}
+
 #[test]
 #[ignore = "needs a Vulkan driver; .ci/run runs it by name on Mesa's software Vulkan"]
 fn wgpu_solves_the_catalogue() {
-    // Every size of the state costs seconds of kernel compilation: one and 200 elements by default,
-    // the whole catalogue if BURN_DEQ_WGPU_ALL is set.
-    let all = std::env::var_os("BURN_DEQ_WGPU_ALL").is_some();
-    crate::solvers::check_table(&place(), |p| all || [1, 200].contains(&p.solution.len()));
-    if all {
+    crate::solvers::check_table(&place(), |p| all() || [1, 200].contains(&p.solution.len()));
+    if all() {
         crate::solvers::check_nested_state(&place());
     }
 }
@@ -27,14 +30,18 @@ fn wgpu_solves_the_catalogue() {
 #[test]
 #[ignore = "needs a Vulkan driver; .ci/run runs it by name on Mesa's software Vulkan"]
 fn wgpu_krylov_solvers_agree() {
-    crate::solvers::check_krylov(&place());
+    crate::solvers::check_krylov(&place(), |name| all() || name == "slow affine");
     crate::jacobian::check_masked_adjoint(&place());
 }
 
 #[test]
 #[ignore = "needs a Vulkan driver; .ci/run runs it by name on Mesa's software Vulkan"]
 fn wgpu_freezes_and_counts_read_backs() {
-    crate::freezing::check_freezing(&place());
+    if all() {
+        crate::freezing::check_freezing(&place(), 48, &crate::freezing::every_kind());
+    } else {
+        crate::freezing::check_freezing(&place(), 4, &[Solver::plain()]);
+    }
     crate::termination::check_read_backs(&place());
 }
 
