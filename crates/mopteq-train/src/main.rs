@@ -12,7 +12,7 @@ use mopteq_train::train::{StopFlag, TrainError};
 const INTERRUPTED: u8 = 130;
 
 fn main() -> ExitCode {
-    unpack_state_on_the_cpu();
+    prepare_environment();
     mopteq_train::crash::install_hook();
     let arguments = cli::Arguments::parse();
     let stop = StopFlag::default();
@@ -34,14 +34,27 @@ fn main() -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// On resume Burn unpacks the optimiser's state on its default device, which is a GPU backend
-/// when one is built in, and panics where there is no driver for it. From the CPU, the state goes
-/// to the device of its parameters at the first step.
-fn unpack_state_on_the_cpu() {
-    #[cfg(feature = "flex")]
-    #[allow(unsafe_code)]
-    // SAFETY: the process has no other thread yet that could read the environment.
-    unsafe {
-        std::env::set_var("BURN_DEVICE", "flex");
+/// What the libraries below read from the environment, where they would do harm otherwise.
+///
+/// - On resume Burn unpacks the optimiser's state on its default device, which is a GPU backend when
+///   one is built in, and panics where there is no driver for it. From the CPU, the state goes to the
+///   device of its parameters at the first step.
+/// - Mesa's layer that orders GPUs asks the desktop and complains on standard error where there is
+///   none. Here GPUs are chosen by name or number.
+#[allow(unsafe_code)]
+fn prepare_environment() {
+    let variables = [
+        ("BURN_DEVICE", "flex", cfg!(feature = "flex")),
+        (
+            "NODEVICE_SELECT",
+            "1",
+            std::env::var_os("XDG_RUNTIME_DIR").is_none(),
+        ),
+    ];
+    for (name, value, wanted) in variables {
+        if wanted {
+            // SAFETY: the process has no other thread yet that could read the environment.
+            unsafe { std::env::set_var(name, value) };
+        }
     }
 }

@@ -28,6 +28,8 @@ pub fn program(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mopteq"));
     command.current_dir(folder).stdin(Stdio::null());
     command.env("MOPTEQ_CACHE", folder.join("cache"));
+    // As on a server: Mesa's driver complains about it unless the program prevents that.
+    command.env_remove("XDG_RUNTIME_DIR");
     command
 }
 
