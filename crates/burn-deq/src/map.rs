@@ -253,8 +253,8 @@ impl Structure {
 /// A map z = f(z, x) whose fixed point is wanted.
 ///
 /// A closure `Fn(S, X) -> S` is a map; [`Declared`] adds declarations to one. Implement the trait
-/// by hand for a map that knows its Jacobian in closed form: that saves the backward solve two
-/// thirds of its time.
+/// by hand for a map that knows its Jacobian in closed form: the backward solve then needs no
+/// autodiff, which evaluates the map anew for every product.
 ///
 /// A map must not own tensors that are tracked by autodiff: what it depends on is an argument.
 /// The solver checks that and panics at once, for such a tensor would deadlock the backward pass.
