@@ -4,10 +4,11 @@
 use burn::tensor::Tensor;
 
 use crate::config::{Gradient, Implicit, LinearMethod, LinearSolver, Method, Termination};
-use crate::driver::{Iteration, Operator, PackedMap, Requests};
+use crate::driver::{Clock, Iteration, Operator, PackedMap, Requests};
 use crate::hook::grad_hook;
 use crate::map::{FixedPointMap, Input, Jacobian, Rows, Structure};
 use crate::report::{AdjointMonitor, Report};
+use crate::singly;
 use crate::solver;
 use crate::state::{Packing, State};
 
@@ -216,6 +217,8 @@ pub(crate) struct AdjointPlan {
     /// Where to start instead of g.
     pub(crate) start: Option<Tensor<2>>,
     pub(crate) freeze: bool,
+    /// Whether each sample is solved by itself.
+    pub(crate) singly: bool,
 }
 
 impl AdjointPlan {
@@ -226,6 +229,7 @@ impl AdjointPlan {
         forward: &Termination,
         start: Option<Tensor<2>>,
         freeze: bool,
+        singly: bool,
     ) -> Self {
         let solver = implicit.solver.clone().unwrap_or_else(|| LinearSolver {
             method: match structure {
@@ -240,7 +244,25 @@ impl AdjointPlan {
             solver,
             start,
             freeze,
+            singly,
         }
+    }
+
+    /// Solves the adjoint system at z.
+    fn solve_at<S: State, F: FixedPointMap<S, X>, X: Input>(
+        &self,
+        forward: Forward<'_, F, X, S::Layout>,
+        z: Tensor<2>,
+        g: Tensor<2>,
+    ) -> (Tensor<2>, Report) {
+        if self.singly {
+            let begin = Clock::start();
+            if let Some((u, mut report)) = singly::adjoint::<S, F, X>(self, &forward, &z, &g) {
+                report.elapsed = begin.elapsed();
+                return (u, report);
+            }
+        }
+        self.solve(Linearised::<S, F, X>::new(forward, z), g)
     }
 
     /// Solves u = J'u + g, the transposed system of the implicit function theorem:
@@ -321,17 +343,17 @@ where
         match gradient {
             Gradient::Implicit(implicit) => {
                 let (mut plan, start) = plan(implicit);
-                self.hooked(z_star, monitor, move |linearised, g| {
+                self.hooked(z_star, monitor, move |forward, z, g| {
                     if plan.start.is_none() {
                         plan.start = start(&g);
                     }
-                    plan.solve(linearised, g)
+                    plan.solve_at::<S, F, X>(forward, z, g)
                 })
             }
             Gradient::Neumann { terms } => {
                 let terms = *terms;
-                self.hooked(z_star, monitor, move |linearised, g| {
-                    neumann(&linearised, g, terms)
+                self.hooked(z_star, monitor, move |forward, z, g| {
+                    neumann(&Linearised::<S, F, X>::new(forward, z), g, terms)
                 })
             }
             Gradient::Phantom { steps, damping } => self.unroll(z_star, *steps, *damping),
@@ -347,7 +369,9 @@ where
         &self,
         z_star: Tensor<2>,
         monitor: &AdjointMonitor,
-        solve: impl FnOnce(Linearised<'_, S, F, X>, Tensor<2>) -> (Tensor<2>, Report) + Send + 'static,
+        solve: impl FnOnce(Forward<'_, F, X, L>, Tensor<2>, Tensor<2>) -> (Tensor<2>, Report)
+        + Send
+        + 'static,
     ) -> S
     where
         F: FixedPointMap<S, X>,
@@ -362,7 +386,7 @@ where
                 x,
                 packing: &packing,
             };
-            let (u, report) = solve(Linearised::new(forward, z_star), g);
+            let (u, report) = solve(forward, z_star, g);
             monitor.deliver(report, u.clone());
             u
         });

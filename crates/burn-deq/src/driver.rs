@@ -478,17 +478,17 @@ pub(crate) fn mask(rows: &[bool], like: &Tensor<2>) -> Tensor<2, Bool> {
 }
 
 /// Wall time; browsers have no `Instant`.
-struct Clock(#[cfg(not(target_family = "wasm"))] std::time::Instant);
+pub(crate) struct Clock(#[cfg(not(target_family = "wasm"))] std::time::Instant);
 
 impl Clock {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self(
             #[cfg(not(target_family = "wasm"))]
             std::time::Instant::now(),
         )
     }
 
-    fn elapsed(&self) -> Duration {
+    pub(crate) fn elapsed(&self) -> Duration {
         #[cfg(not(target_family = "wasm"))]
         return self.0.elapsed();
         #[cfg(target_family = "wasm")]

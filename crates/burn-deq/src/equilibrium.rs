@@ -6,9 +6,10 @@ use burn::tensor::Tensor;
 
 use crate::adjoint::{AdjointPlan, Attached, Forward, ForwardMap, start_from};
 use crate::config::{AdjointStart, ConfigError, Freezing, Gradient, Implicit, Method, Solver};
-use crate::driver::{Operator, Requests};
+use crate::driver::{Clock, Operator, Requests};
 use crate::map::{FixedPointMap, Input, ModuleMap, WithModule};
 use crate::report::{AdjointMonitor, Report};
+use crate::singly;
 use crate::solver;
 use crate::state::{Packing, State};
 
@@ -247,25 +248,42 @@ impl Equilibrium {
             x: plain.clone(),
             packing: &packing,
         };
-        let (outcome, iteration) = solver::solve(
-            solver::nonlinear(&self.config.forward.method, z0.clone()),
-            Operator::new(ForwardMap::<S, F, X> { inner: inner() }),
-            z0,
-            &self.config.forward.termination,
-            Requests {
-                freeze: independent && !keeps_factors,
-                trace: self.config.forward.trace,
-                record: self.config.record.clone(),
-            },
-        );
+        let singly = independent && !keeps_factors && z0.dims()[0] > 1 && {
+            let z = packing.unpack(z0.clone());
+            map.prefers_single_samples(&z, &plain)
+        };
+        let requests = Requests {
+            freeze: independent && !keeps_factors,
+            trace: self.config.forward.trace,
+            record: self.config.record.clone(),
+        };
+        let clock = Clock::start();
+        let one_by_one = singly
+            .then(|| singly::forward::<S, F, X>(&inner(), &z0, &self.config.forward, &requests))
+            .flatten();
+        let (outcome, iteration) = match one_by_one {
+            Some(mut outcome) => {
+                outcome.report.elapsed = clock.elapsed();
+                (outcome, None)
+            }
+            None => {
+                let (outcome, iteration) = solver::solve(
+                    solver::nonlinear(&self.config.forward.method, z0.clone()),
+                    Operator::new(ForwardMap::<S, F, X> { inner: inner() }),
+                    z0,
+                    &self.config.forward.termination,
+                    requests,
+                );
+                (outcome, Some(iteration))
+            }
+        };
         if tracked && outcome.report.evaluations == 0 {
             // With a step limit of 0 nothing has looked at the map yet.
             inner().evaluate::<S>(outcome.state.clone());
         }
 
-        let iteration = keeps_factors.then_some(iteration);
         let adjoint = AdjointMonitor::default();
-        let mut factors = iteration;
+        let mut factors = iteration.filter(|_| keeps_factors);
         let mut attach = |z: Tensor<2>, monitor: &AdjointMonitor, final_state: bool| -> S {
             if !tracked {
                 return packing.unpack(z);
@@ -275,7 +293,8 @@ impl Equilibrium {
             let plan = |implicit: &Implicit| {
                 let termination = &self.config.forward.termination;
                 let structure = map.structure();
-                let plan = AdjointPlan::new(implicit, structure, termination, given, independent);
+                let plan =
+                    AdjointPlan::new(implicit, structure, termination, given, independent, singly);
                 (plan, start_from(factors))
             };
             attached.attach(z, &self.config.gradient, plan, monitor)

@@ -1,12 +1,17 @@
-//! The one backend-specific operation: an identity whose backward pass is a closure.
+//! The backend-specific operations: values whose backward pass is a closure.
 //!
 //! `y = grad_hook(x, h)` returns x unchanged and, in the backward pass, sends `h(dL/dy)` to x in
 //! place of dL/dy. The implicit backward is exactly that: y is one tracked application of the map,
 //! and h solves u = J'u + g (Bai, Kolter and Koltun 2019, arXiv:1909.01377, theorem 1; the same
 //! "re-attach and hook" shape as in the code of that paper).
+//!
+//! [`custom_gradient`] attaches a value that was computed off the tape to the two tensors that it
+//! was computed from.
 
 use burn::tensor::Tensor;
 
+#[cfg(any(feature = "flex", feature = "cube"))]
+pub use dispatched::custom_gradient;
 #[cfg(any(feature = "flex", feature = "cube"))]
 pub(crate) use dispatched::grad_hook;
 
@@ -24,27 +29,36 @@ mod dispatched {
         Autodiff, Backend, BackendTensor, Dispatch, DispatchKindConversion, DispatchTensor,
         backend_extension,
     };
+    use burn::tensor::GradientCheckpointingStrategy;
 
     type Closure = Box<dyn FnOnce(DispatchTensor) -> DispatchTensor + Send>;
+    type Pullback =
+        Box<dyn FnOnce(DispatchTensor, [bool; 2]) -> [Option<DispatchTensor>; 2] + Send>;
 
     /// The closure of one hook. Burn clones the state of a backward step but runs it once, so the
     /// closure is shared and taken out when it runs.
-    #[derive(Clone)]
-    pub struct GradHook(Arc<Mutex<Option<Closure>>>);
+    pub struct Once<F>(Arc<Mutex<Option<F>>>);
 
-    impl std::fmt::Debug for GradHook {
-        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            f.write_str("GradHook")
+    impl<F> Clone for Once<F> {
+        fn clone(&self) -> Self {
+            Self(self.0.clone())
         }
     }
 
-    impl GradHook {
-        fn run(&self, gradient: DispatchTensor) -> DispatchTensor {
+    impl<F> std::fmt::Debug for Once<F> {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("Once")
+        }
+    }
+
+    impl<F> Once<F> {
+        fn new(closure: F) -> Self {
+            Self(Arc::new(Mutex::new(Some(closure))))
+        }
+
+        fn take(&self) -> F {
             let closure = self.0.lock().unwrap_or_else(|e| e.into_inner()).take();
-            match closure {
-                Some(closure) => closure(gradient),
-                None => panic!("burn-deq: the backward pass of an equilibrium ran twice"),
-            }
+            closure.expect("burn-deq: Burn runs a backward step once")
         }
     }
 
@@ -54,20 +68,45 @@ mod dispatched {
         Autodiff
     )]
     pub trait GradHookBackend: Backend {
-        fn grad_hook(tensor: FloatTensor<Self>, hook: GradHook) -> FloatTensor<Self>;
+        fn grad_hook(tensor: FloatTensor<Self>, hook: Once<Closure>) -> FloatTensor<Self>;
+
+        fn custom_gradient(
+            lhs: FloatTensor<Self>,
+            rhs: FloatTensor<Self>,
+            output: FloatTensor<Self>,
+            pullback: Once<Pullback>,
+        ) -> FloatTensor<Self>;
     }
 
     #[cfg(feature = "flex")]
     impl GradHookBackend for burn::backend::Flex {
-        fn grad_hook(tensor: FloatTensor<Self>, _hook: GradHook) -> FloatTensor<Self> {
+        fn grad_hook(tensor: FloatTensor<Self>, _hook: Once<Closure>) -> FloatTensor<Self> {
             tensor
+        }
+
+        fn custom_gradient(
+            _lhs: FloatTensor<Self>,
+            _rhs: FloatTensor<Self>,
+            output: FloatTensor<Self>,
+            _pullback: Once<Pullback>,
+        ) -> FloatTensor<Self> {
+            output
         }
     }
 
     #[cfg(feature = "cube")]
     impl GradHookBackend for burn::backend::Cube {
-        fn grad_hook(tensor: FloatTensor<Self>, _hook: GradHook) -> FloatTensor<Self> {
+        fn grad_hook(tensor: FloatTensor<Self>, _hook: Once<Closure>) -> FloatTensor<Self> {
             tensor
+        }
+
+        fn custom_gradient(
+            _lhs: FloatTensor<Self>,
+            _rhs: FloatTensor<Self>,
+            output: FloatTensor<Self>,
+            _pullback: Once<Pullback>,
+        ) -> FloatTensor<Self> {
+            output
         }
     }
 
@@ -78,7 +117,7 @@ mod dispatched {
     where
         DispatchTensor: DispatchKindConversion<B>,
     {
-        type State = GradHook;
+        type State = Once<Closure>;
 
         fn backward(
             self,
@@ -88,18 +127,54 @@ mod dispatched {
         ) {
             let hook = ops.state;
             unary::<B, _>(ops.parents, ops.node, grads, |gradient| {
-                let gradient = <DispatchTensor as DispatchKindConversion<B>>::from_backend(
-                    BackendTensor::Float(gradient),
-                );
-                match <DispatchTensor as DispatchKindConversion<B>>::try_into_backend(
-                    hook.run(gradient),
-                ) {
-                    Ok(tensor) => tensor.float(),
-                    Err(reason) => panic!(
-                        "burn-deq: the backward solve changed the backend of the gradient: {reason}"
-                    ),
-                }
+                lower::<B>(hook.take()(lift::<B>(gradient)))
             });
+        }
+    }
+
+    fn lift<B: Backend>(gradient: FloatTensor<B>) -> DispatchTensor
+    where
+        DispatchTensor: DispatchKindConversion<B>,
+    {
+        let gradient = BackendTensor::Float(gradient);
+        <DispatchTensor as DispatchKindConversion<B>>::from_backend(gradient)
+    }
+
+    fn lower<B: Backend>(gradient: DispatchTensor) -> FloatTensor<B>
+    where
+        DispatchTensor: DispatchKindConversion<B>,
+    {
+        match <DispatchTensor as DispatchKindConversion<B>>::try_into_backend(gradient) {
+            Ok(tensor) => tensor.float(),
+            Err(reason) => {
+                panic!("burn-deq: a backward pass changed the backend of the gradient: {reason}")
+            }
+        }
+    }
+
+    #[derive(Debug)]
+    struct CustomBackward;
+
+    impl<B: Backend> Backward<B, 2> for CustomBackward
+    where
+        DispatchTensor: DispatchKindConversion<B>,
+    {
+        type State = Once<Pullback>;
+
+        fn backward(
+            self,
+            ops: Ops<Self::State, 2>,
+            grads: &mut Gradients,
+            _checkpointer: &mut Checkpointer,
+        ) {
+            let gradient = lift::<B>(grads.consume::<B>(&ops.node));
+            let wanted = [ops.parents[0].is_some(), ops.parents[1].is_some()];
+            let results = ops.state.take()(gradient, wanted);
+            for (parent, result) in ops.parents.into_iter().zip(results) {
+                if let (Some(parent), Some(result)) = (parent, result) {
+                    grads.register::<B>(parent.id, lower::<B>(result));
+                }
+            }
         }
     }
 
@@ -107,7 +182,7 @@ mod dispatched {
     where
         DispatchTensor: DispatchKindConversion<B>,
     {
-        fn grad_hook(tensor: FloatTensor<Self>, hook: GradHook) -> FloatTensor<Self> {
+        fn grad_hook(tensor: FloatTensor<Self>, hook: Once<Closure>) -> FloatTensor<Self> {
             let (primitive, guard) = tensor.into_parts();
             match Backward::<B, 1>::prepare::<C>(HookBackward, [guard])
                 .compute_bound()
@@ -115,6 +190,22 @@ mod dispatched {
             {
                 OpsKind::Tracked(prep) => prep.finish(hook, primitive),
                 OpsKind::UnTracked(prep) => prep.finish(primitive),
+            }
+        }
+
+        fn custom_gradient(
+            lhs: FloatTensor<Self>,
+            rhs: FloatTensor<Self>,
+            output: FloatTensor<Self>,
+            pullback: Once<Pullback>,
+        ) -> FloatTensor<Self> {
+            let output = output.into_primitive();
+            match Backward::<B, 2>::prepare::<C>(CustomBackward, [lhs.node(), rhs.node()])
+                .compute_bound()
+                .stateful()
+            {
+                OpsKind::Tracked(prep) => prep.finish(pullback, output),
+                OpsKind::UnTracked(prep) => prep.finish(output),
             }
         }
     }
@@ -128,8 +219,76 @@ mod dispatched {
         hook: impl FnOnce(Tensor<D>) -> Tensor<D> + Send + 'static,
     ) -> Tensor<D> {
         let closure: Closure = Box::new(move |g| hook(Tensor::from_dispatch(g)).into_dispatch());
-        let hook = GradHook(Arc::new(Mutex::new(Some(closure))));
+        let hook = Once::new(closure);
         Tensor::from_dispatch(Dispatch::grad_hook(x.into_dispatch(), hook))
+    }
+
+    /// Attaches `output`, which was computed off the tape, to the tensors it was computed from: an
+    /// operation with a backward pass of one's own, on any backend.
+    ///
+    /// `pullback` maps the gradient with respect to the output to those with respect to `lhs` and
+    /// `rhs`, in their shapes; the flags say which of the two are wanted. All its tensors are
+    /// plain.
+    ///
+    /// ```
+    /// use burn::prelude::*;
+    /// use burn_deq::custom_gradient;
+    ///
+    /// # let device = Device::flex();
+    /// let [a, b] = [2.0, 5.0].map(|v| Tensor::<1>::full([1], v, &device));
+    /// let [x, y] = [&a, &b].map(|t| t.clone().autodiff().require_grad());
+    /// let product = a.clone() * b.clone();
+    /// let product = custom_gradient(x.clone(), y.clone(), product, move |g, _wanted| {
+    ///     (Some(g.clone() * b), Some(g * a))
+    /// });
+    /// let gradients = product.backward();
+    /// assert_eq!(x.grad(&gradients).unwrap().into_scalar::<f32>(), 5.0);
+    /// assert_eq!(y.grad(&gradients).unwrap().into_scalar::<f32>(), 2.0);
+    /// ```
+    ///
+    /// If neither is associated with autodiff, this is `output`.
+    ///
+    /// # Panics
+    ///
+    /// In the backward pass, if the pullback returns tensors of another backend.
+    pub fn custom_gradient<const A: usize, const B: usize, const D: usize>(
+        lhs: Tensor<A>,
+        rhs: Tensor<B>,
+        output: Tensor<D>,
+        pullback: impl FnOnce(Tensor<D>, [bool; 2]) -> (Option<Tensor<A>>, Option<Tensor<B>>)
+        + Send
+        + 'static,
+    ) -> Tensor<D> {
+        let pullback: Pullback = Box::new(move |g, wanted| {
+            let (lhs, rhs) = pullback(Tensor::from_dispatch(g), wanted);
+            [
+                lhs.map(Tensor::into_dispatch),
+                rhs.map(Tensor::into_dispatch),
+            ]
+        });
+        let strategy = lhs.gradient_checkpointing_strategy();
+        let Some(strategy) = strategy.or(rhs.gradient_checkpointing_strategy()) else {
+            return output;
+        };
+        Tensor::from_dispatch(Dispatch::custom_gradient(
+            associated(lhs, strategy),
+            associated(rhs, strategy),
+            associated(output, strategy),
+            Once::new(pullback),
+        ))
+    }
+
+    /// The tensor, associated with autodiff.
+    fn associated<const D: usize>(
+        x: Tensor<D>,
+        strategy: GradientCheckpointingStrategy,
+    ) -> DispatchTensor {
+        if x.is_autodiff() {
+            return x.into_dispatch();
+        }
+        x.autodiff()
+            .with_gradient_checkpointing_strategy(strategy)
+            .into_dispatch()
     }
 }
 

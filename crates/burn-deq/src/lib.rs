@@ -32,6 +32,7 @@ mod map;
 mod normalization;
 mod report;
 mod sample;
+mod singly;
 mod solver;
 mod state;
 
@@ -42,6 +43,8 @@ pub use config::{
 };
 pub use dropout::dropout_mask;
 pub use equilibrium::{Equilibrium, EquilibriumConfig, Intermediate, Solution, Start};
+#[cfg(any(feature = "flex", feature = "cube"))]
+pub use hook::custom_gradient;
 pub use jacobian::{JacobianNormConfig, jacobian_norm, spectral_radius};
 pub use map::{Declared, FixedPointMap, Input, Jacobian, Rows, Shared, Structure, WithModule};
 pub use normalization::{

@@ -280,6 +280,16 @@ pub trait FixedPointMap<S: State, X: Input>: Clone + Send + 'static {
     fn independent_samples(&self) -> bool {
         false
     }
+
+    /// Whether a batch is better solved sample by sample: where evaluating the map on one sample
+    /// costs no more than its share of a batch, as on a CPU, if a sample is work enough for a
+    /// core. Every sample then stops by itself, its history stays in the cache, and samples are
+    /// spread over the cores. Asked only if the samples are
+    /// [independent](Self::independent_samples) and x tells them apart ([`Input::select`]).
+    fn prefers_single_samples(&self, z: &S, x: &X) -> bool {
+        let _ = (z, x);
+        false
+    }
 }
 
 impl<S: State, X: Input, F: Fn(S, X) -> S + Clone + Send + 'static> FixedPointMap<S, X> for F {
@@ -339,6 +349,10 @@ impl<S: State, X: Input, F: FixedPointMap<S, X>> FixedPointMap<S, X> for Declare
     fn independent_samples(&self) -> bool {
         self.independent
             .unwrap_or_else(|| self.map.independent_samples())
+    }
+
+    fn prefers_single_samples(&self, z: &S, x: &X) -> bool {
+        self.map.prefers_single_samples(z, x)
     }
 }
 

@@ -1,0 +1,159 @@
+//! Samples solved one by one, side by side on all cores.
+//!
+//! Where a map says so ([`FixedPointMap::prefers_single_samples`]), a batch is not iterated on as a
+//! whole: every sample is solved to its own tolerance, its history stays in the cache, and the work
+//! is spread over the cores. The result is that of the whole batch.
+
+use std::collections::BTreeMap;
+
+use burn::tensor::Tensor;
+
+use crate::adjoint::{AdjointPlan, Forward, ForwardMap, Linearised};
+use crate::config::Solver;
+use crate::driver::{Operator, Outcome, Requests};
+use crate::map::{FixedPointMap, Input, Rows};
+use crate::report::Report;
+use crate::solver;
+use crate::state::{Packing, State};
+
+/// All that the solve of one sample needs.
+struct Single<F, X, L> {
+    map: F,
+    x: X,
+    packing: Packing<L>,
+    rows: Vec<Tensor<2>>,
+}
+
+/// The samples of a map's input, each with its rows of some tensors; `None` if the samples of the
+/// input cannot be told apart.
+fn singles<F, X, L>(
+    forward: &Forward<'_, F, X, L>,
+    tensors: &[&Tensor<2>],
+) -> Option<Vec<Single<F, X, L>>>
+where
+    F: Clone,
+    X: Input,
+    L: Clone,
+{
+    let batch = tensors[0].dims()[0];
+    let device = tensors[0].device();
+    let row = |i: usize| {
+        let x = forward.x.select(&Rows::new(vec![i], batch, &device))?;
+        Some(Single {
+            map: forward.map.clone(),
+            x,
+            packing: forward.packing.clone(),
+            rows: tensors
+                .iter()
+                .map(|t| (*t).clone().narrow(0, i, 1))
+                .collect(),
+        })
+    };
+    (0..batch).map(row).collect()
+}
+
+/// Runs tasks on all cores where there is a CPU backend to run them on.
+fn side_by_side<T: Send, R: Send>(tasks: Vec<T>, run: impl Fn(T) -> R + Send + Sync) -> Vec<R> {
+    #[cfg(feature = "flex")]
+    {
+        use rayon::prelude::*;
+        tasks.into_par_iter().map(run).collect()
+    }
+    #[cfg(not(feature = "flex"))]
+    tasks.into_iter().map(run).collect()
+}
+
+/// The forward solve; `None` if the samples of the input cannot be told apart.
+pub(crate) fn forward<S: State, F: FixedPointMap<S, X>, X: Input>(
+    forward: &Forward<'_, F, X, S::Layout>,
+    z0: &Tensor<2>,
+    solver: &Solver,
+    requests: &Requests,
+) -> Option<Outcome> {
+    let singles = singles(forward, &[z0])?;
+    let outcomes = side_by_side(singles, |mut single| {
+        let z0 = single.rows.remove(0);
+        let forward = Forward {
+            map: &single.map,
+            x: single.x,
+            packing: &single.packing,
+        };
+        let (outcome, _) = solver::solve(
+            solver::nonlinear(&solver.method, z0.clone()),
+            Operator::new(ForwardMap::<S, F, X> { inner: forward }),
+            z0,
+            &solver.termination,
+            requests.clone(),
+        );
+        outcome
+    });
+    let recorded = (0..requests.record.len())
+        .map(|k| Tensor::cat(outcomes.iter().map(|o| o.recorded[k].clone()).collect(), 0));
+    let residuals: Option<Vec<_>> = outcomes.iter().map(|o| o.residual.clone()).collect();
+    Some(Outcome {
+        recorded: recorded.collect(),
+        residual: residuals.map(|r| Tensor::cat(r, 0)),
+        state: Tensor::cat(outcomes.iter().map(|o| o.state.clone()).collect(), 0),
+        report: merged(outcomes.into_iter().map(|o| o.report)),
+    })
+}
+
+/// The backward solve; `None` as for [`forward`].
+pub(crate) fn adjoint<S: State, F: FixedPointMap<S, X>, X: Input>(
+    plan: &AdjointPlan,
+    forward: &Forward<'_, F, X, S::Layout>,
+    z: &Tensor<2>,
+    g: &Tensor<2>,
+) -> Option<(Tensor<2>, Report)> {
+    let mut tensors = vec![z, g];
+    tensors.extend(&plan.start);
+    let singles = singles(forward, &tensors)?;
+    let solutions = side_by_side(singles, |single| {
+        let mut rows = single.rows.into_iter();
+        let (z, g) = (rows.next(), rows.next());
+        let (z, g) = z.zip(g).expect("two rows were asked for");
+        let forward = Forward {
+            map: &single.map,
+            x: single.x,
+            packing: &single.packing,
+        };
+        let plan = AdjointPlan {
+            start: rows.next(),
+            solver: plan.solver.clone(),
+            ..*plan
+        };
+        plan.solve(Linearised::<S, F, X>::new(forward, z), g)
+    });
+    let (solutions, reports): (Vec<_>, Vec<_>) = solutions.into_iter().unzip();
+    Some((Tensor::cat(solutions, 0), merged(reports.into_iter())))
+}
+
+/// The report on a batch from those on its samples.
+fn merged(reports: impl Iterator<Item = Report>) -> Report {
+    let mut all = Report::default();
+    let mut trace: BTreeMap<usize, Vec<(usize, f64)>> = BTreeMap::new();
+    for (i, report) in reports.enumerate() {
+        all.status.extend(report.status);
+        all.steps.extend(report.steps);
+        all.residual.extend(report.residual);
+        all.relative_residual.extend(report.relative_residual);
+        // Side by side, what counts is the longest.
+        all.evaluations = all.evaluations.max(report.evaluations);
+        all.read_backs = all.read_backs.max(report.read_backs);
+        all.sample_evaluations += report.sample_evaluations;
+        for (step, seen) in report.trace {
+            let seen = seen.into_iter().map(|residual| (i, residual));
+            trace.entry(step).or_default().extend(seen);
+        }
+    }
+    let batch = all.status.len();
+    all.trace = trace
+        .into_iter()
+        .map(|(step, seen)| {
+            let mut row = vec![f64::NAN; batch];
+            seen.into_iter().for_each(|(i, residual)| row[i] = residual);
+            (step, row)
+        })
+        .collect();
+    all
+}
