@@ -25,6 +25,11 @@ pub trait Proximal: Debug + Send + Sync {
     /// The derivative of [`prox`](Self::prox) at v: 1 where it moves along with v, 0 where it
     /// stands still; at a kink, either.
     fn mask(&self, v: &Branches, step: f64) -> Branches;
+
+    /// The function's configuration, if it is one of the crate's.
+    fn config(&self) -> Option<Constraint> {
+        None
+    }
 }
 
 /// The constraints that come with the crate.
@@ -64,6 +69,10 @@ impl Constraint {
 }
 
 impl Proximal for Constraint {
+    fn config(&self) -> Option<Constraint> {
+        Some(*self)
+    }
+
     fn name(&self) -> &str {
         match self {
             Self::NonNegative => "non-negative",

@@ -36,6 +36,8 @@ pub struct Context {
     transposed: Branches,
     cross: Vec<Cross>,
     injection: Branches,
+    #[cfg(feature = "flex")]
+    folded: crate::native::Folded,
 }
 
 #[derive(Clone, Debug)]
@@ -56,6 +58,8 @@ impl Context {
             transposed,
             cross: Vec::new(),
             injection,
+            #[cfg(feature = "flex")]
+            folded: Default::default(),
         }
     }
 
@@ -123,6 +127,18 @@ impl Context {
         self.cross.iter().map(kernel).collect()
     }
 
+    /// The kernels of this context for the native path.
+    #[cfg(feature = "flex")]
+    pub(crate) fn folded(&self) -> &crate::native::Folded {
+        &self.folded
+    }
+
+    /// Whether there are kernels between branches.
+    #[cfg(feature = "flex")]
+    pub(crate) fn has_cross(&self) -> bool {
+        !self.cross.is_empty()
+    }
+
     /// The kernels W_i of the branches.
     pub fn kernels(&self) -> &Branches {
         &self.kernels
@@ -160,6 +176,8 @@ impl Input for Context {
             transposed: self.transposed.plain(),
             cross: self.cross.plain(),
             injection: self.injection.plain(),
+            #[cfg(feature = "flex")]
+            folded: Default::default(),
         }
     }
 

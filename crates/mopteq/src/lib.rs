@@ -15,6 +15,8 @@ mod diagnostics;
 mod error;
 mod interchange;
 mod models;
+#[cfg(feature = "flex")]
+mod native;
 mod norm;
 mod objective;
 mod perturbation;
@@ -41,5 +43,6 @@ pub use posedness::{WellPosedness, extreme_eigenvalues, well_posedness};
 pub use resample::{resample, scaled_pool, scaled_upsample};
 pub use terms::{
     Activation, ActivationConfig, ActivationPotential, ByValue, Coupling, Curvature, Diversity,
-    Energy, Hessian, KernelEnergy, Pairs, Proximity, Quadratic, Setting, Smoothness, Sum, Term,
+    Energy, Formula, Hessian, KernelEnergy, Pairs, Proximity, Quadratic, Setting, Smoothness, Sum,
+    Term,
 };

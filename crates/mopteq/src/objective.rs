@@ -14,6 +14,8 @@ use burn_deq::{FixedPointMap, Jacobian, Structure};
 use crate::constraint::Proximal;
 use crate::context::{Branches, Context, multiply};
 use crate::error::ConfigError;
+#[cfg(feature = "flex")]
+use crate::native;
 use crate::terms::{Curvature, Hessian, Setting, Sum, Term};
 
 /// How far the map goes along -dG/dz.
@@ -38,6 +40,8 @@ pub struct HiddenObjective {
     constraint: Option<Arc<dyn Proximal>>,
     step: f64,
     curvature: Curvature,
+    #[cfg(feature = "flex")]
+    recipe: Option<Arc<native::Recipe>>,
 }
 
 impl HiddenObjective {
@@ -75,12 +79,35 @@ impl HiddenObjective {
                 expected: "positive and finite",
             });
         }
+        #[cfg(feature = "flex")]
+        let recipe = {
+            let formulas = smooth.terms().iter().map(|t| t.formula());
+            let known = constraint.as_ref().map(|c| c.config());
+            match known {
+                Some(None) => None,
+                known => native::Recipe::new(formulas, known.flatten(), step).map(Arc::new),
+            }
+        };
         Ok(Self {
             smooth: Arc::new(smooth),
             constraint,
             step,
             curvature,
+            #[cfg(feature = "flex")]
+            recipe,
         })
+    }
+
+    /// The same objective, evaluated term by term on every device: the portable path.
+    ///
+    /// Without it, objectives of the terms of this crate alone are evaluated as a whole where all
+    /// tensors are `f32` on the CPU, with the same result up to rounding.
+    pub fn portable(self) -> Self {
+        Self {
+            #[cfg(feature = "flex")]
+            recipe: None,
+            ..self
+        }
     }
 
     /// The smooth terms.
@@ -148,20 +175,50 @@ impl HiddenObjective {
 
     /// The Jacobian of the map at z; the arguments are plain tensors.
     pub fn linearise(&self, z: &Branches, x: &Context) -> DescentJacobian {
+        #[cfg(feature = "flex")]
+        if let Some(jacobian) = self.linearise_natively(z, x) {
+            return jacobian;
+        }
         let mask = self
             .constraint
             .as_ref()
             .map(|c| c.mask(&self.descend(z, x, self.step), self.step));
         DescentJacobian {
-            hessian: self.hessian(z, x),
+            operator: Operator::Terms {
+                hessian: self.hessian(z, x),
+                step: self.step,
+            },
             mask,
-            step: self.step,
         }
+    }
+
+    #[cfg(feature = "flex")]
+    fn linearise_natively(&self, z: &Branches, x: &Context) -> Option<DescentJacobian> {
+        let recipe = self.recipe.as_ref()?;
+        let mask = match self.constraint {
+            Some(_) => Some(native::step(recipe, z, x, native::Finish::Mask)?),
+            None => None,
+        };
+        let product = native::Product::new(recipe, z, x, mask.as_ref())?;
+        Some(DescentJacobian {
+            operator: Operator::Native {
+                recipe: recipe.clone(),
+                product,
+                x: x.clone(),
+            },
+            mask,
+        })
     }
 }
 
 impl FixedPointMap<Branches, Context> for HiddenObjective {
     fn apply(&self, z: Branches, x: Context) -> Branches {
+        #[cfg(feature = "flex")]
+        if let Some(recipe) = &self.recipe
+            && let Some(z) = native::step(recipe, &z, &x, native::Finish::Prox)
+        {
+            return z;
+        }
         let t = self.descend(&z, &x, self.step);
         match &self.constraint {
             Some(constraint) => constraint.prox(t, self.step),
@@ -187,45 +244,72 @@ impl FixedPointMap<Branches, Context> for HiddenObjective {
         // No term mixes samples.
         true
     }
+
+    #[cfg(feature = "flex")]
+    fn prefers_single_samples(&self, z: &Branches, x: &Context) -> bool {
+        self.recipe
+            .as_ref()
+            .is_some_and(|recipe| native::applies(recipe, z, x))
+    }
 }
 
 /// J = D S with S = I - step H symmetric and D the 0/1 mask of the constraint, or J = S.
 pub struct DescentJacobian {
-    hessian: Hessian,
+    operator: Operator,
     mask: Option<Branches>,
-    step: f64,
+}
+
+/// S.
+enum Operator {
+    Terms {
+        hessian: Hessian,
+        step: f64,
+    },
+    #[cfg(feature = "flex")]
+    Native {
+        recipe: Arc<native::Recipe>,
+        product: native::Product,
+        x: Context,
+    },
 }
 
 impl DescentJacobian {
-    /// S u.
-    fn symmetric(&self, u: Branches) -> Branches {
-        let h = (self.hessian)(&u);
-        u.into_iter()
-            .zip(h)
-            .map(|(u, h)| u - h * self.step)
-            .collect()
+    /// S u, of D u and times D as asked.
+    fn product(&self, u: Branches, [before, after]: [bool; 2]) -> Branches {
+        match &self.operator {
+            Operator::Terms { hessian, step } => {
+                let u = self.masked(u, before);
+                let h = hessian(&u);
+                let products = u.into_iter().zip(h).map(|(u, h)| u - h * *step);
+                self.masked(products.collect(), after)
+            }
+            #[cfg(feature = "flex")]
+            Operator::Native { recipe, product, x } => product
+                .apply(recipe, &u, x, [before, after])
+                .expect("a vector in the shape, the type and the place of the state"),
+        }
     }
 
-    fn masked(&self, u: Branches) -> Branches {
+    fn masked(&self, u: Branches, wanted: bool) -> Branches {
         match &self.mask {
-            Some(mask) => multiply(u, mask),
-            None => u,
+            Some(mask) if wanted => multiply(u, mask),
+            _ => u,
         }
     }
 
     /// D S D u. Its eigenvalues are those of J.
     pub fn similar(&self, u: Branches) -> Branches {
-        self.masked(self.symmetric(self.masked(u)))
+        self.product(u, [true, true])
     }
 }
 
 impl Jacobian<Branches> for DescentJacobian {
     fn vjp(&self, u: Branches) -> Branches {
-        self.symmetric(self.masked(u))
+        self.product(u, [true, false])
     }
 
     fn jvp(&self, u: Branches) -> Option<Branches> {
-        Some(self.masked(self.symmetric(u)))
+        Some(self.product(u, [false, true]))
     }
 
     fn mask(&self) -> Option<Branches> {

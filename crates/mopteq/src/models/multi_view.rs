@@ -8,7 +8,9 @@ use burn::serde::{Deserialize, Serialize};
 use burn::tensor::{Device, Int, Tensor};
 
 use super::core::{BranchShape, Core, CoreConfig};
-use super::parts::{Fusion, Head, HeadShape, Stem, StemShape, same_convolution, trainable};
+use super::parts::{
+    Fusion, Head, HeadShape, Stem, StemShape, convolution, same_convolution, trainable,
+};
 use super::{Prediction, check_pictures};
 use crate::context::{Branches, Context};
 use crate::error::ConfigError;
@@ -288,7 +290,7 @@ impl MultiView {
                         },
                     ) => {
                         check_pictures(&x, channels, size);
-                        convolution.forward(features(stem.forward(x)))
+                        self::convolution(convolution, features(stem.forward(x)))
                     }
                     (
                         ViewInput::Vector(x),

@@ -50,7 +50,8 @@ impl StemShape {
 
 impl Stem {
     pub(crate) fn forward(&self, images: Tensor<4>) -> Tensor<4> {
-        self.norm.forward(self.conv.forward(images)).clamp_min(0.0)
+        let y = convolution(&self.conv, images);
+        self.norm.forward(y).clamp_min(0.0)
     }
 }
 
@@ -59,6 +60,29 @@ pub(crate) fn same_convolution([from, to]: [usize; 2], device: &Device) -> Conv2
     Conv2dConfig::new([from, to], [3, 3])
         .with_padding(PaddingConfig2d::Explicit(1, 1, 1, 1))
         .init(device)
+}
+
+/// The convolution, by the native path where that applies.
+pub(crate) fn convolution(conv: &Conv2d, x: Tensor<4>) -> Tensor<4> {
+    #[cfg(feature = "flex")]
+    {
+        let [_, _, k, _] = conv.weight.dims();
+        let half = k / 2;
+        let keeps_resolution = conv.stride == [1, 1]
+            && conv.dilation == [1, 1]
+            && conv.groups == 1
+            && conv.padding == PaddingConfig2d::Explicit(half, half, half, half);
+        let y = keeps_resolution
+            .then(|| crate::native::convolve(&x, &conv.weight.val()))
+            .flatten();
+        if let Some(y) = y {
+            return match &conv.bias {
+                Some(bias) => y + bias.val().reshape([1, -1, 1, 1]),
+                None => y,
+            };
+        }
+    }
+    conv.forward(x)
 }
 
 /// How branches become one vector of features.

@@ -8,7 +8,9 @@ use burn::tensor::module::adaptive_avg_pool2d;
 use burn::tensor::{Device, Tensor};
 
 use super::mopteqs::{MOptEqsConfig, check_halving};
-use super::parts::{Fusion, Head, HeadShape, Stem, StemShape, same_convolution, trainable};
+use super::parts::{
+    Fusion, Head, HeadShape, Stem, StemShape, convolution, same_convolution, trainable,
+};
 use super::{Prediction, check_pictures};
 use crate::context::Branches;
 use crate::error::ConfigError;
@@ -141,8 +143,8 @@ struct Block {
 
 impl Block {
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let h = self.first_norm.forward(self.first.forward(x.clone()));
-        let h = self.second.forward(h.clamp_min(0.0));
+        let h = self.first_norm.forward(convolution(&self.first, x.clone()));
+        let h = convolution(&self.second, h.clamp_min(0.0));
         (x + self.second_norm.forward(h)).clamp_min(0.0)
     }
 }

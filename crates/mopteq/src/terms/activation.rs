@@ -7,7 +7,7 @@ use burn::serde::{Deserialize, Serialize};
 use burn::tensor::Tensor;
 use burn::tensor::activation::{sigmoid, softplus};
 
-use super::{Curvature, Hessian, Setting, Term};
+use super::{Curvature, Formula, Hessian, Setting, Term};
 use crate::context::{Branches, Context, indicator, map_branches, multiply, sum_samples};
 
 /// A non-decreasing, 1-Lipschitz scalar function, elementwise, with its antiderivative.
@@ -26,6 +26,11 @@ pub trait Activation: Debug + Send + Sync {
 
     /// s''(a), between 0 and 1; at a kink, either one-sided derivative.
     fn slope(&self, a: Tensor<4>) -> Tensor<4>;
+
+    /// The activation's configuration, if it is one of the crate's.
+    fn config(&self) -> Option<ActivationConfig> {
+        None
+    }
 }
 
 /// The activations that come with the crate.
@@ -86,6 +91,10 @@ fn softplus_potential(a: Tensor<4>) -> Tensor<4> {
 }
 
 impl Activation for ActivationConfig {
+    fn config(&self) -> Option<ActivationConfig> {
+        Some(*self)
+    }
+
     fn name(&self) -> &str {
         match self {
             Self::Relu => "relu",
@@ -182,5 +191,9 @@ impl Term for ActivationPotential {
 
     fn curvature(&self, setting: &Setting) -> Curvature {
         Curvature::new(-setting.kernel_norm * setting.kernel_norm, 0.0)
+    }
+
+    fn formula(&self) -> Option<Formula> {
+        self.activation.config().map(Formula::ActivationPotential)
     }
 }

@@ -3,7 +3,7 @@
 use burn::serde::{Deserialize, Serialize};
 use burn::tensor::Tensor;
 
-use super::{Curvature, Hessian, Setting, Term};
+use super::{Curvature, Formula, Hessian, Setting, Term};
 use crate::context::{Branches, Context, half_square};
 use crate::resample::resample;
 
@@ -39,7 +39,7 @@ impl Coupling {
         }
     }
 
-    fn pairs(&self, branches: usize) -> impl Iterator<Item = (usize, usize)> {
+    pub(crate) fn pairs(&self, branches: usize) -> impl Iterator<Item = (usize, usize)> {
         let reach = match self.pairs {
             Pairs::All => branches,
             Pairs::Neighbours => 1,
@@ -113,5 +113,9 @@ impl Term for Coupling {
         };
         let extreme = self.strength * largest;
         Curvature::new(extreme.min(0.0), extreme.max(0.0))
+    }
+
+    fn formula(&self) -> Option<Formula> {
+        Some(Formula::Coupling(*self))
     }
 }

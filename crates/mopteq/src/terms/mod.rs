@@ -143,6 +143,28 @@ pub trait Term: Debug + Send + Sync {
         let _ = setting;
         Curvature::UNKNOWN
     }
+
+    /// The term's formula, if it is one of [`Formula`]: objectives of such terms alone are
+    /// evaluated as a whole on the CPU.
+    fn formula(&self) -> Option<Formula> {
+        None
+    }
+}
+
+/// Formulas that are evaluated together, instead of term by term, where the device allows.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Formula {
+    /// That of [`Quadratic`].
+    Quadratic(Quadratic),
+    /// That of [`Proximity`].
+    Proximity,
+    /// That of [`KernelEnergy`].
+    KernelEnergy,
+    /// That of [`ActivationPotential`] with an activation of this crate.
+    ActivationPotential(ActivationConfig),
+    /// That of [`Coupling`].
+    Coupling(Coupling),
 }
 
 /// The Hessian of a term at z: its own, or else H u = d<gradient(z), u>/dz by autodiff, one

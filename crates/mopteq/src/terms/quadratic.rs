@@ -2,7 +2,7 @@
 
 use burn::tensor::Tensor;
 
-use super::{Curvature, Hessian, Setting, Term};
+use super::{Curvature, Formula, Hessian, Setting, Term};
 use crate::context::{Branches, Context, half_square, map_branches};
 
 /// weight/2 |z|^2.
@@ -48,6 +48,10 @@ impl Term for Quadratic {
     fn curvature(&self, _setting: &Setting) -> Curvature {
         Curvature::new(self.weight, self.weight)
     }
+
+    fn formula(&self) -> Option<Formula> {
+        Some(Formula::Quadratic(*self))
+    }
 }
 
 /// 1/2 |z - c|^2, with c the injection.
@@ -81,6 +85,10 @@ impl Term for Proximity {
     fn curvature(&self, _setting: &Setting) -> Curvature {
         Curvature::new(1.0, 1.0)
     }
+
+    fn formula(&self) -> Option<Formula> {
+        Some(Formula::Proximity)
+    }
 }
 
 /// 1/2 |W z|^2, with W the block operator of the context.
@@ -107,5 +115,9 @@ impl Term for KernelEnergy {
 
     fn curvature(&self, setting: &Setting) -> Curvature {
         Curvature::new(0.0, setting.kernel_norm * setting.kernel_norm)
+    }
+
+    fn formula(&self) -> Option<Formula> {
+        Some(Formula::KernelEnergy)
     }
 }

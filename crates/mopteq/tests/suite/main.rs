@@ -8,6 +8,7 @@ mod gradients;
 mod interchange;
 mod models;
 mod multi_view;
+mod native;
 mod objective;
 mod perturbation;
 mod support;

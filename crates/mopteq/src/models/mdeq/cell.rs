@@ -8,6 +8,7 @@ use burn::tensor::{Device, Tensor};
 
 use super::MdeqConfig;
 use crate::context::Branches;
+use crate::norm::convolve;
 
 /// A convolution without bias whose weight is g v / |v| for every output channel (weight
 /// normalisation, Salimans and Kingma 2016, arXiv:1602.07868).
@@ -52,6 +53,9 @@ impl NormedConv {
         let [_, _, k, _] = v.dims();
         let weight = v.clone() * (self.weight_g.val() / length(v));
         let (s, p) = (self.stride, k / 2);
+        if s == 1 {
+            return convolve(x, weight);
+        }
         conv2d(x, weight, None, ConvOptions::new([s, s], [p, p], [1, 1], 1))
     }
 }

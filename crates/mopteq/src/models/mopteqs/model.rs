@@ -9,7 +9,7 @@ use burn_deq::Solution;
 use super::config::MOptEqsConfig;
 use crate::context::{Branches, Context};
 use crate::models::core::Core;
-use crate::models::parts::{Head, Stem, trainable};
+use crate::models::parts::{Head, Stem, convolution, trainable};
 use crate::models::{Prediction, check_pictures};
 use crate::objective::HiddenObjective;
 
@@ -111,7 +111,7 @@ impl MOptEqs {
             .injections
             .iter()
             .zip(self.config.sizes())
-            .map(|(u, size)| u.forward(adaptive_avg_pool2d(g.clone(), size)))
+            .map(|(u, size)| convolution(u, adaptive_avg_pool2d(g.clone(), size)))
             .collect();
         self.core.context(injection)
     }

@@ -1,0 +1,549 @@
+//! One step of an objective, or one product with the Hessian, sample by sample.
+//!
+//! What the terms say one by one with tensors is said here in one go: everything of a sample stays
+//! in the cache, and no intermediate tensor is made.
+
+use pulp::{Arch, Simd, WithSimd};
+
+use super::raster::{Packed, Raster};
+use crate::constraint::Constraint;
+use crate::terms::{ActivationConfig, Coupling, Formula};
+
+/// An objective as the native path knows it: z -> prox(z - step dG/dz), with
+/// G = q/2 |z|^2 - <c, z> + kernel term + coupling.
+#[derive(Clone, Debug)]
+pub(crate) struct Recipe {
+    quadratic: f64,
+    proximity: bool,
+    kernel: Kernel,
+    couplings: Vec<Coupling>,
+    constraint: Option<Constraint>,
+    step: f64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Kernel {
+    /// 1/2 |W z|^2.
+    Energy,
+    /// -1's(W z + c).
+    Potential(ActivationConfig),
+}
+
+impl Recipe {
+    /// The recipe for a sum of terms; `None` if it is not of this form.
+    pub(crate) fn new(
+        formulas: impl Iterator<Item = Option<Formula>>,
+        constraint: Option<Constraint>,
+        step: f64,
+    ) -> Option<Self> {
+        let (mut quadratic, mut proximity, mut kernel) = (0.0, false, None);
+        let mut couplings = Vec::new();
+        for formula in formulas {
+            let once = match formula? {
+                Formula::Quadratic(q) => {
+                    quadratic += q.weight;
+                    true
+                }
+                Formula::Proximity => {
+                    quadratic += 1.0;
+                    !std::mem::replace(&mut proximity, true)
+                }
+                Formula::KernelEnergy => kernel.replace(Kernel::Energy).is_none(),
+                Formula::ActivationPotential(a) => kernel.replace(Kernel::Potential(a)).is_none(),
+                Formula::Coupling(c) => {
+                    couplings.push(c);
+                    true
+                }
+            };
+            if !once {
+                return None;
+            }
+        }
+        // Injections have one shape: that of the state, or that of W z.
+        if proximity && matches!(kernel, Some(Kernel::Potential(_))) {
+            return None;
+        }
+        Some(Self {
+            quadratic,
+            proximity,
+            kernel: kernel?,
+            couplings,
+            constraint,
+            step,
+        })
+    }
+
+    /// Whether the injections have the channels of the state, and not those of W z.
+    pub(crate) fn injects_into_state(&self) -> bool {
+        self.proximity
+    }
+
+    /// Whether the couplings know what to do with branches of these sizes: of two, one is the
+    /// finer one along both sides.
+    pub(crate) fn fits(&self, sizes: &[[usize; 2]]) -> bool {
+        let nested = |a: [usize; 2], b: [usize; 2]| (0..2).all(|d| a[d].is_multiple_of(b[d]));
+        self.couplings.iter().all(|c| {
+            c.pairs(sizes.len())
+                .all(|(i, j)| nested(sizes[i], sizes[j]) || nested(sizes[j], sizes[i]))
+        })
+    }
+
+    /// Whether the Hessian depends on z.
+    pub(crate) fn has_slopes(&self) -> bool {
+        self.kernel != Kernel::Energy
+    }
+}
+
+/// Kernels of one branch.
+#[derive(Clone, Debug)]
+pub(crate) struct Kernels {
+    pub(crate) forward: Packed,
+    pub(crate) transposed: Packed,
+}
+
+/// What is done with v = z - step dG/dz.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Finish {
+    /// prox(v).
+    Prox,
+    /// The derivative of prox at v.
+    Mask,
+}
+
+/// What is wanted of a sample.
+#[derive(Clone, Copy)]
+pub(crate) enum Job<'a> {
+    /// A step from z, with the injections c.
+    Step(&'a [&'a [f32]], Finish),
+    /// s''(W z + c) in place of the state, with the injections c.
+    Slopes(&'a [&'a [f32]]),
+    /// (I - step H) u.
+    Product {
+        /// s''(W z + c), unless the Hessian is constant.
+        slopes: Option<&'a [&'a [f32]]>,
+        /// What u is multiplied by.
+        before: Option<&'a [&'a [f32]]>,
+        /// What the product is multiplied by.
+        after: Option<&'a [&'a [f32]]>,
+    },
+}
+
+/// Memory that one sample after the other is computed in.
+#[derive(Default)]
+pub(crate) struct Scratch {
+    z: Vec<f32>,
+    a: Vec<f32>,
+    t: Vec<f32>,
+    /// Input of the product.
+    masked: Vec<Vec<f32>>,
+}
+
+/// One sample of a batch.
+pub(crate) struct Sample<'a> {
+    pub(crate) recipe: &'a Recipe,
+    pub(crate) kernels: &'a [Kernels],
+    /// Height and width of the branches.
+    pub(crate) sizes: &'a [[usize; 2]],
+    /// The state or vector, branch by branch.
+    pub(crate) z: &'a [&'a [f32]],
+    pub(crate) job: Job<'a>,
+}
+
+impl Sample<'_> {
+    /// Does the job; the result of every branch has the shape of the branch, and that of W z for
+    /// slopes.
+    pub(crate) fn run(&self, scratch: &mut Scratch, out: &mut [&mut [f32]]) {
+        let mut masked = std::mem::take(&mut scratch.masked);
+        if let Job::Product {
+            before: Some(mask), ..
+        } = self.job
+        {
+            masked.resize(self.z.len(), Vec::new());
+            for ((masked, z), mask) in masked.iter_mut().zip(self.z).zip(mask) {
+                masked.clear();
+                masked.extend(z.iter().zip(*mask).map(|(z, m)| z * m));
+            }
+            let z: Vec<&[f32]> = masked.iter().map(Vec::as_slice).collect();
+            Sample { z: &z, ..*self }.unmasked(scratch, out);
+        } else {
+            self.unmasked(scratch, out);
+        }
+        scratch.masked = masked;
+    }
+
+    fn unmasked(&self, scratch: &mut Scratch, out: &mut [&mut [f32]]) {
+        let recipe = self.recipe;
+        for (i, kernels) in self.kernels.iter().enumerate() {
+            let raster = Raster::new(self.sizes[i], kernels.forward.size);
+            let Scratch { z, a, t, .. } = scratch;
+            raster.enter(self.z[i], z);
+            kernels.forward.convolve(raster, z, a);
+            let middle = match (self.job, recipe.kernel) {
+                (Job::Step(..) | Job::Product { slopes: None, .. }, Kernel::Energy)
+                | (Job::Slopes(_), Kernel::Energy)
+                | (Job::Product { slopes: None, .. }, Kernel::Potential(_)) => Middle::Nothing,
+                (Job::Step(c, _), Kernel::Potential(activation)) => {
+                    Middle::Activate(activation, c[i])
+                }
+                (Job::Slopes(c), Kernel::Potential(activation)) => Middle::Slope(activation, c[i]),
+                (
+                    Job::Product {
+                        slopes: Some(s), ..
+                    },
+                    _,
+                ) => Middle::Multiply(s[i]),
+            };
+            let channels = kernels.forward.channels_out();
+            Arch::new().dispatch(Apply {
+                raster,
+                channels,
+                middle,
+                a,
+            });
+            if let Job::Slopes(_) = self.job {
+                raster.leave(a, out[i]);
+                continue;
+            }
+            kernels.transposed.convolve(raster, a, t);
+            let sign = match recipe.kernel {
+                Kernel::Energy => 1.0,
+                Kernel::Potential(_) => -1.0,
+            };
+            let injection = match self.job {
+                Job::Step(c, _) if recipe.proximity => Some(c[i]),
+                _ => None,
+            };
+            Arch::new().dispatch(Combine {
+                raster,
+                keep: (1.0 - recipe.step * recipe.quadratic) as f32,
+                scale: (-recipe.step * sign) as f32,
+                step: recipe.step as f32,
+                z: self.z[i],
+                t,
+                injection,
+                out: out[i],
+            });
+        }
+        if let Job::Slopes(_) = self.job {
+            return;
+        }
+        for coupling in &recipe.couplings {
+            let strength = (recipe.step * coupling.strength) as f32;
+            for pair in coupling.pairs(self.z.len()) {
+                self.couple(pair, strength, &mut scratch.t, out);
+            }
+        }
+        for (i, out) in out.iter_mut().enumerate() {
+            let finish = match self.job {
+                Job::Product { after, .. } => match after {
+                    Some(mask) => Last::Multiply(mask[i]),
+                    None => continue,
+                },
+                Job::Step(_, finish) => match recipe.constraint {
+                    Some(constraint) => Last::Constrain(constraint, finish),
+                    None => continue,
+                },
+                Job::Slopes(_) => continue,
+            };
+            Arch::new().dispatch(Conclude {
+                out,
+                step: recipe.step as f32,
+                last: finish,
+            });
+        }
+    }
+
+    /// Takes a step along -strength * (gradient of 1/2 |Q z_i - z_j|^2).
+    fn couple(
+        &self,
+        (i, j): (usize, usize),
+        strength: f32,
+        r: &mut Vec<f32>,
+        out: &mut [&mut [f32]],
+    ) {
+        let area = |k: usize| self.sizes[k][0] * self.sizes[k][1];
+        let (fine, coarse) = if area(i) >= area(j) { (i, j) } else { (j, i) };
+        r.clear();
+        r.resize(self.z[coarse].len(), 0.0);
+        let couple = Couple {
+            fine: self.sizes[fine],
+            coarse: self.sizes[coarse],
+            strength,
+            z: [self.z[fine], self.z[coarse]],
+            r,
+        };
+        let [fine, coarse] = out
+            .get_disjoint_mut([fine, coarse])
+            .expect("a pair is of two branches");
+        Arch::new().dispatch(couple.onto(fine, coarse));
+    }
+}
+
+/// What happens between the two convolutions.
+#[derive(Clone, Copy)]
+enum Middle<'a> {
+    Nothing,
+    /// a -> s'(a + c)
+    Activate(ActivationConfig, &'a [f32]),
+    /// a -> s''(a + c)
+    Slope(ActivationConfig, &'a [f32]),
+    /// a -> a s
+    Multiply(&'a [f32]),
+}
+
+struct Apply<'a> {
+    raster: Raster,
+    channels: usize,
+    middle: Middle<'a>,
+    a: &'a mut [f32],
+}
+
+impl Apply<'_> {
+    /// a -> f(a, b) for all pixels; the border stays zero.
+    #[inline(always)]
+    fn zip(self, b: &[f32], f: impl Fn(f32, f32) -> f32) {
+        let [plane, size] = [self.raster.plane(), self.raster.size()];
+        let planes = self.a.chunks_exact_mut(plane).zip(b.chunks_exact(size));
+        for (a, b) in planes.take(self.channels) {
+            let rows = b.chunks_exact(self.raster.width);
+            for (a, b) in self.raster.rows_mut(a).zip(rows) {
+                for (a, b) in a.iter_mut().zip(b) {
+                    *a = f(*a, *b);
+                }
+            }
+        }
+    }
+}
+
+impl WithSimd for Apply<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _simd: S) {
+        use ActivationConfig as A;
+        // Comparisons, unlike max, let NaN through.
+        let positive = |a: f32| if a > 0.0 { 1.0 } else { 0.0 };
+        match self.middle {
+            Middle::Nothing => {}
+            Middle::Multiply(s) => self.zip(s, |a, s| a * s),
+            Middle::Activate(A::Relu, c) => self.zip(c, |a, c| relu(a + c)),
+            Middle::Activate(A::LeakyRelu { slope }, c) => {
+                let slope = slope as f32;
+                self.zip(c, |a, c| {
+                    let a = a + c;
+                    if a < 0.0 { a * slope } else { a }
+                });
+            }
+            Middle::Activate(A::Softplus, c) => self.zip(c, |a, c| softplus(a + c)),
+            Middle::Activate(A::Tanh, c) => self.zip(c, |a, c| (a + c).tanh()),
+            Middle::Slope(A::Relu, c) => self.zip(c, |a, c| positive(a + c)),
+            Middle::Slope(A::LeakyRelu { slope }, c) => {
+                let slope = slope as f32;
+                self.zip(c, |a, c| if a + c > 0.0 { 1.0 } else { slope });
+            }
+            Middle::Slope(A::Softplus, c) => self.zip(c, |a, c| 1.0 / (1.0 + (-(a + c)).exp())),
+            Middle::Slope(A::Tanh, c) => self.zip(c, |a, c| {
+                let h = (a + c).tanh();
+                1.0 - h * h
+            }),
+        }
+    }
+}
+
+#[inline(always)]
+fn relu(a: f32) -> f32 {
+    if a < 0.0 { 0.0 } else { a }
+}
+
+#[inline(always)]
+fn softplus(a: f32) -> f32 {
+    // max(a, 0) + ln(1 + e^-|a|) does not overflow.
+    relu(a) + (-a.abs()).exp().ln_1p()
+}
+
+/// out = keep z + scale t + step c.
+struct Combine<'a> {
+    raster: Raster,
+    keep: f32,
+    scale: f32,
+    step: f32,
+    z: &'a [f32],
+    t: &'a [f32],
+    injection: Option<&'a [f32]>,
+    out: &'a mut [f32],
+}
+
+impl WithSimd for Combine<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _simd: S) {
+        let Self {
+            raster,
+            keep,
+            scale,
+            step,
+            ..
+        } = self;
+        let (width, size) = (raster.width, raster.size());
+        let planes = self.t.chunks_exact(raster.plane());
+        for (channel, t) in planes.enumerate().take(self.out.len() / size.max(1)) {
+            for (y, t) in raster.rows(t).enumerate() {
+                let row = channel * size + y * width..channel * size + (y + 1) * width;
+                let (z, out) = (&self.z[row.clone()], &mut self.out[row.clone()]);
+                match self.injection {
+                    Some(c) => {
+                        for (((out, z), t), c) in out.iter_mut().zip(z).zip(t).zip(&c[row]) {
+                            *out = keep * z + scale * t + step * c;
+                        }
+                    }
+                    None => {
+                        for ((out, z), t) in out.iter_mut().zip(z).zip(t) {
+                            *out = keep * z + scale * t;
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A pair of branches and room for r = Q z_fine - z_coarse.
+struct Couple<'a> {
+    fine: [usize; 2],
+    coarse: [usize; 2],
+    strength: f32,
+    z: [&'a [f32]; 2],
+    r: &'a mut [f32],
+}
+
+struct CoupleOnto<'a, 'o> {
+    couple: Couple<'a>,
+    fine: &'o mut [f32],
+    coarse: &'o mut [f32],
+}
+
+impl<'a> Couple<'a> {
+    fn onto<'o>(self, fine: &'o mut [f32], coarse: &'o mut [f32]) -> CoupleOnto<'a, 'o> {
+        CoupleOnto {
+            couple: self,
+            fine,
+            coarse,
+        }
+    }
+}
+
+impl WithSimd for CoupleOnto<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _simd: S) {
+        let Couple {
+            fine: [height, width],
+            coarse: [h, w],
+            strength,
+            z: [z, z_coarse],
+            r,
+        } = self.couple;
+        let (sy, sx) = (height / h, width / w);
+        let scale = 1.0 / ((sy * sx) as f32).sqrt();
+        // Rows of the coarser grid, of all channels one after the other.
+        let bands = z.chunks_exact(sy * width).zip(r.chunks_exact_mut(w));
+        for ((band, r), z) in bands.zip(z_coarse.chunks_exact(w)) {
+            for row in band.chunks_exact(width) {
+                if sx == 2 {
+                    for (r, x) in r.iter_mut().zip(row.as_chunks::<2>().0) {
+                        *r += x[0] + x[1];
+                    }
+                } else {
+                    for (r, x) in r.iter_mut().zip(row.chunks_exact(sx)) {
+                        *r += x.iter().sum::<f32>();
+                    }
+                }
+            }
+            for (r, z) in r.iter_mut().zip(z) {
+                *r = (*r * scale - z) * strength;
+            }
+        }
+        for (out, r) in self.coarse.iter_mut().zip(&*r) {
+            *out += r;
+        }
+        for (band, r) in self
+            .fine
+            .chunks_exact_mut(sy * width)
+            .zip(r.chunks_exact(w))
+        {
+            for row in band.chunks_exact_mut(width) {
+                if sx == 2 {
+                    for (x, r) in row.as_chunks_mut::<2>().0.iter_mut().zip(r) {
+                        let r = r * scale;
+                        x[0] -= r;
+                        x[1] -= r;
+                    }
+                } else {
+                    for (x, r) in row.chunks_exact_mut(sx).zip(r) {
+                        x.iter_mut().for_each(|x| *x -= r * scale);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What happens to the result in the end.
+enum Last<'a> {
+    Multiply(&'a [f32]),
+    Constrain(Constraint, Finish),
+}
+
+struct Conclude<'a> {
+    out: &'a mut [f32],
+    step: f32,
+    last: Last<'a>,
+}
+
+impl WithSimd for Conclude<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _simd: S) {
+        let out = self.out;
+        let indicator = |yes: bool| if yes { 1.0 } else { 0.0 };
+        match self.last {
+            Last::Multiply(mask) => {
+                for (v, m) in out.iter_mut().zip(mask) {
+                    *v *= m;
+                }
+            }
+            Last::Constrain(Constraint::NonNegative, Finish::Prox) => {
+                out.iter_mut().for_each(|v| *v = relu(*v));
+            }
+            Last::Constrain(Constraint::NonNegative, Finish::Mask) => {
+                out.iter_mut().for_each(|v| *v = indicator(*v > 0.0));
+            }
+            Last::Constrain(Constraint::Interval { low, high }, finish) => {
+                let (low, high) = (low as f32, high as f32);
+                for v in out {
+                    *v = match finish {
+                        Finish::Mask => indicator(*v > low && *v < high),
+                        Finish::Prox if *v < low => low,
+                        Finish::Prox if *v > high => high,
+                        Finish::Prox => *v,
+                    };
+                }
+            }
+            Last::Constrain(Constraint::L1 { weight }, finish) => {
+                let t = self.step * weight as f32;
+                for v in out {
+                    *v = match finish {
+                        Finish::Mask => indicator(v.abs() > t),
+                        Finish::Prox if *v < -t => *v + t,
+                        Finish::Prox if *v > t => *v - t,
+                        // Zero, and NaN for NaN.
+                        Finish::Prox => *v * 0.0,
+                    };
+                }
+            }
+        }
+    }
+}
