@@ -1,7 +1,8 @@
 //! Anderson acceleration for every sample of a batch at once.
 
-use burn::tensor::{Bool, Tensor, TensorData, s};
+use burn::tensor::{Bool, Tensor, TensorData};
 
+use super::ring::Ring;
 use super::square_norm;
 use super::weights::{Decision, DeviceWeights, HostWeights, Weights, columns, decide};
 use crate::config::{AndersonConfig, AndersonType};
@@ -10,7 +11,7 @@ use crate::map::Rows;
 
 /// Anderson acceleration; see [`AndersonConfig`] for the formula and the safeguards.
 ///
-/// The differences live in preallocated `[batch, m, n]` rings on the device. A step computes one
+/// The differences live in rings. A step computes one
 /// row of the Gram matrix of dR and its products with r by one matrix product, reads them back
 /// together with the norms, and solves the m x m systems in f64 on the host.
 pub(crate) struct Anderson {
@@ -28,10 +29,10 @@ pub(crate) struct Anderson {
     weights: Weights,
 }
 
-/// Differences of f and r, `[batch, m, n]` each.
+/// Differences of f and r.
 struct History {
-    df: Tensor<3>,
-    dr: Tensor<3>,
+    df: Ring,
+    dr: Ring,
 }
 
 impl Anderson {
@@ -51,39 +52,25 @@ impl Anderson {
 
     /// Stores the newest differences and returns their products `[batch, columns * m]`.
     fn remember(&mut self, [f, r]: [&Tensor<2>; 2], [f0, r0]: [&Tensor<2>; 2]) -> Tensor<2> {
-        let [batch, width] = f.dims();
         let m = self.config.history;
         self.slot = (self.observations - 2) % m;
-        let History { df, dr } = self.history.take().unwrap_or_else(|| {
-            let zeros = || Tensor::zeros([batch, m, width], (&f.device(), f.dtype()));
-            History {
-                df: zeros(),
-                dr: zeros(),
-            }
+        let history = self.history.get_or_insert_with(|| History {
+            df: Ring::new(f, m),
+            dr: Ring::new(f, m),
         });
-        let at = s![.., self.slot..self.slot + 1, ..];
-        let row = |x: Tensor<2>| x.unsqueeze_dim::<3>(1);
-        let new_df = row(f.clone() - f0.clone());
-        let new_dr = row(r.clone() - r0.clone());
-        // In place, for nothing else holds the rings.
-        let df = df.slice_assign(at, new_df.clone());
-        let dr = dr.slice_assign(at, new_dr.clone());
-        let with = |ring: &Tensor<3>, vectors: Vec<Tensor<3>>| {
-            let count = vectors.len();
-            let products = ring.clone().matmul(Tensor::cat(vectors, 1).swap_dims(1, 2));
-            products.swap_dims(1, 2).reshape([batch, count * m])
-        };
-        let r = row(r.clone());
+        let new_df = f.clone() - f0.clone();
+        let new_dr = r.clone() - r0.clone();
+        history.df.store(self.slot, new_df.clone());
+        history.dr.store(self.slot, new_dr.clone());
         let products = match self.config.kind {
-            AndersonType::II => with(&dr, vec![new_dr, r]),
+            AndersonType::II => history.dr.products(&[&new_dr, r]),
             AndersonType::I => {
                 let new_dz = new_df - new_dr.clone();
-                let first = with(&dr, vec![new_dr.clone(), r.clone(), new_dz]);
-                Tensor::cat(vec![first, with(&df, vec![new_dr, r])], 1)
+                let first = history.dr.products(&[&new_dr, r, &new_dz]);
+                Tensor::cat(vec![first, history.df.products(&[&new_dr, r])], 1)
             }
         };
         debug_assert_eq!(products.dims()[1], columns(self.config.kind) * m);
-        self.history = Some(History { df, dr });
         products
     }
 
@@ -138,20 +125,6 @@ impl Anderson {
             _ => (None, None),
         }
     }
-
-    /// Clears the newest difference of the samples in `rows`: it may hold NaN, and 0 * NaN is NaN.
-    fn clean(&mut self, rows: &Tensor<2, Bool>) {
-        if let Some(History { df, dr }) = self.history.take() {
-            let [batch, _, width] = df.dims();
-            let at = s![.., self.slot..self.slot + 1, ..];
-            let hole = rows.clone().unsqueeze_dim::<3>(2).expand([batch, 1, width]);
-            let [df, dr] = [df, dr].map(|ring| {
-                let row = ring.clone().slice(at).mask_fill(hole.clone(), 0.0);
-                ring.slice_assign(at, row)
-            });
-            self.history = Some(History { df, dr });
-        }
-    }
 }
 
 impl Iteration for Anderson {
@@ -180,7 +153,10 @@ impl Iteration for Anderson {
         let before = self.previous.take();
         if let (Some(back), Some([f0, r0])) = (back, before) {
             // The point before takes the place of the one that was worse.
-            self.clean(&back);
+            if let Some(History { df, dr }) = &mut self.history {
+                df.clean(self.slot, &back);
+                dr.clean(self.slot, &back);
+            }
             let wide = back.expand(f.dims());
             f = f.mask_where(wide.clone(), f0);
             r = r.mask_where(wide, r0);
@@ -191,11 +167,9 @@ impl Iteration for Anderson {
             next = next - r.clone() * (1.0 - damping);
         }
         if let (Some(history), Some(gamma)) = (&self.history, gamma) {
-            let gamma = gamma.unsqueeze_dim::<3>(1);
-            next = next - gamma.clone().matmul(history.df.clone()).squeeze_dim::<2>(1);
+            next = next - history.df.combine(gamma.clone());
             if damping != 1.0 {
-                let dr = gamma.matmul(history.dr.clone()).squeeze_dim::<2>(1);
-                next = next + dr * (1.0 - damping);
+                next = next + history.dr.combine(gamma) * (1.0 - damping);
             }
         }
         self.previous = Some([f, r]);
@@ -208,10 +182,10 @@ impl Iteration for Anderson {
         self.current = both(self.current.take());
         self.previous = both(self.previous.take());
         self.products = self.products.take().map(|t| rows.of(t));
-        self.history = self.history.take().map(|h| History {
-            df: rows.of(h.df),
-            dr: rows.of(h.dr),
-        });
+        if let Some(History { df, dr }) = &mut self.history {
+            df.keep(rows);
+            dr.keep(rows);
+        }
         self.weights.keep(rows);
     }
 

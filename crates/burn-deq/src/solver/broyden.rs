@@ -2,6 +2,7 @@
 
 use burn::tensor::{Bool, Tensor};
 
+use super::ring::Ring;
 use super::{inner, square_norm};
 use crate::config::BroydenConfig;
 use crate::driver::{Iteration, Observation, Operator, Scalars};
@@ -9,8 +10,8 @@ use crate::map::Rows;
 
 /// Broyden's good method; see [`BroydenConfig`].
 ///
-/// The inverse Jacobian of r(z) = f(z) - z is B = -I + U'V, with the rank-one terms as rows of
-/// preallocated `[batch, m, n]` buffers. A step makes four products with them. Every decision
+/// The inverse Jacobian of r(z) = f(z) - z is B = -I + U'V, with the rank-one terms in two
+/// rings. A step makes four products with them. Every decision
 /// is a mask on the device: a step reads back nothing but the norms.
 pub(crate) struct Broyden {
     config: BroydenConfig,
@@ -34,8 +35,8 @@ struct Previous {
 
 /// The rank-one terms.
 struct Terms {
-    u: Tensor<3>,
-    v: Tensor<3>,
+    u: Ring,
+    v: Ring,
     /// `[batch, m]`: slots that are empty for a sample.
     empty: Tensor<2, Bool>,
     filled: usize,
@@ -43,47 +44,36 @@ struct Terms {
 
 impl Terms {
     fn new(like: &Tensor<2>, history: usize) -> Self {
-        let [batch, width] = like.dims();
-        let zeros = || Tensor::zeros([batch, history, width], (&like.device(), like.dtype()));
         Self {
-            u: zeros(),
-            v: zeros(),
-            empty: Tensor::full([batch, history], true, &like.device()),
+            u: Ring::new(like, history),
+            v: Ring::new(like, history),
+            empty: Tensor::full([like.dims()[0], history], true, &like.device()),
             filled: 0,
         }
     }
 
     /// Rows of `a` weighed by their products with x, `[batch, n]`: sum_j b_j <a_j, x>.
-    fn mix(&self, a: &Tensor<3>, b: &Tensor<3>, x: Tensor<2>) -> Tensor<2> {
-        let products = a.clone().matmul(x.unsqueeze_dim::<3>(2));
-        let weights = products
-            .swap_dims(1, 2)
-            .mask_fill(self.empty.clone().unsqueeze_dim(1), 0.0);
-        weights.matmul(b.clone()).squeeze_dim(1)
+    fn mix(&self, a: &Ring, b: &Ring, x: &Tensor<2>) -> Tensor<2> {
+        b.combine(a.products(&[x]).mask_fill(self.empty.clone(), 0.0))
     }
 
     /// B x.
     fn apply(&self, x: Tensor<2>) -> Tensor<2> {
-        self.mix(&self.v, &self.u, x.clone()) - x
+        self.mix(&self.v, &self.u, &x) - x
     }
 
     /// B'x.
     fn apply_transposed(&self, x: Tensor<2>) -> Tensor<2> {
-        self.mix(&self.u, &self.v, x.clone()) - x
+        self.mix(&self.u, &self.v, &x) - x
     }
 
     /// Adds one term for the samples that are not in `without`.
     fn push(&mut self, u: Tensor<2>, v: Tensor<2>, without: Tensor<2, Bool>) {
-        let [batch, _, width] = self.u.dims();
-        let at = [0..batch, self.filled..self.filled + 1, 0..width];
+        let [batch, width] = u.dims();
         let hole = without.clone().expand([batch, width]);
-        let clean = |x: Tensor<2>| x.mask_fill(hole.clone(), 0.0).unsqueeze_dim::<3>(1);
-        // Taken out, so that the assignment happens in place.
-        let placeholder = || Tensor::zeros([0, 0, 0], &u.device());
-        let ring = std::mem::replace(&mut self.u, placeholder());
-        self.u = ring.slice_assign(at.clone(), clean(u.clone()));
-        let ring = std::mem::replace(&mut self.v, placeholder());
-        self.v = ring.slice_assign(at, clean(v));
+        let clean = |x: Tensor<2>| x.mask_fill(hole.clone(), 0.0);
+        self.u.store(self.filled, clean(u));
+        self.v.store(self.filled, clean(v));
         let slot = [0..batch, self.filled..self.filled + 1];
         self.empty = self.empty.clone().slice_assign(slot, without);
         self.filled += 1;
@@ -181,12 +171,11 @@ impl Iteration for Broyden {
             br: rows.of(p.br),
             accelerated: rows.of(p.accelerated),
         });
-        self.terms = self.terms.take().map(|t| Terms {
-            u: rows.of(t.u),
-            v: rows.of(t.v),
-            empty: rows.of(t.empty),
-            filled: t.filled,
-        });
+        if let Some(terms) = &mut self.terms {
+            terms.u.keep(rows);
+            terms.v.keep(rows);
+            terms.empty = rows.of(terms.empty.clone());
+        }
     }
 
     fn recovers(&self) -> bool {

@@ -3,8 +3,11 @@
 mod anderson;
 mod broyden;
 mod conjugate_gradients;
+#[cfg(feature = "flex")]
+mod host;
 mod minres;
 mod plain;
+mod ring;
 mod weights;
 
 use burn::tensor::Tensor;
