@@ -46,17 +46,73 @@ fn no_link_is_dead() {
     assert_eq!(dead, Vec::<String>::new());
 }
 
+/// The chapters that a file of `docs` links to, in its order.
+fn chapters(file: &str) -> Vec<String> {
+    let text = fs::read_to_string(docs().join(file)).unwrap();
+    let is_chapter = |link: &String| link.ends_with(".md") && !link.starts_with("http");
+    links(&text).into_iter().filter(is_chapter).collect()
+}
+
+fn docs() -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    root.join("docs")
+}
+
 #[test]
-fn every_chapter_is_in_the_table_of_contents() {
-    let docs = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .unwrap()
-        .join("docs");
-    let contents = links(&fs::read_to_string(docs.join("README.md")).unwrap());
-    let mut chapters = Vec::new();
-    markdown(&docs, &mut chapters);
-    for chapter in chapters {
-        let name = chapter.file_name().unwrap().to_string_lossy().into_owned();
-        assert!(name == "README.md" || contents.contains(&name), "{name}");
+fn every_chapter_is_in_both_tables_of_contents() {
+    let contents = chapters("README.md");
+    let mut files = Vec::new();
+    markdown(&docs(), &mut files);
+    let mut names: Vec<String> = files
+        .iter()
+        .map(|file| file.file_name().unwrap().to_string_lossy().into_owned())
+        .filter(|name| !matches!(name.as_str(), "README.md" | "SUMMARY.md"))
+        .collect();
+    names.sort();
+    let mut sorted = contents.clone();
+    sorted.sort();
+    assert_eq!(sorted, names);
+    // mdBook's own table: the first page, and then the same chapters in the same order.
+    let summary = chapters("SUMMARY.md");
+    assert_eq!(summary[0], "README.md");
+    assert_eq!(summary[1..], contents);
+}
+
+#[test]
+fn the_book_links_to_nothing_that_is_not_in_it() {
+    let summary = chapters("SUMMARY.md");
+    for chapter in &summary {
+        let text = fs::read_to_string(docs().join(chapter)).unwrap();
+        for link in links(&text) {
+            let target = link.split('#').next().unwrap();
+            let inside = target.is_empty()
+                || target.starts_with("http")
+                || target.starts_with("images/")
+                || summary.iter().any(|chapter| chapter == target);
+            assert!(inside, "{chapter}: {link}");
+            // And an anchor is that of a heading.
+            if let Some((target, anchor)) = link.split_once('#')
+                && !target.starts_with("http")
+            {
+                let file = if target.is_empty() { chapter } else { target };
+                let text = fs::read_to_string(docs().join(file)).unwrap();
+                assert!(
+                    anchors(&text).contains(&anchor.to_owned()),
+                    "{chapter}: {link}"
+                );
+            }
+        }
     }
+}
+
+/// The anchors of the headings, as GitHub and mdBook make them.
+fn anchors(text: &str) -> Vec<String> {
+    let headings = text.lines().filter(|line| line.starts_with('#'));
+    let anchor = |heading: &str| {
+        let kept = heading.trim_start_matches('#').trim().to_lowercase();
+        let kept = kept.replace(' ', "-");
+        let part = |c: &char| c.is_alphanumeric() || matches!(c, '-' | '_');
+        kept.chars().filter(part).collect()
+    };
+    headings.map(anchor).collect()
 }
