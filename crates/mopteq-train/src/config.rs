@@ -4,7 +4,7 @@ use burn_deq::{EquilibriumConfig, Gradient};
 use mopteq::NetworkConfig;
 use serde::{Deserialize, Serialize};
 
-use crate::data::{Augmentation, DataSource, Normalisation, PictureShape};
+use crate::data::{Augmentation, DataSource, Normalisation, PictureShape, RandAugment};
 use crate::schedule::ScheduleKind;
 
 /// The version of `config.json` that this program writes and reads.
@@ -298,6 +298,22 @@ impl TrainConfig {
             a.cutout <= 1000,
             "0 to 1000 pixels",
         )?;
+        let RandAugment {
+            operations,
+            magnitude,
+        } = a.rand_augment;
+        check(
+            "augmentation.rand_augment.operations",
+            &operations,
+            operations <= RandAugment::MOST,
+            "0 to 14",
+        )?;
+        check(
+            "augmentation.rand_augment.magnitude",
+            &magnitude,
+            (0.0..=RandAugment::STRONGEST).contains(&magnitude),
+            "0 to 10",
+        )?;
         for (field, value) in [
             ("augmentation.brightness", a.brightness),
             ("augmentation.contrast", a.contrast),
@@ -387,6 +403,14 @@ mod tests {
         wrong(
             |c| c.augmentation.brightness = f32::NAN,
             "augmentation.brightness",
+        );
+        wrong(
+            |c| c.augmentation.rand_augment.operations = 15,
+            "augmentation.rand_augment.operations",
+        );
+        wrong(
+            |c| c.augmentation.rand_augment.magnitude = f32::NAN,
+            "augmentation.rand_augment.magnitude",
         );
         wrong(|c| c.ema = 1.0, "ema");
         wrong(|c| c.clip_norm = -1.0, "clip_norm");

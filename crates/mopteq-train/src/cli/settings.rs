@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use mopteq::NetworkKind;
 use mopteq_train::Error;
 use mopteq_train::config::{ConfigError, TrainConfig};
-use mopteq_train::data::{DataKind, DataSet, DataSource};
+use mopteq_train::data::{DataKind, DataSet, DataSource, RandAugment};
 use mopteq_train::schedule::ScheduleKind;
 use mopteq_train::settings::{apply, nested, parse_assignment, read_file};
 
@@ -81,6 +81,10 @@ pub struct Settings {
     /// Epochs without a better validation accuracy after which training stops; 0 never does.
     #[arg(long, value_name = "EPOCHS")]
     patience: Option<usize>,
+    /// RandAugment: the number of operations that each training picture goes through and their
+    /// magnitude, 0 to 10, such as 2,9; 0,0 turns it off.
+    #[arg(long, value_name = "OPERATIONS,MAGNITUDE")]
+    rand_augment: Option<RandAugment>,
     /// Seed of everything random.
     #[arg(long)]
     seed: Option<u64>,
@@ -180,6 +184,7 @@ impl Settings {
             ("ema", json!(self.ema)),
             ("clip_norm", json!(self.clip_norm)),
             ("patience", json!(self.patience)),
+            ("augmentation.rand_augment", json!(self.rand_augment)),
             ("seed", json!(self.seed)),
             ("validation_fraction", json!(self.validation_fraction)),
             ("limit", json!(self.limit)),

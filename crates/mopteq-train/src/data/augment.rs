@@ -4,6 +4,7 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde::{Deserialize, Serialize};
 
 use super::PictureShape;
+use super::rand_augment::RandAugment;
 
 /// How a training picture may be changed each time it is drawn. Everything is off at 0.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -22,6 +23,8 @@ pub struct Augmentation {
     pub padding: usize,
     /// Whether half of the pictures are mirrored left to right.
     pub flip: bool,
+    /// A few operations drawn from many, all of one strength (RandAugment).
+    pub rand_augment: RandAugment,
     /// Largest relative change of brightness either way.
     pub brightness: f32,
     /// Largest relative change of contrast either way.
@@ -42,6 +45,7 @@ impl Augmentation {
         min_crop_area: 0.0,
         padding: 0,
         flip: false,
+        rand_augment: RandAugment::NONE,
         brightness: 0.0,
         contrast: 0.0,
         saturation: 0.0,
@@ -80,6 +84,7 @@ impl Augmentation {
                 .chunks_exact_mut(shape.width)
                 .for_each(<[f32]>::reverse);
         }
+        self.rand_augment.apply(values, shape, &mut rng);
         self.jitter(values, shape, &mut rng);
         if self.cutout > 0 {
             cut_out(values, shape, self.cutout, mean, &mut rng);
@@ -96,52 +101,81 @@ impl Augmentation {
             return;
         }
 
-        // For each pixel of the result, the place in the source that it shows.
         let (sin, cos) = (angle.sin() / scale, angle.cos() / scale);
-        let (middle_x, middle_y) = (
-            (shape.width as f32 - 1.0) / 2.0,
-            (shape.height as f32 - 1.0) / 2.0,
-        );
+        let place = |x: f32, y: f32| {
+            let (x, y) = (x - shift_x, y - shift_y);
+            (cos * x + sin * y, cos * y - sin * x)
+        };
         for channel in pixels.chunks_exact(shape.height * shape.width) {
-            for row in 0..shape.height {
-                for column in 0..shape.width {
-                    let x = column as f32 - middle_x - shift_x;
-                    let y = row as f32 - middle_y - shift_y;
-                    let source_x = cos * x + sin * y + middle_x;
-                    let source_y = cos * y - sin * x + middle_y;
-                    out.push(bilinear(channel, shape, source_x, source_y));
-                }
-            }
+            warp(channel, shape, place, out);
         }
     }
 
     /// Brightness, contrast and saturation, in this order.
     fn jitter(&self, values: &mut [f32], shape: PictureShape, rng: &mut StdRng) {
-        let plane = shape.height * shape.width;
-        let clamp = |value: f32| value.clamp(0.0, 255.0);
         if self.brightness > 0.0 {
-            let factor = 1.0 + draw(rng, self.brightness);
-            values
-                .iter_mut()
-                .for_each(|value| *value = clamp(*value * factor));
+            brighten(values, 1.0 + draw(rng, self.brightness));
         }
         if self.contrast > 0.0 {
-            let factor = 1.0 + draw(rng, self.contrast);
-            let middle = values.iter().sum::<f32>() / values.len().max(1) as f32;
-            let stretch = |value: &mut f32| *value = clamp(middle + (*value - middle) * factor);
-            values.iter_mut().for_each(stretch);
+            stretch(values, 1.0 + draw(rng, self.contrast));
         }
         if self.saturation > 0.0 && shape.channels == 3 {
-            let factor = 1.0 + draw(rng, self.saturation);
-            for pixel in 0..plane {
-                // Luma of Rec. 601.
-                let weights = [0.299, 0.587, 0.114];
-                let grey: f32 = (0..3).map(|c| weights[c] * values[c * plane + pixel]).sum();
-                for channel in 0..3 {
-                    let value = &mut values[channel * plane + pixel];
-                    *value = clamp(grey + (*value - grey) * factor);
-                }
-            }
+            saturate(values, shape, 1.0 + draw(rng, self.saturation));
+        }
+    }
+}
+
+fn clamp(value: f32) -> f32 {
+    value.clamp(0.0, 255.0)
+}
+
+/// Multiplies the brightness.
+pub(super) fn brighten(values: &mut [f32], factor: f32) {
+    values
+        .iter_mut()
+        .for_each(|value| *value = clamp(*value * factor));
+}
+
+/// Multiplies the distance of all values from their mean.
+pub(super) fn stretch(values: &mut [f32], factor: f32) {
+    let middle = values.iter().sum::<f32>() / values.len().max(1) as f32;
+    let stretch = |value: &mut f32| *value = clamp(middle + (*value - middle) * factor);
+    values.iter_mut().for_each(stretch);
+}
+
+/// Multiplies the distance of each pixel from its grey. Grey pictures have none.
+pub(super) fn saturate(values: &mut [f32], shape: PictureShape, factor: f32) {
+    if shape.channels != 3 {
+        return;
+    }
+    let plane = shape.height * shape.width;
+    for pixel in 0..plane {
+        // Luma of Rec. 601.
+        let weights = [0.299, 0.587, 0.114];
+        let grey: f32 = (0..3).map(|c| weights[c] * values[c * plane + pixel]).sum();
+        for channel in 0..3 {
+            let value = &mut values[channel * plane + pixel];
+            *value = clamp(grey + (*value - grey) * factor);
+        }
+    }
+}
+
+/// Appends one channel, resampled: `place` says for a pixel of the result, by its offset from the
+/// middle, the offset in the source that it shows.
+pub(super) fn warp<T: Copy + Into<f32>>(
+    source: &[T],
+    shape: PictureShape,
+    place: impl Fn(f32, f32) -> (f32, f32),
+    out: &mut Vec<f32>,
+) {
+    let (middle_x, middle_y) = (
+        (shape.width as f32 - 1.0) / 2.0,
+        (shape.height as f32 - 1.0) / 2.0,
+    );
+    for row in 0..shape.height {
+        for column in 0..shape.width {
+            let (x, y) = place(column as f32 - middle_x, row as f32 - middle_y);
+            out.push(bilinear(source, shape, x + middle_x, y + middle_y));
         }
     }
 }

@@ -124,7 +124,7 @@ impl Iterator for EpochBatches {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::{Augmentation, Normalisation, PictureShape};
+    use crate::data::{Augmentation, Normalisation, PictureShape, RandAugment};
 
     fn loader(workers: usize) -> Loader {
         let pictures = (0..50_u8).map(|i| Picture {
@@ -144,6 +144,10 @@ mod tests {
             augmentation: Augmentation {
                 max_shift: 0.5,
                 flip: true,
+                rand_augment: RandAugment {
+                    operations: 2,
+                    magnitude: 5.0,
+                },
                 brightness: 0.2,
                 ..Augmentation::NONE
             },

@@ -112,6 +112,8 @@ fn every_option_of_the_training_reaches_it() {
             "0.5",
             "--accumulate",
             "2",
+            "--rand-augment",
+            "1,4",
             "--set",
             "model.head_grid=1",
             "--out",
@@ -142,6 +144,8 @@ fn every_option_of_the_training_reaches_it() {
         (Some(2), Some(0.1))
     );
     assert_eq!(config["model"]["head_grid"].as_u64(), Some(1));
+    let rand_augment = serde_json::json!({"operations": 1, "magnitude": 4.0});
+    assert_eq!(config["augmentation"]["rand_augment"], rand_augment);
     assert!(path.join("run/checkpoint/epoch-0002/ema.bpk").is_file());
     succeed(path, &["eval", "--run", "run", "--limit", "50"]);
     // The merged settings make the same run again.
@@ -151,6 +155,8 @@ fn every_option_of_the_training_reaches_it() {
             "train",
             "--config",
             "run/config.json",
+            "--workers",
+            "3",
             "--device",
             "cpu",
             "--out",
