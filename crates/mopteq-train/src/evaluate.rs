@@ -9,6 +9,9 @@ use crate::crash::{self, Crash};
 use crate::data::{Augmentation, Picture, PictureBatcher, Sample};
 use crate::metrics::SolveSums;
 
+/// Limits on the solver's steps whose accuracy is told.
+pub const STEP_LIMITS: [usize; 4] = [2, 4, 8, 16];
+
 /// Bins of the calibration error.
 const BINS: usize = 15;
 
@@ -66,6 +69,17 @@ pub struct Mistake {
     pub predicted: usize,
     /// Its probability.
     pub confidence: f64,
+}
+
+/// What a budget of solver steps buys.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct StepCost {
+    /// Most steps of a solve.
+    pub limit: usize,
+    /// Correct pictures, in percent.
+    pub accuracy: f64,
+    /// How the solves went.
+    pub forward: Option<SolveStats>,
 }
 
 /// The batcher of a run, without augmentation.
@@ -142,6 +156,41 @@ pub fn evaluate(
     device: &Device,
 ) -> Result<Scores, Crash> {
     Ok(scores(&infer(model, config, pictures, device)?, pictures))
+}
+
+/// The accuracy of the same parameters for each of [`STEP_LIMITS`] on the solver's steps; none for
+/// a model without a solver.
+///
+/// # Errors
+///
+/// As [`infer`].
+pub fn step_costs(
+    model: &Classifier,
+    config: &TrainConfig,
+    pictures: &[Picture],
+    device: &Device,
+) -> Result<Vec<StepCost>, Crash> {
+    let mut costs = Vec::new();
+    for limit in STEP_LIMITS {
+        let mut config = config.clone();
+        let Some(equilibrium) = config.equilibrium_mut() else {
+            break;
+        };
+        equilibrium.forward.termination.max_steps = limit;
+        // A solver is part of a model's config and not of its parameters.
+        let limited = Classifier::new(&config, device).map_err(|error| Crash {
+            message: error.to_string(),
+            backtrace: String::new(),
+        })?;
+        let limited = limited.load_record(model.clone().into_record());
+        let scores = evaluate(&limited, &config, pictures, device)?;
+        costs.push(StepCost {
+            limit,
+            accuracy: scores.accuracy(),
+            forward: scores.forward,
+        });
+    }
+    Ok(costs)
 }
 
 /// The scores of an outcome.

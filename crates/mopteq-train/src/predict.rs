@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 
 use crate::Error;
 use crate::checkpoint::{Position, Which, load_model};
-use crate::classifier::{Classifier, SolveStats};
+use crate::classifier::Classifier;
 use crate::config::TrainConfig;
 use crate::crash::Crash;
 use crate::data::{DataError, DataSet, Picture, PictureShape, Pixels, decode_file};
 use crate::device::SelectedDevice;
-use crate::evaluate::{self, Details, Outcome, softmax};
+use crate::evaluate::{self, Details, Outcome, StepCost, softmax};
 use crate::run::RunFolder;
 
 /// A picture could not be classified. Every variant names the file.
@@ -53,17 +53,6 @@ pub struct Likelihood {
     pub class: String,
     /// Probability, 0 to 1.
     pub probability: f64,
-}
-
-/// What a budget of solver steps buys.
-#[derive(Clone, Debug, PartialEq, serde::Serialize)]
-pub struct StepCost {
-    /// Most steps of a solve; `None`: those of the run's config.
-    pub limit: Option<usize>,
-    /// Correct pictures, in percent.
-    pub accuracy: f64,
-    /// How the solves went.
-    pub forward: Option<SolveStats>,
 }
 
 /// A trained model with what is needed to use it.
@@ -171,30 +160,15 @@ impl Predictor {
         Ok(evaluate::details(&outcome, pictures, &self.config.classes))
     }
 
-    /// The accuracy for each limit on the solver's steps.
+    /// The accuracy for each of [`evaluate::STEP_LIMITS`] on the solver's steps.
     ///
     /// # Errors
     ///
     /// When the device fails.
-    pub fn step_costs(
-        &self,
-        pictures: &[Picture],
-        limits: &[usize],
-    ) -> Result<Vec<StepCost>, Error> {
-        use burn::module::Module;
-        let record = || self.model.clone().into_record();
-        let cost = |limit: &usize| {
-            let config = with_steps(&self.config, Some(*limit))?;
-            let model = Classifier::new(&config, &self.device.device)?.load_record(record());
-            let scores = evaluate::evaluate(&model, &config, pictures, &self.device.device)
-                .map_err(PredictError::from)?;
-            Ok(StepCost {
-                limit: Some(*limit),
-                accuracy: scores.accuracy(),
-                forward: scores.forward,
-            })
-        };
-        limits.iter().map(cost).collect()
+    pub fn step_costs(&self, pictures: &[Picture]) -> Result<Vec<StepCost>, Error> {
+        let device = &self.device.device;
+        let costs = evaluate::step_costs(&self.model, &self.config, pictures, device);
+        Ok(costs.map_err(PredictError::from)?)
     }
 
     /// The data that the run was trained on; the test part is what `evaluate` is for.

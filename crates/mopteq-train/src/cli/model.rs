@@ -16,8 +16,6 @@ use mopteq_train::report;
 use mopteq_train::run::RunFolder;
 use mopteq_train::train::Task;
 
-/// Limits on the solver's steps whose accuracy `eval` tells.
-const LIMITS: [usize; 4] = [2, 4, 8, 16];
 /// Classes that are shown in full on a terminal.
 const SHOWN_CLASSES: usize = 20;
 
@@ -83,7 +81,7 @@ pub fn eval(arguments: &EvalArguments, json: bool) -> Result<(), Error> {
     let limit = arguments.limit.or(predictor.config().test_limit);
     test.truncate(limit.unwrap_or(usize::MAX).max(1));
     let details = predictor.evaluate(&test)?;
-    let costs = predictor.step_costs(&test, &LIMITS)?;
+    let costs = predictor.step_costs(&test)?;
     let place = predictor.position();
     if json {
         say(json!({"checkpoint": place, "scores": details, "step_costs": costs}));
@@ -108,13 +106,14 @@ pub fn eval(arguments: &EvalArguments, json: bool) -> Result<(), Error> {
     if let Some(solve) = details.forward {
         say(format_args!("forward solver   {}", describe(&solve)));
     }
-    say("\nsolver steps     accuracy   relative residual");
+    if !costs.is_empty() {
+        say("\nsolver steps     accuracy   relative residual");
+    }
     for cost in &costs {
         let residual = cost.forward.map_or(f64::NAN, |solve| solve.residual);
         say(format_args!(
             "at most {:<8} {:6.2} %   {residual:.1e}",
-            cost.limit.unwrap_or(0),
-            cost.accuracy
+            cost.limit, cost.accuracy
         ));
     }
     show_classes(&details);

@@ -9,7 +9,7 @@ use crate::checkpoint::{self, Position};
 use crate::classifier::Classifier;
 use crate::crash::Crash;
 use crate::data::Picture;
-use crate::evaluate::{self, Details, Mistake};
+use crate::evaluate::{self, Details, Mistake, Outcome, Scores, StepCost};
 use crate::history::History;
 use crate::inspect::{Inspection, inspect};
 use crate::metrics as m;
@@ -21,6 +21,8 @@ use plot::{Chart, Line};
 const MISTAKES: usize = 12;
 /// Pictures that are looked into.
 const INSPECTED: usize = 3;
+/// Test pictures that are solved again with fewer steps, at most: enough for a percent or two.
+const BUDGET_PICTURES: usize = 1000;
 
 /// The report could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -46,7 +48,16 @@ struct Tested<'a> {
     mistakes: Vec<Mistake>,
     /// The first test picture of some classes, and what is inside of the model for it.
     inspected: Vec<(usize, Inspection)>,
+    /// What fewer solver steps cost; `None` for a model without a solver.
+    budget: Option<Budget>,
     pictures: &'a [Picture],
+}
+
+/// The accuracy on some test pictures for limits on the solver's steps.
+struct Budget {
+    costs: Vec<StepCost>,
+    /// With the solver of the run, on the same pictures.
+    own: Scores,
 }
 
 /// Makes the report of a run and writes it into the run's folder.
@@ -86,13 +97,52 @@ fn test<'a>(run: &RunFolder, task: &'a Task, summary: Summary) -> Result<Tested<
             inspected.push((index, seen));
         }
     }
+    let some = &pictures[..pictures.len().min(BUDGET_PICTURES)];
+    let costs = evaluate::step_costs(&model, config, some, device).map_err(ReportError::from)?;
+    let budget = (!costs.is_empty()).then(|| Budget {
+        costs,
+        own: evaluate::scores(&first(&outcome, some.len()), some),
+    });
     Ok(Tested {
         summary,
         details: evaluate::details(&outcome, pictures, &config.classes),
         mistakes,
         inspected,
+        budget,
         pictures,
     })
+}
+
+/// The outcome of the first pictures. How the solves went is known of all together only.
+fn first(outcome: &Outcome, count: usize) -> Outcome {
+    Outcome {
+        rows: outcome.rows.iter().take(count).cloned().collect(),
+        forward: outcome.forward,
+    }
+}
+
+/// The accuracy over the limits on the solver's steps.
+fn budget_chart(budget: &Budget) -> Chart {
+    let costs = &budget.costs;
+    let limits = || costs.iter().map(|cost| cost.limit as f64);
+    let own = budget.own.accuracy();
+    Chart {
+        title: "Accuracy and solver steps",
+        x: "most solver steps a picture",
+        y: "right test pictures (%)",
+        log: false,
+        from_zero: false,
+        lines: vec![
+            Line {
+                name: "with so many steps",
+                points: limits().zip(costs.iter().map(|c| c.accuracy)).collect(),
+            },
+            Line {
+                name: "with the limit of the run",
+                points: limits().map(|limit| (limit, own)).collect(),
+            },
+        ],
+    }
 }
 
 /// The charts over the epochs of a run.

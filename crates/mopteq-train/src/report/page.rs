@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use image::{Rgb, RgbImage};
 
 use super::plot::inline;
-use super::{ReportError, Tested, charts, confusion, solve_charts};
+use super::{Budget, ReportError, Tested, budget_chart, charts, confusion, solve_charts};
 use crate::data::{Picture, PictureShape};
 use crate::files::png;
 use crate::history::History;
@@ -89,6 +89,9 @@ pub(super) fn html(
     match tested {
         Some(tested) => {
             body.push_str(&test_section(task, tested)?);
+            if let Some(budget) = &tested.budget {
+                body.push_str(&budget_section(budget, tested.pictures.len())?);
+            }
             body.push_str(&inside_section(task, tested)?);
         }
         None => body.push_str(
@@ -186,6 +189,44 @@ fn test_section(task: &Task, tested: &Tested<'_>) -> Result<String, ReportError>
         ));
     }
     text.push_str("</div>\n");
+    Ok(text)
+}
+
+fn budget_section(budget: &Budget, tested: usize) -> Result<String, ReportError> {
+    let svg = budget_chart(budget).draw().map_err(ReportError::Plot)?;
+    let count = budget.own.pictures;
+    let which = if count < tested {
+        format!("the first {count} of the {tested} test pictures")
+    } else {
+        format!("the {count} test pictures")
+    };
+    let mut text = format!(
+        "<h2>What fewer solver steps cost</h2>\n<p>The same parameters on {which}, with other \
+         limits on the steps of a solve. This was measured when the run was over; nothing was \
+         chosen by it.</p>\n<div class=\"plots\">\n<div class=\"plot\">{}</div>\n\
+         <div class=\"plot scroll\"><table><tr><th>most steps</th><th>right (%)</th>\
+         <th>steps taken</th><th>relative residual</th></tr>\n",
+        inline(&svg)
+    );
+    let limited = budget.costs.iter().map(|cost| {
+        let limit = cost.limit.to_string();
+        (limit, cost.accuracy, cost.forward)
+    });
+    // The solves of these pictures alone were not counted.
+    let own = budget.own.forward.filter(|_| count == tested);
+    let own = ("of the run".into(), budget.own.accuracy(), own);
+    for (limit, accuracy, forward) in limited.chain([own]) {
+        let (steps, residual) = forward.map_or(("-".into(), "-".into()), |solve| {
+            (
+                format!("{:.1}", solve.steps),
+                format!("{:.1e}", solve.residual),
+            )
+        });
+        text.push_str(&format!(
+            "<tr><td>{limit}</td><td>{accuracy:.1}</td><td>{steps}</td><td>{residual}</td></tr>\n"
+        ));
+    }
+    text.push_str("</table></div>\n</div>\n");
     Ok(text)
 }
 
