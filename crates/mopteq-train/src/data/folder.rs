@@ -149,7 +149,7 @@ pub(super) fn load(path: &Path, options: &Options) -> Result<DataSet, DataError>
             .extend(leaves.filter_map(|folder| place(folder)));
     } else {
         let mut files = Vec::new();
-        walk(path, path, &mut files, &mut reader.expected)?;
+        walk(path, &mut files, &mut reader.expected)?;
         reader.meter.total(files.len() as u64);
         files.sort();
         for (folder, file) in files {
@@ -166,31 +166,74 @@ pub(super) fn load(path: &Path, options: &Options) -> Result<DataSet, DataError>
 /// Finds the pictures, and the class folders: those without folders in them.
 fn walk(
     root: &Path,
-    folder: &Path,
     files: &mut Vec<(Place, PathBuf)>,
     leaves: &mut BTreeSet<Place>,
 ) -> Result<(), DataError> {
-    let here = folder.strip_prefix(root).ok().and_then(place);
-    let mut leaf = true;
-    for entry in fs::read_dir(folder).map_err(|source| DataError::read(folder, source))? {
-        let entry = entry.map_err(|source| DataError::read(folder, source))?;
-        let (path, name) = (entry.path(), entry.file_name());
-        if is_hidden(&name.to_string_lossy()) {
-            continue;
+    let real = fs::canonicalize(root).map_err(|source| DataError::read(root, source))?;
+    let mut walk = Walk {
+        root,
+        entered: BTreeSet::from([real.clone()]),
+        real,
+        files,
+        leaves,
+    };
+    walk.enter(root)
+}
+
+struct Walk<'a> {
+    root: &'a Path,
+    /// The root without links in its path.
+    real: PathBuf,
+    /// Folders that were read, likewise.
+    entered: BTreeSet<PathBuf>,
+    files: &'a mut Vec<(Place, PathBuf)>,
+    leaves: &'a mut BTreeSet<Place>,
+}
+
+impl Walk<'_> {
+    fn enter(&mut self, folder: &Path) -> Result<(), DataError> {
+        let here = folder.strip_prefix(self.root).ok().and_then(place);
+        let mut leaf = true;
+        let entries = fs::read_dir(folder).map_err(|source| DataError::read(folder, source))?;
+        let entries: Result<Vec<_>, _> = entries.collect();
+        let mut entries = entries.map_err(|source| DataError::read(folder, source))?;
+        // So that an error, too, does not depend on the order on the disk.
+        entries.sort_by_key(fs::DirEntry::file_name);
+        for entry in entries {
+            let (path, name) = (entry.path(), entry.file_name());
+            if is_hidden(&name.to_string_lossy()) {
+                continue;
+            }
+            if path.is_dir() {
+                leaf = false;
+                self.check_link(&path)?;
+                self.enter(&path)?;
+            } else if is_picture(Path::new(&name))
+                && let Some(here) = &here
+            {
+                self.files.push((here.clone(), path));
+            }
         }
-        if path.is_dir() {
-            leaf = false;
-            walk(root, &path, files, leaves)?;
-        } else if is_picture(Path::new(&name))
-            && let Some(here) = &here
-        {
-            files.push((here.clone(), path));
+        if leaf {
+            self.leaves.extend(here);
         }
+        Ok(())
     }
-    if leaf {
-        leaves.extend(here);
+
+    /// A link may lead to a folder elsewhere. One into the data, above them, or to where another
+    /// one led would never end, or have pictures count twice, maybe for training and for the test.
+    fn check_link(&mut self, path: &Path) -> Result<(), DataError> {
+        let real = fs::canonicalize(path).map_err(|source| DataError::read(path, source))?;
+        let is_link = path.is_symlink();
+        let again = is_link && (real.starts_with(&self.real) || self.real.starts_with(&real));
+        if !self.entered.insert(real.clone()) || again {
+            return Err(DataError::Link {
+                path: path.into(),
+                target: real,
+            });
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 /// A decoded picture before its class has a number.
@@ -434,8 +477,73 @@ pub(super) fn class_names(path: &Path) -> Result<BTreeSet<String>, DataError> {
         })?;
     } else {
         let (mut files, mut leaves) = (Vec::new(), BTreeSet::new());
-        walk(path, path, &mut files, &mut leaves)?;
+        walk(path, &mut files, &mut leaves)?;
         names.extend(files.into_iter().map(|((_, class), _)| class));
     }
     Ok(names)
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    /// Two classes of three pictures each.
+    fn pictures(root: &Path) {
+        for class in ["a", "b"] {
+            fs::create_dir_all(root.join(class)).unwrap();
+            for number in 0..3 {
+                let file = root.join(class).join(format!("{number}.png"));
+                image::GrayImage::new(4, 4).save(file).unwrap();
+            }
+        }
+    }
+
+    fn counted(root: &Path) -> Result<usize, DataError> {
+        let (mut files, mut leaves) = (Vec::new(), BTreeSet::new());
+        walk(root, &mut files, &mut leaves)?;
+        Ok(files.len())
+    }
+
+    fn refused(root: &Path, link: &Path, target: &Path) {
+        symlink(target, link).unwrap();
+        let error = counted(root).unwrap_err();
+        assert!(matches!(&error, DataError::Link { path, .. } if path == link));
+        let message = error.to_string();
+        assert!(message.contains("remove the link"), "{message}");
+        fs::remove_file(link).unwrap();
+    }
+
+    #[test]
+    fn links_that_lead_back_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let (root, elsewhere) = (folder.path().join("data"), folder.path().join("more"));
+        pictures(&root);
+        pictures(&elsewhere);
+        refused(&root, &root.join("a/up"), Path::new(".."));
+        refused(&root, &root.join("a/itself"), Path::new("."));
+        refused(&root, &root.join("c"), Path::new("b"));
+        refused(&root, &root.join("a/far"), folder.path());
+        // By way of another folder, and two ways to one folder.
+        symlink(&elsewhere, root.join("c")).unwrap();
+        assert_eq!(counted(&root).unwrap(), 12);
+        refused(&root, &root.join("d"), &elsewhere.join("a"));
+        symlink(&root, elsewhere.join("back")).unwrap();
+        let error = counted(&root).unwrap_err();
+        assert!(error.to_string().contains("c/back: links to"), "{error}");
+    }
+
+    #[test]
+    fn links_to_elsewhere_are_followed_and_a_broken_one_is_no_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let (root, elsewhere) = (folder.path().join("data"), folder.path().join("more"));
+        pictures(&elsewhere);
+        fs::create_dir(&root).unwrap();
+        symlink(elsewhere.join("a"), root.join("a")).unwrap();
+        symlink(folder.path().join("nowhere"), root.join("z")).unwrap();
+        // The data themselves may be a link, too.
+        let way = folder.path().join("way");
+        symlink(&root, &way).unwrap();
+        assert_eq!((counted(&root).unwrap(), counted(&way).unwrap()), (3, 3));
+    }
 }

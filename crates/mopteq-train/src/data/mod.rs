@@ -154,6 +154,17 @@ pub enum DataError {
         /// What is missing.
         reason: String,
     },
+    /// A link of a picture folder leads to where pictures are read anyway.
+    #[error(
+        "{path}: links to {target}, which is part of these data or contains them, so its pictures \
+         would count twice; remove the link"
+    )]
+    Link {
+        /// The link.
+        path: PathBuf,
+        /// Where it leads.
+        target: PathBuf,
+    },
     /// A class has no pictures.
     #[error("{path}: class '{class}' has no {part} picture; add some or remove its folder")]
     EmptyClass {

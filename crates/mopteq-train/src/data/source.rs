@@ -230,6 +230,7 @@ impl DataSource {
         let path = self.find(name)?;
         match binary(&path) {
             Err(error @ DataError::Layout { .. }) => match folder::class_names(&path) {
+                Err(link @ DataError::Link { .. }) => Err(link),
                 Ok(names) if !names.is_empty() => {
                     let size = self.size.or(Some([32, 32]));
                     folder::load(&path, &self.options(size, Some(3)))

@@ -264,6 +264,33 @@ fn damaged_pictures_are_skipped_by_name_up_to_a_share() {
     assert_eq!(found["skipped"].as_array().unwrap().len(), 2);
 }
 
+#[cfg(unix)]
+#[test]
+fn a_link_that_leads_back_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    picture_folder(&path.join("photos"), &[("train", 4), ("test", 1)], 12);
+    let link = path.join("photos/train/apples/up");
+    std::os::unix::fs::symlink("..", &link).unwrap();
+    for arguments in [
+        &["data", "check", "photos"][..],
+        &["train", "--data", "photos"],
+        &["train", "--data", "cifar10", "--data-path", "photos"],
+    ] {
+        let error = fail(path, arguments);
+        assert!(
+            error.contains("apples/up: links to") && error.contains("remove the link"),
+            "{error}"
+        );
+    }
+    fs::remove_file(&link).unwrap();
+    // To elsewhere, a link is fine.
+    fs::rename(path.join("photos/train/clouds"), path.join("clouds")).unwrap();
+    std::os::unix::fs::symlink(path.join("clouds"), path.join("photos/train/clouds")).unwrap();
+    let found = check(path, &["photos"]);
+    assert_eq!(found["train"], serde_json::json!([4, 4, 4]));
+}
+
 #[test]
 fn an_empty_class_is_named() {
     let folder = tempfile::tempdir().unwrap();
