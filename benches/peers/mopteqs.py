@@ -7,8 +7,9 @@ evaluation and memory, on the same weights, pictures and tolerance, in one run.
 It makes a virtual environment in a temporary folder and installs the pinned peers there, builds
 `examples/peers_mopteqs.rs`, and prints its tables as markdown. Python 3.11 or newer with `venv` is
 needed, and 6 GB of disk; a C++ compiler, if there is one, serves torch.compile.
-`--venv FOLDER` keeps the environment for the next run. `--quick`, `--rounds N`, `--only PART` (of
-"S 32", "P 128", "memory", ...) and `--threads N` make a run shorter. `--json FILE` writes all numbers.
+`--venv FOLDER` keeps the environment for the next run. `--quick`, `--rounds N`, `--threads N` and
+`--only PART` (of "S 32", "P 128", "ways", "memory", ...) make a run shorter, `--all` longer.
+`--json FILE` writes all numbers.
 
 How the numbers come about:
 
@@ -22,15 +23,17 @@ How the numbers come about:
   show how far each contestant's gradients at 1e-3 are from PyTorch's at 1e-6: the largest over the
   tensors.
 - The PyTorch side is written for speed: NHWC memory, pooling shared between pairs of branches,
-  convolutions whose derivative is a convolution with the flipped kernel, torch.inference_mode for
-  evaluation. The first table compares this with the obvious ways.
+  convolutions whose derivative is a convolution with the flipped kernel, parameters that are
+  constants in the backward solve, torch.inference_mode for evaluation. The first table compares
+  this with other ways. Only batch norm is in NCHW and norms are summed by hand, for in f32
+  PyTorch's own are off by 1e-4 and 1e-5, which the gradients show.
 - "step" is a whole training step: bounded kernels (one power iteration), stem, injections, solve,
   head, loss, backward pass, SGD with momentum. It is wall time, as are "backward pass", the call of
   backward() in it, and "evaluation", the network without gradients on running statistics.
 - The solves in it are timed where they happen. Forward: the report's `elapsed`; the call of
   TorchDEQ's forward solver. Backward: the report's `elapsed`, which leaves out the closed-form Jacobian's
   set-up and one last product (they are in "backward pass"); from the arrival of the gradient until
-  TorchDEQ hands over its statistics.
+  TorchDEQ hands over its statistics, the taped evaluation of the map that it starts with included.
 - "steps" are evaluations of the map or products with its Jacobian, as each side counts them: mean
   over the samples, forward + backward.
 - Runs take turns, one of each contestant, in another order each time, after one turn of warm-up.
@@ -81,6 +84,8 @@ def arguments():
     parser.add_argument("--rounds", type=int, help="timed runs of each contestant (7)")
     parser.add_argument("--only", action="append", help="only sections whose name has this in it")
     parser.add_argument("--threads", type=int, action="append", help="1 and 2 by default")
+    parser.add_argument("--all", action="store_true",
+                        help="every batch, picture and thread count together; an hour")
     parser.add_argument("--quick", action="store_true",
                         help="32 x 32, batch 32, 2 threads, 3 rounds")
     parser.add_argument("--device", default="cpu", help="cpu, or cuda (the example is built for it)")
@@ -132,7 +137,7 @@ def flip(kernel):
 
 
 def length(x):
-    """|x|; in f32, `norm` is off by 1e-5."""
+    """|x|, more accurate than `norm`."""
     return (x * x).sum().sqrt()
 
 
@@ -209,7 +214,7 @@ class Network(torch.nn.Module):
 
     def context(self, images):
         """Kernels of W and W', injections."""
-        # In f32 and NHWC, PyTorch's batch norm sums up so that it is off by 1e-4.
+        # In f32, PyTorch's batch norm is inaccurate with NHWC memory.
         g = self.stem.norm(self.stem.conv(images).contiguous())
         g = F.relu(g).contiguous(memory_format=self.layout)
         injections = []
@@ -411,14 +416,16 @@ class Torch:
     def gradients(self):
         """Loss and gradients by the names of the weights' file."""
         result = self.train(optimise=False)
-        named = {name: p.grad for name, p in self.network.named_parameters()}
-        named["head.linear.weight"] = named["head.linear.weight"].T
-        back = lambda name: (name.replace("norm.weight", "norm.gamma")
-                             .replace("norm.bias", "norm.beta"))
-        for name in [n for n in named if n.startswith("head.norms")]:
-            value = named.pop(name)
-            named[name.replace(".weight", ".gamma").replace(".bias", ".beta")] = value
-        return result, {back(name): g.cpu().double() for name, g in named.items()}
+        norms = {name for name, module in self.network.named_modules()
+                 if isinstance(module, torch.nn.BatchNorm2d)}
+        gradients = {}
+        for name, parameter in self.network.named_parameters():
+            module, _, kind = name.rpartition(".")
+            if module in norms:
+                kind = {"weight": "gamma", "bias": "beta"}[kind]
+            gradients[f"{module}.{kind}"] = parameter.grad.cpu().double()
+        gradients["head.linear.weight"] = gradients["head.linear.weight"].T
+        return result, gradients
 
 
 class Program:
@@ -594,10 +601,10 @@ def status(process, field):
     return int(line.split()[1]) / 1024
 
 
-def memory_of_torch(folder, setup, batch, setting, threads, device):
+def memory_of_torch(folder, setup, batch, setting, threads):
     """In a fresh process: see `remember`."""
     task = json.dumps({"folder": str(folder), "setup": setup, "batch": batch, "setting": setting,
-                       "threads": threads, "device": device})
+                       "threads": threads})
     command = [sys.executable, __file__, "--memory", task]
     answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     return json.loads(answer)
@@ -607,15 +614,15 @@ def remember(task):
     """Prints VmRSS before three training steps and VmHWM after them."""
     torch.set_num_threads(task["threads"])
     contestant = Torch(pathlib.Path(task["folder"]), task["setup"], task["batch"],
-                       SETTINGS[task["setting"]], WAYS[BEST], device=task["device"])
+                       SETTINGS[task["setting"]], WAYS[BEST])
     before = status(os.getpid(), "VmRSS")
     for _ in range(3):
         contestant.train()
     print(json.dumps([before, status(os.getpid(), "VmHWM")]))
 
 
-def memory_of_rust(program, folder, setup, batch, threads, device):
-    rust = Program(program, folder, threads, device)
+def memory_of_rust(program, folder, setup, batch, threads):
+    rust = Program(program, folder, threads, "cpu")
     contestant = Rust(rust, folder, setup, batch)
     rust.ask(what="load", **contestant.fixed)
     before = status(rust.process.pid, "VmRSS")
@@ -635,6 +642,10 @@ def markdown(heads, rows, words):
     for row in rows:
         print("| " + " | ".join(str(cell) for cell in row) + " |")
     print(flush=True)
+
+
+def plural(threads):
+    return "1 thread" if threads == 1 else f"{threads} threads"
 
 
 def machine():
@@ -676,15 +687,69 @@ def ways_table(folder, setup, rounds, device):
     return rows
 
 
+OURS = "Anderson; implicit, conjugate gradients"
+
+
+def section(rust, folder, setup, batches, options):
+    """Checks, races and prints one network; its entries for every batch."""
+    rows, ratios, notes, result = [], [], [], []
+    labels = read_batch(folder, setup)[1].tolist()
+    for batch in batches:
+        reference, loss, note = agree(rust, folder, setup, batch, options.device)
+        notes.append(note)
+        contestants = [("burn-deq", OURS, Rust(rust, folder, setup, batch))] + [
+            ("TorchDEQ", setting,
+             Torch(folder, setup, batch, solvers, WAYS[BEST], device=options.device))
+            for setting, solvers in SETTINGS.items()]
+        entries = [Entry(*contestant, reference, loss, labels[:batch])
+                   for contestant in contestants]
+        race(entries, options.rounds)
+        rows += [entry_row(batch, entry) for entry in entries]
+        peer = best_exact(entries)
+        ratios.append([batch, peer.setting,
+                       *(ratio(entries[0].median(key), peer.median(key)) for key in COLUMNS)])
+        result.append((batch, entries))
+        rust.ask(what="forget")
+    markdown(["batch", "library", "forward; gradient", *COLUMNS.values(), "steps", "loss off by",
+              "gradient off by", "accuracy"], rows, {1, 2})
+    print("Time of burn-deq over that of TorchDEQ's best exact setting:\n")
+    markdown(["batch", "TorchDEQ's setting", *COLUMNS.values()], ratios, {1})
+    print("Agreement: " + "; ".join(notes) + ".\n", flush=True)
+    return result
+
+
+def memory_table(program, folder, setups, batches, threads):
+    rows = []
+    for family in "SP":
+        setup = setups[family, 32]
+        for batch in batches:
+            found = {("burn-deq", OURS): memory_of_rust(program, folder, setup, batch, threads)}
+            for setting in SETTINGS:
+                found["TorchDEQ", setting] = memory_of_torch(folder, setup, batch, setting,
+                                                             threads)
+            rows += [[family, batch, *who, round(before), round(peak), round(peak - before)]
+                     for who, (before, peak) in found.items()]
+    markdown(["family", "batch", "library", "forward; gradient", "before", "peak", "difference"],
+             rows, {0, 2, 3})
+    return rows
+
+
 def compiler(name):
     return any((pathlib.Path(folder) / name).exists() for folder in os.get_exec_path())
 
 
 def sections(options):
-    """(family, side, batches)."""
+    """(threads, family, side, batches)."""
+    threads = options.threads or ([2] if options.quick else [2, 1])
     if options.quick:
-        return [("S", 32, [32]), ("P", 32, [32])]
-    return [(family, side, [1, 32, 128]) for family in "SP" for side in (28, 32, 128)]
+        return [(count, family, 32, [32]) for count in threads for family in "SP"]
+    if options.all:
+        return [(count, family, side, [1, 32, 128])
+                for count in threads for family in "SP" for side in (32, 28, 128)]
+    chosen = [("S", 32, [1, 32, 128]), ("P", 32, [1, 32, 128]), ("S", 28, [1, 32]),
+              ("P", 28, [1, 32]), ("S", 128, [1, 32]), ("P", 128, [1, 32])]
+    first = [(threads[0], *section) for section in chosen]
+    return first + [(count, family, 32, [1, 32]) for count in threads[1:] for family in "SP"]
 
 
 def main():
@@ -697,77 +762,37 @@ def main():
     print(f"Machine: {machine()}. Rust {rustc}; {', '.join(PINNED).replace('==', ' ')}; Python "
           f"{platform.python_version()}. Medians of {options.rounds} runs, milliseconds.\n")
     program = build(device)
-    record = {"machine": machine(), "sections": [], "memory": []}
+    record = {"machine": machine(), "sections": []}
+    chosen = [s for s in sections(options) if wanted(f"{s[1]} {s[2]}")]
+    threads = options.threads[0] if options.threads else 2
+    names = {(family, side) for _, family, side, _ in chosen}
+    if wanted("memory"):
+        names |= {("S", 32), ("P", 32)}
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
-        setups = {}
         exporter = Program(program, folder, os.cpu_count(), device)
-        for family, side, batches in sections(options):
-            name = f"{family} {side}"
-            if wanted(name) or (side == 32 and wanted("memory")):
-                setups[name] = exporter.ask(what="export", name=name, family=family.lower(), side=side,
-                                            pictures=128, steps=20)
+        setups = {(family, side): exporter.ask(what="export", name=f"{family} {side}",
+                                               family=family.lower(), side=side, pictures=128,
+                                               steps=20)
+                  for family, side in sorted(names)}
         exporter.close()
-        threads = options.threads or ([2] if options.quick else [2, 1])
-        for count in threads:
+        if wanted("ways") and not options.quick:
+            print(f"### PyTorch's ways, family S, 32 x 32, batch 32, {plural(threads)}\n")
+            torch.set_num_threads(threads)
+            record["ways"] = ways_table(folder, setups["S", 32], min(options.rounds, 5), device)
+        for count, family, side, batches in chosen:
+            print(f"### Family {family}, {side} x {side}, {plural(count)}\n")
             torch.set_num_threads(count)
             rust = Program(program, folder, count, device)
-            for family, side, batches in sections(options):
-                name = f"{family} {side}"
-                if not wanted(name):
-                    continue
-                setup = setups[name]
-                print(f"### Family {family}, {side} x {side}, {count} thread"
-                      f"{'s' if count > 1 else ''}\n")
-                if side == 32 and count == threads[0] and not options.only:
-                    ways_table(folder, setup, min(options.rounds, 5), device)
-                rows, ratios, notes = [], [], []
-                labels = read_batch(folder, setup)[1].tolist()
-                for batch in batches:
-                    reference, loss, note = agree(rust, folder, setup, batch, device)
-                    notes.append(note)
-                    enter = lambda library, setting, contestant: Entry(
-                        library, setting, contestant, reference, loss, labels[:batch])
-                    ours = enter("burn-deq", "Anderson; implicit, conjugate gradients",
-                                 Rust(rust, folder, setup, batch))
-                    entries = [ours] + [
-                        enter("TorchDEQ", setting,
-                              Torch(folder, setup, batch, settings, WAYS[BEST], device=device))
-                        for setting, settings in SETTINGS.items()]
-                    race(entries, options.rounds)
-                    rows += [entry_row(batch, entry) for entry in entries]
-                    peer = best_exact(entries)
-                    ratios.append([batch, peer.setting, *(ratio(ours.median(k), peer.median(k))
-                                                          for k in COLUMNS)])
-                    record["sections"].append({
-                        "family": family, "side": side, "threads": count, "batch": batch,
-                        "entries": [entry.summary() for entry in entries]})
-                    rust.ask(what="forget")
-                markdown(["batch", "library", "forward; gradient", *COLUMNS.values(), "steps",
-                          "loss off by", "gradient off by", "accuracy"], rows, {1, 2})
-                print("Time of burn-deq over that of TorchDEQ's best exact setting:\n")
-                markdown(["batch", "TorchDEQ's setting", *COLUMNS.values()], ratios, {1})
-                print("Agreement: " + "; ".join(notes) + ".\n", flush=True)
+            for batch, entries in section(rust, folder, setups[family, side], batches, options):
+                record["sections"].append({
+                    "family": family, "side": side, "threads": count, "batch": batch,
+                    "entries": [entry.summary() for entry in entries]})
             rust.close()
         if wanted("memory") and device == "cpu" and platform.system() == "Linux":
-            print(f"### Memory of a training step, 32 x 32, {threads[0]} threads, MiB\n")
-            rows = []
-            for family in "SP":
-                setup = setups[f"{family} 32"]
-                for batch in [32] if options.quick else [32, 128]:
-                    found = {("burn-deq", "Anderson; implicit, conjugate gradients"):
-                             memory_of_rust(program, folder, setup, batch, threads[0], device)}
-                    for setting in SETTINGS:
-                        found["TorchDEQ", setting] = memory_of_torch(
-                            folder, setup, batch, setting, threads[0], device)
-                    for (library, setting), (before, peak) in found.items():
-                        rows.append([family, batch, library, setting, f"{before:.0f}",
-                                     f"{peak:.0f}", f"{peak - before:.0f}"])
-                        record["memory"].append({
-                            "family": family, "batch": batch, "library": library,
-                            "setting": setting, "before": before, "peak": peak})
-            markdown(["family", "batch", "library", "forward; gradient", "before", "peak",
-                      "difference"], rows, {0, 2, 3})
+            print(f"### Memory of a training step, 32 x 32, {plural(threads)}, MiB\n")
+            batches = [32] if options.quick else [32, 128]
+            record["memory"] = memory_table(program, folder, setups, batches, threads)
     if options.json:
         pathlib.Path(options.json).write_text(json.dumps(record, indent=1))
 
