@@ -68,6 +68,8 @@ pub(crate) struct Observation {
     pub(crate) image: Tensor<2>,
     /// f(z) - z.
     pub(crate) residual: Tensor<2>,
+    /// |f(z) - z|^2 and |f(z)|^2, `[batch, 2]`, if the solver has them already.
+    pub(crate) squares: Option<Tensor<2>>,
     /// `[batch, k]`: scalars that the solver needs on the host for its next step.
     pub(crate) extra: Option<Tensor<2>>,
 }
@@ -269,14 +271,18 @@ impl<'r> Run<'r> {
     }
 
     fn judge_on_host(&mut self, observation: Observation, step: usize) -> Scalars {
-        let mut columns = vec![
-            square_norm(observation.residual.clone()),
-            square_norm(observation.image.clone()),
-        ];
+        let mut columns = match observation.squares.clone() {
+            Some(squares) => vec![squares],
+            None => vec![
+                square_norm(observation.residual.clone()),
+                square_norm(observation.image.clone()),
+            ],
+        };
+        let mut norms = 2;
         if self.rule.norm == Norm::Max {
             columns.extend(self.norms(&observation));
+            norms += 2;
         }
-        let norms = columns.len();
         columns.extend(observation.extra);
         let tensor = Tensor::cat(columns, 1);
         let scalars = Scalars {

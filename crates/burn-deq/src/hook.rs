@@ -5,8 +5,8 @@
 //! and h solves u = J'u + g (Bai, Kolter and Koltun 2019, arXiv:1909.01377, theorem 1; the same
 //! "re-attach and hook" shape as in the code of that paper).
 //!
-//! [`custom_gradient`] attaches a value that was computed off the tape to the two tensors that it
-//! was computed from.
+//! [`custom_gradient`] attaches a value that was computed off the tape to the tensors that it was
+//! computed from.
 
 use burn::tensor::Tensor;
 
@@ -33,7 +33,7 @@ mod dispatched {
 
     type Closure = Box<dyn FnOnce(DispatchTensor) -> DispatchTensor + Send>;
     type Pullback =
-        Box<dyn FnOnce(DispatchTensor, [bool; 2]) -> [Option<DispatchTensor>; 2] + Send>;
+        Box<dyn FnOnce(DispatchTensor, [bool; 3]) -> [Option<DispatchTensor>; 3] + Send>;
 
     /// The closure of one hook. Burn clones the state of a backward step but runs it once, so the
     /// closure is shared and taken out when it runs.
@@ -71,8 +71,9 @@ mod dispatched {
         fn grad_hook(tensor: FloatTensor<Self>, hook: Once<Closure>) -> FloatTensor<Self>;
 
         fn custom_gradient(
-            lhs: FloatTensor<Self>,
-            rhs: FloatTensor<Self>,
+            first: FloatTensor<Self>,
+            second: FloatTensor<Self>,
+            third: FloatTensor<Self>,
             output: FloatTensor<Self>,
             pullback: Once<Pullback>,
         ) -> FloatTensor<Self>;
@@ -85,8 +86,9 @@ mod dispatched {
         }
 
         fn custom_gradient(
-            _lhs: FloatTensor<Self>,
-            _rhs: FloatTensor<Self>,
+            _first: FloatTensor<Self>,
+            _second: FloatTensor<Self>,
+            _third: FloatTensor<Self>,
             output: FloatTensor<Self>,
             _pullback: Once<Pullback>,
         ) -> FloatTensor<Self> {
@@ -101,8 +103,9 @@ mod dispatched {
         }
 
         fn custom_gradient(
-            _lhs: FloatTensor<Self>,
-            _rhs: FloatTensor<Self>,
+            _first: FloatTensor<Self>,
+            _second: FloatTensor<Self>,
+            _third: FloatTensor<Self>,
             output: FloatTensor<Self>,
             _pullback: Once<Pullback>,
         ) -> FloatTensor<Self> {
@@ -155,7 +158,7 @@ mod dispatched {
     #[derive(Debug)]
     struct CustomBackward;
 
-    impl<B: Backend> Backward<B, 2> for CustomBackward
+    impl<B: Backend> Backward<B, 3> for CustomBackward
     where
         DispatchTensor: DispatchKindConversion<B>,
     {
@@ -163,12 +166,12 @@ mod dispatched {
 
         fn backward(
             self,
-            ops: Ops<Self::State, 2>,
+            ops: Ops<Self::State, 3>,
             grads: &mut Gradients,
             _checkpointer: &mut Checkpointer,
         ) {
             let gradient = lift::<B>(grads.consume::<B>(&ops.node));
-            let wanted = [ops.parents[0].is_some(), ops.parents[1].is_some()];
+            let wanted = [0, 1, 2].map(|k: usize| ops.parents[k].is_some());
             let results = ops.state.take()(gradient, wanted);
             for (parent, result) in ops.parents.into_iter().zip(results) {
                 if let (Some(parent), Some(result)) = (parent, result) {
@@ -194,13 +197,15 @@ mod dispatched {
         }
 
         fn custom_gradient(
-            lhs: FloatTensor<Self>,
-            rhs: FloatTensor<Self>,
+            first: FloatTensor<Self>,
+            second: FloatTensor<Self>,
+            third: FloatTensor<Self>,
             output: FloatTensor<Self>,
             pullback: Once<Pullback>,
         ) -> FloatTensor<Self> {
             let output = output.into_primitive();
-            match Backward::<B, 2>::prepare::<C>(CustomBackward, [lhs.node(), rhs.node()])
+            let parents = [first.node(), second.node(), third.node()];
+            match Backward::<B, 3>::prepare::<C>(CustomBackward, parents)
                 .compute_bound()
                 .stateful()
             {
@@ -223,56 +228,64 @@ mod dispatched {
         Tensor::from_dispatch(Dispatch::grad_hook(x.into_dispatch(), hook))
     }
 
-    /// Attaches `output`, which was computed off the tape, to the tensors it was computed from: an
-    /// operation with a backward pass of one's own, on any backend.
+    /// Attaches `output`, which was computed off the tape, to the three tensors it was computed
+    /// from: an operation with a backward pass of one's own, on any backend. With fewer inputs,
+    /// give a constant for the rest.
     ///
-    /// `pullback` maps the gradient with respect to the output to those with respect to `lhs` and
-    /// `rhs`, in their shapes; the flags say which of the two are wanted. All its tensors are
-    /// plain.
+    /// `pullback` maps the gradient with respect to the output to those with respect to the
+    /// inputs, in their shapes; the flags say which are wanted, the others are not looked at. All
+    /// its tensors are plain.
     ///
     /// ```
     /// use burn::prelude::*;
     /// use burn_deq::custom_gradient;
     ///
     /// # let device = Device::flex();
-    /// let [a, b] = [2.0, 5.0].map(|v| Tensor::<1>::full([1], v, &device));
+    /// let [a, b, c] = [2.0, 5.0, 1.0].map(|v| Tensor::<1>::full([1], v, &device));
     /// let [x, y] = [&a, &b].map(|t| t.clone().autodiff().require_grad());
-    /// let product = a.clone() * b.clone();
-    /// let product = custom_gradient(x.clone(), y.clone(), product, move |g, _wanted| {
-    ///     (Some(g.clone() * b), Some(g * a))
+    /// let value = a.clone() * b.clone() + c.clone();
+    /// let value = custom_gradient((x.clone(), y.clone(), c), value, move |g, _wanted| {
+    ///     (Some(g.clone() * b), Some(g * a), None)
     /// });
-    /// let gradients = product.backward();
+    /// let gradients = value.backward();
     /// assert_eq!(x.grad(&gradients).unwrap().into_scalar::<f32>(), 5.0);
     /// assert_eq!(y.grad(&gradients).unwrap().into_scalar::<f32>(), 2.0);
     /// ```
     ///
-    /// If neither is associated with autodiff, this is `output`.
+    /// If no input is associated with autodiff, this is `output`.
     ///
     /// # Panics
     ///
     /// In the backward pass, if the pullback returns tensors of another backend.
-    pub fn custom_gradient<const A: usize, const B: usize, const D: usize>(
-        lhs: Tensor<A>,
-        rhs: Tensor<B>,
+    pub fn custom_gradient<const A: usize, const B: usize, const C: usize, const D: usize>(
+        (first, second, third): (Tensor<A>, Tensor<B>, Tensor<C>),
         output: Tensor<D>,
-        pullback: impl FnOnce(Tensor<D>, [bool; 2]) -> (Option<Tensor<A>>, Option<Tensor<B>>)
+        pullback: impl FnOnce(
+            Tensor<D>,
+            [bool; 3],
+        ) -> (Option<Tensor<A>>, Option<Tensor<B>>, Option<Tensor<C>>)
         + Send
         + 'static,
     ) -> Tensor<D> {
         let pullback: Pullback = Box::new(move |g, wanted| {
-            let (lhs, rhs) = pullback(Tensor::from_dispatch(g), wanted);
+            let (first, second, third) = pullback(Tensor::from_dispatch(g), wanted);
             [
-                lhs.map(Tensor::into_dispatch),
-                rhs.map(Tensor::into_dispatch),
+                first.map(Tensor::into_dispatch),
+                second.map(Tensor::into_dispatch),
+                third.map(Tensor::into_dispatch),
             ]
         });
-        let strategy = lhs.gradient_checkpointing_strategy();
-        let Some(strategy) = strategy.or(rhs.gradient_checkpointing_strategy()) else {
+        let strategy = first
+            .gradient_checkpointing_strategy()
+            .or(second.gradient_checkpointing_strategy())
+            .or(third.gradient_checkpointing_strategy());
+        let Some(strategy) = strategy else {
             return output;
         };
         Tensor::from_dispatch(Dispatch::custom_gradient(
-            associated(lhs, strategy),
-            associated(rhs, strategy),
+            associated(first, strategy),
+            associated(second, strategy),
+            associated(third, strategy),
             associated(output, strategy),
             Once::new(pullback),
         ))

@@ -9,7 +9,7 @@ use burn::tensor::{Device, Distribution, Tensor};
 /// `[out, in, k, k]` with odd k.
 pub(crate) fn convolve(x: Tensor<4>, kernel: Tensor<4>) -> Tensor<4> {
     #[cfg(feature = "flex")]
-    if let Some(y) = crate::native::convolve(&x, &kernel) {
+    if let Some(y) = crate::native::convolve(&x, &kernel, None) {
         return y;
     }
     let [_, _, k, _] = kernel.dims();

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use burn::serde::{Deserialize, Serialize};
 use burn::tensor::Tensor;
-use burn_deq::{FixedPointMap, Jacobian, Structure};
+use burn_deq::{FixedPointMap, Input, Jacobian, Structure};
 
 use crate::constraint::Proximal;
 use crate::context::{Branches, Context, multiply};
@@ -214,10 +214,15 @@ impl HiddenObjective {
 impl FixedPointMap<Branches, Context> for HiddenObjective {
     fn apply(&self, z: Branches, x: Context) -> Branches {
         #[cfg(feature = "flex")]
-        if let Some(recipe) = &self.recipe
-            && let Some(z) = native::step(recipe, &z, &x, native::Finish::Prox)
-        {
-            return z;
+        if let Some(recipe) = &self.recipe {
+            let next = if x.is_autodiff() {
+                native::tracked_step(recipe, &z, &x)
+            } else {
+                native::step(recipe, &z, &x, native::Finish::Prox)
+            };
+            if let Some(next) = next {
+                return next;
+            }
         }
         let t = self.descend(&z, &x, self.step);
         match &self.constraint {

@@ -2,6 +2,8 @@
 
 use burn::tensor::{Bool, Tensor, TensorData};
 
+#[cfg(feature = "flex")]
+use super::host::HostRing;
 use super::ring::Ring;
 use super::square_norm;
 use super::weights::{Decision, DeviceWeights, HostWeights, Weights, columns, decide};
@@ -35,6 +37,15 @@ struct History {
     dr: Ring,
 }
 
+impl History {
+    fn new(like: &Tensor<2>, slots: usize) -> Self {
+        Self {
+            df: Ring::new(like, slots),
+            dr: Ring::new(like, slots),
+        }
+    }
+}
+
 impl Anderson {
     pub(crate) fn new(start: Tensor<2>, config: AndersonConfig) -> Self {
         Self {
@@ -54,10 +65,7 @@ impl Anderson {
     fn remember(&mut self, [f, r]: [&Tensor<2>; 2], [f0, r0]: [&Tensor<2>; 2]) -> Tensor<2> {
         let m = self.config.history;
         self.slot = (self.observations - 2) % m;
-        let history = self.history.get_or_insert_with(|| History {
-            df: Ring::new(f, m),
-            dr: Ring::new(f, m),
-        });
+        let history = self.history.get_or_insert_with(|| History::new(f, m));
         let new_df = f.clone() - f0.clone();
         let new_dr = r.clone() - r0.clone();
         history.df.store(self.slot, new_df.clone());
@@ -72,6 +80,33 @@ impl Anderson {
         };
         debug_assert_eq!(products.dims()[1], columns(self.config.kind) * m);
         products
+    }
+
+    /// The same observation in one pass over the memory, where the history is on the host.
+    #[cfg(feature = "flex")]
+    fn observe_on_host(&mut self, image: &Tensor<2>) -> Option<Observation> {
+        if self.config.kind == AndersonType::I {
+            return None;
+        }
+        let m = self.config.history;
+        let history = self.history.get_or_insert_with(|| History::new(image, m));
+        let (Ring::Host(df), Ring::Host(dr)) = (&mut history.df, &mut history.dr) else {
+            return None;
+        };
+        if self.previous.is_some() {
+            self.slot = (self.observations - 2) % m;
+        }
+        let before = self.previous.as_ref().map(|[f0, r0]| [f0, r0]);
+        let look = HostRing::look([df, dr], [&self.z, image], before, self.slot);
+        self.products = look.products;
+        self.current = Some([image.clone(), look.residual.clone()]);
+        Some(Observation {
+            state: self.z.clone(),
+            image: image.clone(),
+            residual: look.residual,
+            squares: Some(look.squares),
+            extra: self.products.clone(),
+        })
     }
 
     /// Weights `[batch, m]`, `None` if all are zero, and the samples whose last step is taken
@@ -130,8 +165,12 @@ impl Anderson {
 impl Iteration for Anderson {
     fn observe(&mut self, map: &mut Operator<'_>) -> Observation {
         let image = map.apply(self.z.clone());
-        let residual = image.clone() - self.z.clone();
         self.observations += 1;
+        #[cfg(feature = "flex")]
+        if let Some(observation) = self.observe_on_host(&image) {
+            return observation;
+        }
+        let residual = image.clone() - self.z.clone();
         if let Some([f0, r0]) = self.previous.take() {
             self.products = Some(self.remember([&image, &residual], [&f0, &r0]));
             self.previous = Some([f0, r0]);
@@ -141,6 +180,7 @@ impl Iteration for Anderson {
             state: self.z.clone(),
             image,
             residual,
+            squares: None,
             extra: self.products.clone(),
         }
     }
@@ -167,9 +207,9 @@ impl Iteration for Anderson {
             next = next - r.clone() * (1.0 - damping);
         }
         if let (Some(history), Some(gamma)) = (&self.history, gamma) {
-            next = next - history.df.combine(gamma.clone());
+            next = history.df.less(next, gamma.clone());
             if damping != 1.0 {
-                next = next + history.dr.combine(gamma) * (1.0 - damping);
+                next = history.dr.less(next, gamma * (damping - 1.0));
             }
         }
         self.previous = Some([f, r]);

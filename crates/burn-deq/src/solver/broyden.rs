@@ -101,6 +101,7 @@ impl Iteration for Broyden {
             state: self.z.clone(),
             image,
             residual,
+            squares: None,
             extra: None,
         }
     }

@@ -37,6 +37,7 @@ impl Iteration for ConjugateGradients {
             state: self.u.clone(),
             image: self.u.clone() + r.clone(),
             residual: r.clone(),
+            squares: None,
             extra: None,
         }
     }

@@ -82,6 +82,8 @@ trait Real:
     + Sync
     + std::ops::AddAssign
     + std::ops::Mul<Output = Self>
+    + std::ops::Neg<Output = Self>
+    + std::ops::Sub<Output = Self>
 {
 }
 
@@ -140,19 +142,34 @@ impl HostRing {
 
     pub(crate) fn combine(&self, weights: Tensor<2>) -> Tensor<2> {
         let weights = Floats::expected(&weights);
-        of_both!(self, slots => self.combination_of(slots, &weights))
+        of_both!(self, slots => self.combination_of(None, slots, &weights, |w| w))
     }
 
-    fn combination_of<T: Real>(&self, slots: &[Vec<T>], weights: &Floats) -> Tensor<2> {
+    /// x less the combination with these weights.
+    pub(crate) fn less(&self, x: Tensor<2>, weights: Tensor<2>) -> Tensor<2> {
+        let (x, weights) = (Floats::expected(&x), Floats::expected(&weights));
+        of_both!(self, slots => self.combination_of(Some(&x), slots, &weights, |w| -w))
+    }
+
+    fn combination_of<T: Real>(
+        &self,
+        start: Option<&Floats>,
+        slots: &[Vec<T>],
+        weights: &Floats,
+        signed: impl Fn(T) -> T + Send + Sync,
+    ) -> Tensor<2> {
         let (width, m) = (self.width, self.capacity);
         let weights: &[T] = weights.elements();
-        let mut sum = vec![T::default(); self.batch * width];
+        let mut sum = match start {
+            Some(x) => x.elements().to_vec(),
+            None => vec![T::default(); self.batch * width],
+        };
         let each = |(sample, sum): (usize, &mut [T])| {
             let row = sample * width..(sample + 1) * width;
             let weights = &weights[sample * m..(sample + 1) * m];
             let used = weights.iter().zip(slots);
             let used = used.filter(|(weight, _)| **weight != T::default());
-            let used: Vec<(T, &[T])> = used.map(|(w, s)| (*w, &s[row.clone()])).collect();
+            let used: Vec<(T, &[T])> = used.map(|(w, s)| (signed(*w), &s[row.clone()])).collect();
             Arch::new().dispatch(|| combine(&used, sum));
         };
         self.side_by_side(&mut sum, width, each);
@@ -183,6 +200,46 @@ impl HostRing {
         });
     }
 
+    /// All that Anderson acceleration wants to know of f at z, in one pass over the memory: see
+    /// [`Look`]. With f0 and r0 of the iterate before, the differences go to a slot of both rings.
+    pub(crate) fn look(
+        [df, dr]: [&mut Self; 2],
+        [z, f]: [&Tensor<2>; 2],
+        before: Option<[&Tensor<2>; 2]>,
+        slot: usize,
+    ) -> Look {
+        let shape = Shape {
+            batch: f.dims()[0],
+            width: f.dims()[1],
+            columns: 2 * df.capacity,
+        };
+        let [z, f] = [z, f].map(Floats::expected);
+        let before = before.map(|b| b.map(Floats::expected));
+        match (&mut df.slots, &mut dr.slots) {
+            (Slots::F32(a), Slots::F32(b)) => {
+                let seen = look_at::<f32>(shape, [a, b], [&z, &f], before.as_ref(), slot);
+                df.looked(shape, seen, before.is_some())
+            }
+            (Slots::F64(a), Slots::F64(b)) => {
+                let seen = look_at::<f64>(shape, [a, b], [&z, &f], before.as_ref(), slot);
+                df.looked(shape, seen, before.is_some())
+            }
+            _ => unreachable!("both rings were made for the same vectors"),
+        }
+    }
+
+    fn looked<T: Real>(&self, shape: Shape, seen: Seen<T>, products: bool) -> Look {
+        let tensor = |elements: Vec<T>, columns: usize| {
+            let data = TensorData::new(elements, [shape.batch, columns]);
+            Tensor::from_data(data, (&self.device, T::dtype()))
+        };
+        Look {
+            residual: tensor(seen.residual, shape.width),
+            squares: tensor(seen.squares, 2),
+            products: products.then(|| tensor(seen.products, shape.columns)),
+        }
+    }
+
     /// Computes every sample's part of `out`.
     fn side_by_side<T: Real>(
         &self,
@@ -205,6 +262,172 @@ impl HostRing {
     fn tensor<T: Real>(&self, elements: Vec<T>, columns: usize) -> Tensor<2> {
         let data = TensorData::new(elements, [self.batch, columns]);
         Tensor::from_data(data, (&self.device, T::dtype()))
+    }
+}
+
+/// What [`HostRing::look`] finds.
+pub(crate) struct Look {
+    /// r = f - z.
+    pub(crate) residual: Tensor<2>,
+    /// |r|^2 and |f|^2, `[batch, 2]`.
+    pub(crate) squares: Tensor<2>,
+    /// Products of the differences of r with the newest one, then with r: `[batch, 2 m]`.
+    pub(crate) products: Option<Tensor<2>>,
+}
+
+/// The same on the host.
+struct Seen<T> {
+    residual: Vec<T>,
+    squares: Vec<T>,
+    products: Vec<T>,
+}
+
+#[derive(Clone, Copy)]
+struct Shape {
+    batch: usize,
+    width: usize,
+    columns: usize,
+}
+
+fn look_at<T: Real>(
+    shape: Shape,
+    [df, dr]: [&mut Vec<Vec<T>>; 2],
+    [z, f]: [&Floats; 2],
+    before: Option<&[Floats; 2]>,
+    slot: usize,
+) -> Seen<T> {
+    let Shape {
+        batch,
+        width,
+        columns,
+    } = shape;
+    let mut seen = Seen {
+        residual: vec![T::default(); batch * width],
+        squares: vec![T::default(); 2 * batch],
+        products: vec![T::default(); batch * columns],
+    };
+    // The newest differences, taken out while the others are read.
+    let [mut new_df, mut new_dr] = [&mut *df, &mut *dr].map(|slots| {
+        if before.is_none() {
+            return Vec::new();
+        }
+        if slots.len() <= slot {
+            slots.resize_with(slot + 1, Vec::new);
+        }
+        let mut new = std::mem::take(&mut slots[slot]);
+        new.resize(batch * width, T::default());
+        new
+    });
+    let (z, f) = (z.elements::<T>(), f.elements::<T>());
+    let before = before.map(|[f0, r0]| [f0.elements::<T>(), r0.elements::<T>()]);
+    let slots: &[Vec<T>] = dr;
+    let each = |sample: usize,
+                residual: &mut [T],
+                squares: &mut [T],
+                products: &mut [T],
+                differences: [&mut [T]; 2]| {
+        let row = sample * width..(sample + 1) * width;
+        let old = before.map(|b| b.map(|x| &x[row.clone()]));
+        let others: Vec<&[T]> = slots
+            .iter()
+            .map(|s| s.get(row.clone()).unwrap_or_default())
+            .collect();
+        let vectors = [&z[row.clone()], &f[row.clone()]];
+        Arch::new().dispatch(|| {
+            look_at_sample(
+                vectors,
+                old,
+                &others,
+                residual,
+                squares,
+                products,
+                differences,
+                slot,
+            );
+        });
+    };
+    let spread = batch > 1 && batch * width * columns >= WORTH_SPREADING;
+    let least = batch.div_ceil(2 * rayon::current_num_threads());
+    let least = if spread { least } else { batch };
+    if width == 0 || batch == 0 {
+        return seen;
+    }
+    let differences = match before {
+        Some(_) => width,
+        None => 1,
+    };
+    // Without differences there is nothing to write to; a placeholder keeps the parts in step.
+    if before.is_none() {
+        new_df.resize(batch, T::default());
+        new_dr.resize(batch, T::default());
+    }
+    let parts = seen
+        .residual
+        .par_chunks_exact_mut(width)
+        .zip(seen.squares.par_chunks_exact_mut(2))
+        .zip(seen.products.par_chunks_exact_mut(columns))
+        .zip(new_df.par_chunks_exact_mut(differences))
+        .zip(new_dr.par_chunks_exact_mut(differences));
+    parts.with_min_len(least).enumerate().for_each(
+        |(sample, ((((residual, squares), products), df), dr))| {
+            each(sample, residual, squares, products, [df, dr]);
+        },
+    );
+    if before.is_some() {
+        df[slot] = new_df;
+        dr[slot] = new_dr;
+    }
+    seen
+}
+
+#[allow(
+    clippy::too_many_arguments,
+    reason = "one pass over all of them is the point"
+)]
+#[inline(always)]
+fn look_at_sample<T: Real>(
+    [z, f]: [&[T]; 2],
+    before: Option<[&[T]; 2]>,
+    others: &[&[T]],
+    residual: &mut [T],
+    squares: &mut [T],
+    products: &mut [T],
+    [new_df, new_dr]: [&mut [T]; 2],
+    slot: usize,
+) {
+    let m = products.len() / 2;
+    for start in (0..z.len()).step_by(BLOCK) {
+        let block = start..z.len().min(start + BLOCK);
+        let (z, f) = (&z[block.clone()], &f[block.clone()]);
+        let r = &mut residual[block.clone()];
+        for ((r, z), f) in r.iter_mut().zip(z).zip(f) {
+            *r = *f - *z;
+        }
+        let r = &*r;
+        let [rr] = dot(r, [r]);
+        let [ff] = dot(f, [f]);
+        squares[0] += rr;
+        squares[1] += ff;
+        let Some([f0, r0]) = before else { continue };
+        let new_df = &mut new_df[block.clone()];
+        for ((d, f), f0) in new_df.iter_mut().zip(f).zip(&f0[block.clone()]) {
+            *d = *f - *f0;
+        }
+        let new_dr = &mut new_dr[block.clone()];
+        for ((d, r), r0) in new_dr.iter_mut().zip(r).zip(&r0[block.clone()]) {
+            *d = *r - *r0;
+        }
+        let new_dr = &*new_dr;
+        for (j, other) in others.iter().enumerate() {
+            let other = if j == slot {
+                new_dr
+            } else {
+                &other[block.clone()]
+            };
+            let [with_new, with_r] = dot(other, [new_dr, r]);
+            products[j] += with_new;
+            products[m + j] += with_r;
+        }
     }
 }
 

@@ -46,6 +46,7 @@ impl Iteration for Minres {
             state: self.u.clone(),
             image: self.u.clone() + r.clone(),
             residual: r,
+            squares: None,
             extra: None,
         }
     }

@@ -32,6 +32,7 @@ impl Iteration for Plain {
             state: self.z.clone(),
             image,
             residual,
+            squares: None,
             extra: None,
         }
     }

@@ -72,6 +72,15 @@ impl Ring {
         }
     }
 
+    /// x less the sum of the slots with these weights, as [`combine`](Self::combine).
+    pub(crate) fn less(&self, x: Tensor<2>, weights: Tensor<2>) -> Tensor<2> {
+        match self {
+            Self::Device(_) => x - self.combine(weights),
+            #[cfg(feature = "flex")]
+            Self::Host(ring) => ring.less(x, weights),
+        }
+    }
+
     /// Makes a slot zero for the samples in `rows`, `[batch, 1]`: it may hold NaN, and 0 * NaN is
     /// NaN.
     pub(crate) fn clean(&mut self, slot: usize, rows: &Tensor<2, Bool>) {

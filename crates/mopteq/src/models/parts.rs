@@ -72,14 +72,12 @@ pub(crate) fn convolution(conv: &Conv2d, x: Tensor<4>) -> Tensor<4> {
             && conv.dilation == [1, 1]
             && conv.groups == 1
             && conv.padding == PaddingConfig2d::Explicit(half, half, half, half);
-        let y = keeps_resolution
-            .then(|| crate::native::convolve(&x, &conv.weight.val()))
-            .flatten();
-        if let Some(y) = y {
-            return match &conv.bias {
-                Some(bias) => y + bias.val().reshape([1, -1, 1, 1]),
-                None => y,
-            };
+        if keeps_resolution {
+            let bias = conv.bias.as_ref().map(|bias| bias.val());
+            let y = crate::native::convolve(&x, &conv.weight.val(), bias.as_ref());
+            if let Some(y) = y {
+                return y;
+            }
         }
     }
     conv.forward(x)

@@ -88,6 +88,26 @@ impl Recipe {
         })
     }
 
+    /// The activation between W and its transpose, if there is one.
+    pub(super) fn activation(&self) -> Option<ActivationConfig> {
+        match self.kernel {
+            Kernel::Energy => None,
+            Kernel::Potential(activation) => Some(activation),
+        }
+    }
+
+    /// The gradient with respect to step * (what prox is applied to), from that with respect to a
+    /// value of prox.
+    pub(super) fn pulled(&self, u: f32, value: f32) -> f32 {
+        let moves = match self.constraint {
+            None => true,
+            Some(Constraint::NonNegative) => value > 0.0,
+            Some(Constraint::Interval { low, high }) => value > low as f32 && value < high as f32,
+            Some(Constraint::L1 { .. }) => value != 0.0,
+        };
+        if moves { u * self.step as f32 } else { 0.0 }
+    }
+
     /// Whether the Hessian depends on z.
     pub(crate) fn has_slopes(&self) -> bool {
         self.kernel != Kernel::Energy
@@ -194,12 +214,7 @@ impl Sample<'_> {
                 ) => Middle::Multiply(s[i]),
             };
             let channels = kernels.forward.channels_out();
-            Arch::new().dispatch(Apply {
-                raster,
-                channels,
-                middle,
-                a,
-            });
+            apply(raster, channels, middle, a);
             if let Job::Slopes(_) = self.job {
                 raster.leave(a, out[i]);
                 continue;
@@ -281,7 +296,7 @@ impl Sample<'_> {
 
 /// What happens between the two convolutions.
 #[derive(Clone, Copy)]
-enum Middle<'a> {
+pub(super) enum Middle<'a> {
     Nothing,
     /// a -> s'(a + c)
     Activate(ActivationConfig, &'a [f32]),
@@ -289,6 +304,16 @@ enum Middle<'a> {
     Slope(ActivationConfig, &'a [f32]),
     /// a -> a s
     Multiply(&'a [f32]),
+}
+
+/// Applies it to planes with borders.
+pub(super) fn apply(raster: Raster, channels: usize, middle: Middle<'_>, a: &mut [f32]) {
+    Arch::new().dispatch(Apply {
+        raster,
+        channels,
+        middle,
+        a,
+    });
 }
 
 struct Apply<'a> {

@@ -7,6 +7,7 @@
 //! copy to rounding.
 
 mod cell;
+mod pullback;
 mod raster;
 
 use std::cell::RefCell;
@@ -15,7 +16,7 @@ use std::sync::{Arc, OnceLock};
 use burn::backend::Flex;
 use burn::backend::tensor::FloatTensor;
 use burn::tensor::{DType, Tensor, TensorData};
-use burn_deq::custom_gradient;
+use burn_deq::{Input, custom_gradient};
 use rayon::prelude::*;
 
 pub(crate) use cell::{Finish, Recipe};
@@ -65,6 +66,20 @@ impl Floats {
     fn sample(&self) -> usize {
         self.dims[1..].iter().product()
     }
+
+    /// The sum over samples and pixels.
+    fn sum_of_channels(&self) -> Vec<f32> {
+        let [_, channels, height, width] = self.dims;
+        let mut sums = vec![0.0; channels];
+        for sample in self.elements().chunks_exact(self.sample().max(1)) {
+            let planes = sample.chunks_exact((height * width).max(1));
+            for (sum, plane) in sums.iter_mut().zip(planes) {
+                // In short lines: a sum of many numbers one by one is not accurate in f32.
+                *sum += plane.chunks(32).map(|c| c.iter().sum::<f32>()).sum::<f32>();
+            }
+        }
+        sums
+    }
 }
 
 fn tensor(elements: Vec<f32>, dims: [usize; 4], like: &Tensor<4>) -> Tensor<4> {
@@ -84,38 +99,49 @@ fn convolves(x: [usize; 4], kernel: [usize; 4]) -> bool {
         && [out, channels, height, width].iter().all(|n| *n > 0)
 }
 
-/// Stride-1 convolution with zero padding that keeps the resolution, with its gradients; `None`
-/// where only the portable path applies.
-pub(crate) fn convolve(x: &Tensor<4>, kernel: &Tensor<4>) -> Option<Tensor<4>> {
+/// Stride-1 convolution with zero padding that keeps the resolution, and a bias `[out]`, with their
+/// gradients; `None` where only the portable path applies.
+pub(crate) fn convolve(
+    x: &Tensor<4>,
+    kernel: &Tensor<4>,
+    bias: Option<&Tensor<1>>,
+) -> Option<Tensor<4>> {
     if !convolves(x.dims(), kernel.dims()) {
         return None;
     }
     let plain = |t: &Tensor<4>| Floats::new(&t.clone().without_autodiff());
     let (from, weights) = (plain(x)?, plain(kernel)?);
     let [out, channels, k, _] = weights.dims;
+    let shift = match bias {
+        Some(bias) => Some(plain(&bias.clone().reshape([1, -1, 1, 1]))?),
+        None => None,
+    };
     let packed = Packed::new(weights.elements(), [out, channels, k]);
-    let y = convolve_batch(&packed, &from, x);
-    if !x.is_autodiff() && !kernel.is_autodiff() {
-        return Some(y);
-    }
-    Some(custom_gradient(
+    let y = convolve_batch(&packed, &from, shift.as_ref(), x);
+    let none = || Tensor::zeros([1], &y.device());
+    let inputs = (
         x.clone(),
         kernel.clone(),
-        y,
-        move |g: Tensor<4>, [x_wanted, kernel_wanted]| {
-            // The gradient of a mean, for example, is a view.
-            let gradient = Floats::new(&g).expect("the gradient is where the output is");
-            let x = x_wanted.then(|| {
-                let transposed = Packed::transposed(weights.elements(), [out, channels, k]);
-                convolve_batch(&transposed, &gradient, &g)
-            });
-            let kernel = kernel_wanted.then(|| {
-                let sum = kernel_gradient(&from, &gradient, k);
-                tensor(sum, weights.dims, &g)
-            });
-            (x, kernel)
-        },
-    ))
+        bias.cloned().unwrap_or_else(none),
+    );
+    let pullback = move |g: Tensor<4>, [x, kernel, bias]: [bool; 3]| {
+        // The gradient of a mean, for example, is a view.
+        let gradient = Floats::new(&g).expect("the gradient is where the output is");
+        let x = x.then(|| {
+            let transposed = Packed::transposed(weights.elements(), [out, channels, k]);
+            convolve_batch(&transposed, &gradient, None, &g)
+        });
+        let kernel = kernel.then(|| {
+            let sum = kernel_gradient(&from, &gradient, k);
+            tensor(sum, weights.dims, &g)
+        });
+        let bias = bias.then(|| {
+            let sum = tensor(gradient.sum_of_channels(), [1, out, 1, 1], &g);
+            sum.reshape([out])
+        });
+        (x, kernel, bias)
+    };
+    Some(custom_gradient(inputs, y, pullback))
 }
 
 thread_local! {
@@ -136,7 +162,12 @@ fn lend<T: Default, R>(
     result
 }
 
-fn convolve_batch(kernel: &Packed, x: &Floats, like: &Tensor<4>) -> Tensor<4> {
+fn convolve_batch(
+    kernel: &Packed,
+    x: &Floats,
+    shift: Option<&Floats>,
+    like: &Tensor<4>,
+) -> Tensor<4> {
     let [batch, _, height, width] = x.dims;
     let dims = [batch, kernel.channels_out(), height, width];
     let raster = Raster::new([height, width], kernel.size);
@@ -146,6 +177,10 @@ fn convolve_batch(kernel: &Packed, x: &Floats, like: &Tensor<4>) -> Tensor<4> {
             raster.enter(x, from);
             kernel.convolve(raster, from, to);
             raster.leave(to, out);
+            let planes = out.chunks_exact_mut(height * width);
+            for (plane, shift) in planes.zip(shift.map_or(&[][..], Floats::elements)) {
+                plane.iter_mut().for_each(|y| *y += shift);
+            }
         });
     };
     out.par_chunks_exact_mut(dims[1..].iter().product())
@@ -311,6 +346,41 @@ pub(crate) fn step(recipe: &Recipe, z: &Branches, x: &Context, finish: Finish) -
     let shapes = setup.state_shapes();
     let results = setup.run(&shapes, [None; 3], |c, _| Job::Step(c, finish));
     Some(tensors(results, &shapes, z))
+}
+
+/// A step from a plain z with gradients for kernels and injections; `None` where only the portable
+/// path applies.
+pub(crate) fn tracked_step(recipe: &Recipe, z: &Branches, x: &Context) -> Option<Branches> {
+    let plain = x.plain();
+    let states = Floats::all(z)?;
+    let injections = Floats::all(plain.injection())?;
+    let weights = Floats::all(plain.kernels())?;
+    let values = step(recipe, z, &plain, Finish::Prox)?;
+    let branches = states.into_iter().zip(injections).zip(weights);
+    // The coupling does not depend on what is tracked, so every branch is an operation of its own.
+    let attached = branches
+        .zip(values)
+        .enumerate()
+        .map(|(i, (branch, value))| {
+            let ((z, c), weights) = branch;
+            let of = pullback::Branch {
+                value: Floats::new(&value).expect("the value was made natively"),
+                recipe: recipe.clone(),
+                z,
+                c,
+                weights,
+            };
+            let constant = Tensor::<1>::zeros([1], &value.device());
+            let inputs = (x.kernels()[i].clone(), x.injection()[i].clone(), constant);
+            custom_gradient(inputs, value, move |u: Tensor<4>, wanted: [bool; 3]| {
+                let u_elements = Floats::new(&u).expect("the gradient is where the output is");
+                let (kernel, injection) = of.pull_back(&u_elements, [wanted[0], wanted[1]]);
+                let kernel = kernel.map(|k| tensor(k, of.weights.dims, &u));
+                let injection = injection.map(|c| tensor(c, of.c.dims, &u));
+                (kernel, injection, None)
+            })
+        });
+    Some(attached.collect())
 }
 
 /// I - step H at a point, between masks.

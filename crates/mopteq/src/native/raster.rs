@@ -16,7 +16,7 @@ const VECTORS: usize = 2;
 /// Registers from which on blocks have 8 output channels instead of 4.
 const WIDE: usize = 32;
 /// Pixels of a few planes that the first-level cache holds.
-const PIXELS_AT_ONCE: usize = 1024;
+pub(super) const PIXELS_AT_ONCE: usize = 1024;
 /// Multiplications from which on a convolution is spread over the cores: some tens of microseconds.
 const WORTH_SPREADING: usize = 1 << 21;
 
@@ -207,6 +207,11 @@ impl Packed {
     /// of `to`. Work that is worth it is spread over the cores by output channels.
     pub(crate) fn convolve(&self, raster: Raster, from: &[f32], to: &mut Vec<f32>) {
         to.resize(self.channels_out * raster.plane(), 0.0);
+        self.convolve_into(raster, from, to);
+    }
+
+    /// As [`convolve`](Self::convolve), into planes with borders.
+    pub(crate) fn convolve_into(&self, raster: Raster, from: &[f32], to: &mut [f32]) {
         let block = self.channels_in * self.size * self.size * self.block;
         let blocks = self.weights.len() / block.max(1);
         let work = self.weights.len() * raster.span();

@@ -107,12 +107,23 @@ impl MOptEqs {
     }
 
     fn inject(&self, g: Tensor<4>) -> Context {
-        let injection = self
-            .injections
-            .iter()
-            .zip(self.config.sizes())
-            .map(|(u, size)| convolution(u, adaptive_avg_pool2d(g.clone(), size)))
-            .collect();
+        let mut features = Vec::<Tensor<4>>::with_capacity(self.injections.len());
+        for size in self.config.sizes() {
+            // Of the branch before, where its cells make up those of this one: the same mean.
+            let nested = |f: &&Tensor<4>| {
+                let [_, _, height, width] = f.dims();
+                height.is_multiple_of(size[0]) && width.is_multiple_of(size[1])
+            };
+            let from = features.last().filter(nested).unwrap_or(&g).clone();
+            let [_, _, height, width] = from.dims();
+            features.push(if [height, width] == size {
+                from
+            } else {
+                adaptive_avg_pool2d(from, size)
+            });
+        }
+        let injections = self.injections.iter().zip(features);
+        let injection = injections.map(|(u, g)| convolution(u, g)).collect();
         self.core.context(injection)
     }
 
