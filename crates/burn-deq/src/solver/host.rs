@@ -3,8 +3,8 @@
 use burn::backend::Flex;
 use burn::backend::tensor::FloatTensor;
 use burn::tensor::{Bool, DType, Device, Element, Tensor, TensorData};
-use pulp::Arch;
 use pulp::bytemuck::Pod;
+use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use crate::map::Rows;
@@ -134,7 +134,12 @@ impl HostRing {
             let row = sample * width..(sample + 1) * width;
             let x: Vec<&[T]> = x.iter().map(|x| &x[row.clone()]).collect();
             let slots: Vec<&[T]> = slots.iter().map(|s| &s[row.clone()]).collect();
-            Arch::new().dispatch(|| dots(&slots, &x, products, m));
+            Arch::new().dispatch(Dots {
+                slots: &slots,
+                x: &x,
+                products,
+                m,
+            });
         };
         self.side_by_side(&mut products, columns, each);
         self.tensor(products, columns)
@@ -170,7 +175,7 @@ impl HostRing {
             let used = weights.iter().zip(slots);
             let used = used.filter(|(weight, _)| **weight != T::default());
             let used: Vec<(T, &[T])> = used.map(|(w, s)| (signed(*w), &s[row.clone()])).collect();
-            Arch::new().dispatch(|| combine(&used, sum));
+            Arch::new().dispatch(Combine { used: &used, sum });
         };
         self.side_by_side(&mut sum, width, each);
         self.tensor(sum, width)
@@ -333,17 +338,15 @@ fn look_at<T: Real>(
             .map(|s| s.get(row.clone()).unwrap_or_default())
             .collect();
         let vectors = [&z[row.clone()], &f[row.clone()]];
-        Arch::new().dispatch(|| {
-            look_at_sample(
-                vectors,
-                old,
-                &others,
-                residual,
-                squares,
-                products,
-                differences,
-                slot,
-            );
+        Arch::new().dispatch(LookAtSample {
+            vectors,
+            before: old,
+            others: &others,
+            residual,
+            squares,
+            products,
+            differences,
+            slot,
         });
     };
     let spread = batch > 1 && batch * width * columns >= WORTH_SPREADING;
@@ -380,54 +383,102 @@ fn look_at<T: Real>(
     seen
 }
 
-#[allow(
-    clippy::too_many_arguments,
-    reason = "one pass over all of them is the point"
-)]
-#[inline(always)]
-fn look_at_sample<T: Real>(
-    [z, f]: [&[T]; 2],
-    before: Option<[&[T]; 2]>,
-    others: &[&[T]],
-    residual: &mut [T],
-    squares: &mut [T],
-    products: &mut [T],
-    [new_df, new_dr]: [&mut [T]; 2],
+// Structs instead of closures: what a closure does would not be compiled for the instruction set
+// that is dispatched to.
+
+struct LookAtSample<'a, T> {
+    /// z and f.
+    vectors: [&'a [T]; 2],
+    before: Option<[&'a [T]; 2]>,
+    /// Slots of dR.
+    others: &'a [&'a [T]],
+    residual: &'a mut [T],
+    squares: &'a mut [T],
+    products: &'a mut [T],
+    /// The newest of f and r.
+    differences: [&'a mut [T]; 2],
     slot: usize,
-) {
-    let m = products.len() / 2;
-    for start in (0..z.len()).step_by(BLOCK) {
-        let block = start..z.len().min(start + BLOCK);
-        let (z, f) = (&z[block.clone()], &f[block.clone()]);
-        let r = &mut residual[block.clone()];
-        for ((r, z), f) in r.iter_mut().zip(z).zip(f) {
-            *r = *f - *z;
+}
+
+impl<T: Real> WithSimd for LookAtSample<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _simd: S) {
+        let Self {
+            vectors: [z, f],
+            before,
+            others,
+            residual,
+            squares,
+            products,
+            differences: [new_df, new_dr],
+            slot,
+        } = self;
+        let m = products.len() / 2;
+        for start in (0..z.len()).step_by(BLOCK) {
+            let block = start..z.len().min(start + BLOCK);
+            let (z, f) = (&z[block.clone()], &f[block.clone()]);
+            let r = &mut residual[block.clone()];
+            for ((r, z), f) in r.iter_mut().zip(z).zip(f) {
+                *r = *f - *z;
+            }
+            let r = &*r;
+            let [rr] = dot(r, [r]);
+            let [ff] = dot(f, [f]);
+            squares[0] += rr;
+            squares[1] += ff;
+            let Some([f0, r0]) = before else { continue };
+            let new_df = &mut new_df[block.clone()];
+            for ((d, f), f0) in new_df.iter_mut().zip(f).zip(&f0[block.clone()]) {
+                *d = *f - *f0;
+            }
+            let new_dr = &mut new_dr[block.clone()];
+            for ((d, r), r0) in new_dr.iter_mut().zip(r).zip(&r0[block.clone()]) {
+                *d = *r - *r0;
+            }
+            let new_dr = &*new_dr;
+            for (j, other) in others.iter().enumerate() {
+                let other = if j == slot {
+                    new_dr
+                } else {
+                    &other[block.clone()]
+                };
+                let [with_new, with_r] = dot(other, [new_dr, r]);
+                products[j] += with_new;
+                products[m + j] += with_r;
+            }
         }
-        let r = &*r;
-        let [rr] = dot(r, [r]);
-        let [ff] = dot(f, [f]);
-        squares[0] += rr;
-        squares[1] += ff;
-        let Some([f0, r0]) = before else { continue };
-        let new_df = &mut new_df[block.clone()];
-        for ((d, f), f0) in new_df.iter_mut().zip(f).zip(&f0[block.clone()]) {
-            *d = *f - *f0;
-        }
-        let new_dr = &mut new_dr[block.clone()];
-        for ((d, r), r0) in new_dr.iter_mut().zip(r).zip(&r0[block.clone()]) {
-            *d = *r - *r0;
-        }
-        let new_dr = &*new_dr;
-        for (j, other) in others.iter().enumerate() {
-            let other = if j == slot {
-                new_dr
-            } else {
-                &other[block.clone()]
-            };
-            let [with_new, with_r] = dot(other, [new_dr, r]);
-            products[j] += with_new;
-            products[m + j] += with_r;
-        }
+    }
+}
+
+struct Dots<'a, T> {
+    slots: &'a [&'a [T]],
+    x: &'a [&'a [T]],
+    products: &'a mut [T],
+    m: usize,
+}
+
+impl<T: Real> WithSimd for Dots<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _simd: S) {
+        dots(self.slots, self.x, self.products, self.m);
+    }
+}
+
+struct Combine<'a, T> {
+    used: &'a [(T, &'a [T])],
+    sum: &'a mut [T],
+}
+
+impl<T: Real> WithSimd for Combine<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _simd: S) {
+        combine(self.used, self.sum);
     }
 }
 

@@ -8,6 +8,8 @@
 //! stays in the first-level cache while all output channels are made of it. The instruction set is
 //! chosen at run time.
 
+use std::cell::RefCell;
+
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
@@ -138,8 +140,9 @@ impl Raster {
 #[derive(Clone, Debug)]
 pub(crate) struct Packed {
     weights: Vec<f32>,
+    /// Of 3 x 3 kernels, the weights of [`Bands`]: `[block][k][in][column][output channel]`.
+    banded: Option<Vec<f32>>,
     channels_out: usize,
-    channels_in: usize,
     pub(crate) size: usize,
     block: usize,
 }
@@ -189,10 +192,26 @@ impl Packed {
                 }
             }
         }
+        let banded = (size == 3 && channels_in >= LEAST_CHANNELS).then(|| {
+            let mut banded = vec![0.0; out.div_ceil(block) * block * channels_in * BAND.len() * 3];
+            for o in 0..out {
+                for i in 0..channels_in {
+                    for (k, g) in BAND.iter().enumerate() {
+                        for column in 0..3 {
+                            let place = (o / block * BAND.len() + k) * channels_in + i;
+                            let weight = |row: usize| g[row] * weights[at(o, i, 3 * row + column)];
+                            banded[(place * 3 + column) * block + o % block] =
+                                weight(0) + weight(1) + weight(2);
+                        }
+                    }
+                }
+            }
+            banded
+        });
         Self {
             weights: packed,
+            banded,
             channels_out: out,
-            channels_in,
             size,
             block,
         }
@@ -212,32 +231,240 @@ impl Packed {
 
     /// As [`convolve`](Self::convolve), into planes with borders.
     pub(crate) fn convolve_into(&self, raster: Raster, from: &[f32], to: &mut [f32]) {
-        let block = self.channels_in * self.size * self.size * self.block;
-        let blocks = self.weights.len() / block.max(1);
-        let work = self.weights.len() * raster.span();
-        let share = if work < WORTH_SPREADING {
-            blocks
-        } else {
-            blocks.div_ceil(rayon::current_num_threads())
-        };
-        let parts = to
-            .par_chunks_mut((share * self.block * raster.plane()).max(1))
-            .zip(self.weights.par_chunks((share * block).max(1)));
-        let convolve = |to: &mut [f32], weights: &[f32]| {
-            Arch::new().dispatch(Convolve {
-                weights,
-                block: self.block,
-                raster,
-                from,
-                to,
+        if let Some(weights) = &self.banded
+            && raster.width >= LEAST_WIDTH
+        {
+            let mut bands = BANDS.take();
+            bands.transform(raster, from);
+            self.spread(weights, raster, to, |weights, to| {
+                Arch::new().dispatch(ConvolveBands {
+                    weights,
+                    block: self.block,
+                    bands: &bands,
+                    raster,
+                    to,
+                });
             });
-        };
-        if share == blocks {
-            convolve(to, &self.weights);
+            BANDS.set(bands);
         } else {
-            parts.for_each(|(to, weights)| convolve(to, weights));
+            self.spread(&self.weights, raster, to, |weights, to| {
+                Arch::new().dispatch(Convolve {
+                    weights,
+                    block: self.block,
+                    raster,
+                    from,
+                    to,
+                });
+            });
         }
     }
+
+    /// Computes output channels block by block, on several cores where the work is worth it.
+    fn spread(
+        &self,
+        weights: &[f32],
+        raster: Raster,
+        to: &mut [f32],
+        convolve: impl Fn(&[f32], &mut [f32]) + Send + Sync,
+    ) {
+        let blocks = self.channels_out.div_ceil(self.block);
+        if self.weights.len() * raster.span() < WORTH_SPREADING {
+            return convolve(weights, to);
+        }
+        let share = blocks.div_ceil(rayon::current_num_threads());
+        to.par_chunks_mut(share * self.block * raster.plane())
+            .zip(weights.par_chunks(share * weights.len() / blocks))
+            .for_each(|(to, weights)| convolve(weights, to));
+    }
+}
+
+thread_local! {
+    static BANDS: RefCell<Bands> = RefCell::default();
+}
+
+/// Planes with borders as the minimal filtering algorithm F(4, 3) of Winograd wants them (Lavin and
+/// Gray 2016, arXiv:1509.09308), along columns only: four rows of a 3 x 3 convolution are made of six
+/// products of weights and rows instead of twelve. In one direction the transforms are cheap, need
+/// no shuffles, and lose less than a digit.
+#[derive(Default)]
+struct Bands {
+    /// `[channel][k][band][stride]`, and room to read past the end.
+    lines: Vec<f32>,
+    /// Length of the lines of a channel and a k.
+    line: usize,
+    count: usize,
+}
+
+/// Rows of a band.
+const ROWS: usize = 4;
+/// G: the weights of column k from those of three rows, for the points 0, 1, -1, 2, -2 and infinity.
+const BAND: [[f32; 3]; 6] = [
+    [1.0 / 4.0, 0.0, 0.0],
+    [-1.0 / 6.0, -1.0 / 6.0, -1.0 / 6.0],
+    [-1.0 / 6.0, 1.0 / 6.0, -1.0 / 6.0],
+    [1.0 / 24.0, 1.0 / 12.0, 1.0 / 6.0],
+    [1.0 / 24.0, -1.0 / 12.0, 1.0 / 6.0],
+    [0.0, 0.0, 1.0],
+];
+/// Input channels from which on it pays to transform them.
+const LEAST_CHANNELS: usize = 8;
+/// Narrower planes leave too much of a block empty.
+const LEAST_WIDTH: usize = 12;
+
+impl Bands {
+    fn transform(&mut self, raster: Raster, from: &[f32]) {
+        self.count = raster.height.div_ceil(ROWS);
+        self.line = self.count * raster.stride() + SLACK;
+        self.lines
+            .resize(from.len() / raster.plane() * BAND.len() * self.line, 0.0);
+        Arch::new().dispatch(Transform {
+            bands: self,
+            raster,
+            from,
+        });
+    }
+}
+
+struct Transform<'a> {
+    bands: &'a mut Bands,
+    raster: Raster,
+    from: &'a [f32],
+}
+
+impl WithSimd for Transform<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _simd: S) {
+        let (line, stride) = (self.bands.line, self.raster.stride());
+        let rows = self.raster.height + 2;
+        let channels = self.bands.lines.chunks_exact_mut(BAND.len() * line);
+        for (from, lines) in self.from.chunks_exact(self.raster.plane()).zip(channels) {
+            let mut lines = lines.chunks_exact_mut(line);
+            let mut lines: [&mut [f32]; 6] =
+                std::array::from_fn(|_| lines.next().unwrap_or_default());
+            for band in 0..self.bands.count {
+                // Below the plane all is zero, as is the first row of the border.
+                let row = |j: usize| match ROWS * band + j {
+                    y if y < rows => &from[y * stride..(y + 1) * stride],
+                    _ => &from[..stride],
+                };
+                let d: [&[f32]; 6] = std::array::from_fn(row);
+                let lines = lines.each_mut().map(|l| &mut l[band * stride..][..stride]);
+                for p in 0..stride {
+                    let d: [f32; 6] = std::array::from_fn(|j| d[j][p]);
+                    let [even, odd] = [d[4] - 4.0 * d[2], d[3] - 4.0 * d[1]];
+                    let [fine, coarse] = [d[4] - d[2], 2.0 * (d[3] - d[1])];
+                    lines[0][p] = 4.0 * d[0] - 5.0 * d[2] + d[4];
+                    lines[1][p] = even + odd;
+                    lines[2][p] = even - odd;
+                    lines[3][p] = fine + coarse;
+                    lines[4][p] = fine - coarse;
+                    lines[5][p] = 4.0 * d[1] - 5.0 * d[3] + d[5];
+                }
+            }
+            for line in &mut lines {
+                line[self.bands.count * stride..].fill(0.0);
+            }
+        }
+    }
+}
+
+struct ConvolveBands<'a> {
+    weights: &'a [f32],
+    block: usize,
+    bands: &'a Bands,
+    raster: Raster,
+    to: &'a mut [f32],
+}
+
+impl WithSimd for ConvolveBands<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        if self.block == 8 {
+            self.blocks::<S, 8>(simd);
+        } else {
+            self.blocks::<S, 4>(simd);
+        }
+    }
+}
+
+impl ConvolveBands<'_> {
+    #[inline(always)]
+    fn blocks<S: Simd, const OUT: usize>(self, simd: S) {
+        let (raster, bands) = (self.raster, self.bands);
+        let (plane, stride) = (raster.plane(), raster.stride());
+        let planes = BAND.len() * bands.line;
+        let weights_of_k = bands.lines.len() / planes * 3 * OUT;
+        let pixels = VECTORS * S::F32_LANES;
+        let taps: [[usize; 3]; 6] =
+            std::array::from_fn(|k| std::array::from_fn(|column| k * bands.line + column));
+        for band in 0..bands.count {
+            let rows = (raster.height - ROWS * band).min(ROWS);
+            for x in (0..raster.width).step_by(pixels) {
+                let valid = pixels.min(raster.width - x);
+                for (weights, to) in self
+                    .weights
+                    .chunks_exact(weights_of_k * BAND.len())
+                    .zip(self.to.chunks_mut(OUT * plane))
+                {
+                    let start = band * stride + x;
+                    let mut products = [[[simd.splat_f32s(0.0); VECTORS]; OUT]; 6];
+                    let of_k = weights.chunks_exact(weights_of_k).zip(&taps);
+                    for (products, (weights, taps)) in products.iter_mut().zip(of_k) {
+                        *products = convolve_block::<S, OUT>(
+                            simd,
+                            weights,
+                            &bands.lines,
+                            planes,
+                            taps,
+                            start,
+                        );
+                    }
+                    for (o, to) in to.chunks_exact_mut(plane).enumerate() {
+                        let made = rows_of_band(simd, std::array::from_fn(|k| products[k][o]));
+                        for (i, made) in made.iter().enumerate().take(rows) {
+                            let at = raster.origin() + (ROWS * band + i) * stride + x;
+                            let to = &mut to[at..at + valid];
+                            if valid == pixels {
+                                S::as_mut_simd_f32s(to).0.copy_from_slice(made);
+                            } else {
+                                let made: &[f32] = pulp::bytemuck::cast_slice(made);
+                                to.copy_from_slice(&made[..valid]);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        for plane in self.to.chunks_exact_mut(plane) {
+            raster.clear_border(plane);
+        }
+    }
+}
+
+/// Four rows from six products.
+#[inline(always)]
+fn rows_of_band<S: Simd>(simd: S, m: [[S::f32s; VECTORS]; 6]) -> [[S::f32s; VECTORS]; ROWS] {
+    let mut rows = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
+    let scaled = |c: f32, x: S::f32s, y: S::f32s| simd.mul_add_e_f32s(simd.splat_f32s(c), x, y);
+    for v in 0..VECTORS {
+        let [a, b] = [
+            simd.add_f32s(m[1][v], m[2][v]),
+            simd.sub_f32s(m[1][v], m[2][v]),
+        ];
+        let [c, d] = [
+            simd.add_f32s(m[3][v], m[4][v]),
+            simd.sub_f32s(m[3][v], m[4][v]),
+        ];
+        rows[0][v] = simd.add_f32s(m[0][v], simd.add_f32s(a, c));
+        rows[1][v] = scaled(2.0, d, b);
+        rows[2][v] = scaled(4.0, c, a);
+        rows[3][v] = simd.add_f32s(m[5][v], scaled(8.0, d, b));
+    }
+    rows
 }
 
 struct Convolve<'a> {
@@ -445,5 +672,12 @@ fn dots<S: Simd, const OUT: usize, const IN: usize>(
             }
         }
     }
-    sums.map(|sums| sums.map(|sum| simd.reduce_sum_f32s(sum)))
+    // Loops, for the closures of `map` would not be compiled for this instruction set.
+    let mut dots = [[0.0; IN]; OUT];
+    for (dots, sums) in dots.iter_mut().zip(sums) {
+        for (dot, sum) in dots.iter_mut().zip(sums) {
+            *dot = simd.reduce_sum_f32s(sum);
+        }
+    }
+    dots
 }

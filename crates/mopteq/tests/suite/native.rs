@@ -217,6 +217,34 @@ proptest! {
     }
 }
 
+/// Planes and channels that are large enough for bands of rows.
+#[test]
+fn large_convolutions_are_those_of_the_portable_path() {
+    for (channels, out, [h, w], batch) in [
+        (8, 5, [12, 12], 2),
+        (32, 32, [32, 32], 1),
+        (9, 8, [13, 17], 3),
+        (16, 3, [1, 40], 1),
+        (11, 33, [30, 14], 2),
+    ] {
+        let run = |dtype| {
+            let mut numbers = Numbers::new(11);
+            let z: Tensor<4> = numbers.tensor([batch, channels, h, w], dtype);
+            let kernel: Tensor<4> = numbers.tensor([out, channels, 3, 3], dtype);
+            let x = Context::new(vec![kernel], Branches::new());
+            let y = x.w(&vec![z]).remove(0);
+            let back = x.w_transposed(&vec![y.clone()]).remove(0);
+            [values(y), values(back)]
+        };
+        for (native, portable) in run(DType::F32).iter().zip(run(DType::F64)) {
+            let scale = portable.iter().fold(0.0, |m: f64, v| m.max(v.abs()));
+            let errors = native.iter().zip(&portable).map(|(n, p)| (n - p).abs());
+            let error = errors.fold(0.0, f64::max) / scale;
+            assert!(error <= 1e-5, "{channels} {out} {h} x {w}: {error:.1e}");
+        }
+    }
+}
+
 fn model(family: Family) -> mopteq::MOptEqs {
     let config = MOptEqsConfig::small(10, 1, [16, 16])
         .with_channels(8)
