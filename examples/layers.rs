@@ -185,6 +185,50 @@ pub fn draw_residuals(path: &str, title: &str, lines: &[Line]) -> Result<(), Box
     Ok(())
 }
 
+/// Draws times over work, both relative to the least, on logarithmic axes beside a line of
+/// proportionality, as SVG.
+///
+/// # Errors
+///
+/// What the drawing or the file system says.
+pub fn draw_scaling(path: &str, lines: &[Line]) -> Result<(), Box<dyn Error>> {
+    let points = || lines.iter().flat_map(|(_, points)| points);
+    let last = points().fold(1.0, |m: f64, p| m.max(p.0).max(p.1)) * 1.2;
+    let root = SVGBackend::new(path, (760, 480)).into_drawing_area();
+    root.fill(&WHITE)?;
+    let mut chart = ChartBuilder::on(&root)
+        .caption("Cost of a solve", (FONT, 22))
+        .margin(14)
+        .x_label_area_size(52)
+        .y_label_area_size(78)
+        .build_cartesian_2d((0.9..last).log_scale(), (0.9..last).log_scale())?;
+    chart
+        .configure_mesh()
+        .x_desc("work, relative to the least")
+        .y_desc("time, relative to the least")
+        .axis_desc_style((FONT, 18))
+        .label_style((FONT, 16))
+        .light_line_style(TRANSPARENT)
+        .draw()?;
+    let proportional = ("proportional".to_owned(), vec![(1.0, 1.0), (last, last)]);
+    let all = std::iter::once(&proportional).chain(lines);
+    for ((name, points), colour) in all.zip(COLOURS.iter().rev().cycle()) {
+        let style = colour.stroke_width(2);
+        chart
+            .draw_series(LineSeries::new(points.iter().copied(), style).point_size(3))?
+            .label(name)
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], style));
+    }
+    let mut labels = chart.configure_series_labels();
+    labels.position(SeriesLabelPosition::LowerRight);
+    let labels = labels
+        .background_style(WHITE.mix(0.85))
+        .border_style(BLACK.mix(0.3));
+    labels.label_font((FONT, 17)).draw()?;
+    root.present()?;
+    Ok(())
+}
+
 fn legend<'a, X, Y>(
     chart: &mut ChartContext<'a, SVGBackend<'a>, Cartesian2d<X, Y>>,
 ) -> Result<(), Box<dyn Error>>

@@ -7,7 +7,8 @@ pub mod layers;
 use burn::nn::loss::CrossEntropyLossConfig;
 use burn::optim::{GradientsParams, SgdConfig};
 use burn::prelude::*;
-use mopteq::{MOptEqs, MOptEqsConfig};
+use burn::tensor::TensorData;
+use mopteq::{Context, MOptEqs, MOptEqsConfig};
 use mopteq_train::Error;
 use mopteq_train::checkpoint::{Position, Which};
 use mopteq_train::config::TrainConfig;
@@ -134,4 +135,23 @@ pub fn trained(
 pub fn argument(n: usize, default: usize) -> usize {
     let given = std::env::args().nth(n).and_then(|text| text.parse().ok());
     given.unwrap_or(default)
+}
+
+/// Numbers in [-1, 1), the same on every machine.
+pub fn numbers<const D: usize>(shape: [usize; D], scale: f32) -> Tensor<D> {
+    let next = |i: usize| {
+        let bits = (i as u32 + 1).wrapping_mul(2_654_435_761) >> 8;
+        scale * (bits as f32 / (1u32 << 23) as f32 - 1.0)
+    };
+    let data = (0..shape.iter().product()).map(next).collect();
+    Tensor::from_data(TensorData::new(data, shape), &Device::flex())
+}
+
+/// Kernels and injections of MOptEqs small: three branches of 32 channels, the finest of `side`
+/// pixels.
+pub fn random_context(side: usize, batch: usize) -> Context {
+    let sides = [side, side / 2, side / 4];
+    let kernels = sides.iter().map(|_| numbers([32, 32, 3, 3], 0.05));
+    let injections = sides.iter().map(|s| numbers([batch, 32, *s, *s], 0.5));
+    Context::new(kernels.collect(), injections.collect())
 }

@@ -198,20 +198,13 @@ impl Sample<'_> {
             let Scratch { z, a, t, .. } = scratch;
             raster.enter(self.z[i], z);
             kernels.forward.convolve(raster, z, a);
-            let middle = match (self.job, recipe.kernel) {
-                (Job::Step(..) | Job::Product { slopes: None, .. }, Kernel::Energy)
-                | (Job::Slopes(_), Kernel::Energy)
-                | (Job::Product { slopes: None, .. }, Kernel::Potential(_)) => Middle::Nothing,
-                (Job::Step(c, _), Kernel::Potential(activation)) => {
-                    Middle::Activate(activation, c[i])
+            let middle = match (self.job, recipe.activation()) {
+                (Job::Step(c, _), Some(activation)) => Middle::Activate(activation, c[i]),
+                (Job::Slopes(c), Some(activation)) => Middle::Slope(activation, c[i]),
+                (Job::Product { slopes, .. }, _) => {
+                    slopes.map_or(Middle::Nothing, |s| Middle::Multiply(s[i]))
                 }
-                (Job::Slopes(c), Kernel::Potential(activation)) => Middle::Slope(activation, c[i]),
-                (
-                    Job::Product {
-                        slopes: Some(s), ..
-                    },
-                    _,
-                ) => Middle::Multiply(s[i]),
+                (Job::Step(..) | Job::Slopes(_), None) => Middle::Nothing,
             };
             let channels = kernels.forward.channels_out();
             apply(raster, channels, middle, a);
@@ -220,9 +213,10 @@ impl Sample<'_> {
                 continue;
             }
             kernels.transposed.convolve(raster, a, t);
-            let sign = match recipe.kernel {
-                Kernel::Energy => 1.0,
-                Kernel::Potential(_) => -1.0,
+            let sign = if recipe.activation().is_some() {
+                -1.0
+            } else {
+                1.0
             };
             let injection = match self.job {
                 Job::Step(c, _) if recipe.proximity => Some(c[i]),
