@@ -6,6 +6,7 @@
 //! tensors on Flex; everything else takes the portable path of Burn's operations, of which this is a
 //! copy to rounding.
 
+mod bands;
 mod cell;
 mod pullback;
 mod raster;
