@@ -49,8 +49,14 @@ impl Ring {
         match self {
             Self::Device(ring) => {
                 let [batch, slots, _] = ring.dims();
-                let columns = x.iter().map(|x| (*x).clone().unsqueeze_dim::<3>(1));
-                let columns = Tensor::cat(columns.collect(), 1).swap_dims(1, 2);
+                let columns = match x {
+                    // A GPU compiles other kernels for a transposed operand.
+                    [x] => (*x).clone().unsqueeze_dim::<3>(2),
+                    all => {
+                        let rows = all.iter().map(|x| (*x).clone().unsqueeze_dim::<3>(1));
+                        Tensor::cat(rows.collect(), 1).swap_dims(1, 2)
+                    }
+                };
                 let products = ring.clone().matmul(columns).swap_dims(1, 2);
                 products.reshape([batch, x.len() * slots])
             }
