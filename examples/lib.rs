@@ -147,11 +147,11 @@ pub fn numbers<const D: usize>(shape: [usize; D], scale: f32) -> Tensor<D> {
     Tensor::from_data(TensorData::new(data, shape), &Device::flex())
 }
 
-/// Kernels and injections of MOptEqs small: three branches of 32 channels, the finest of `side`
+/// Kernels, of norm below 1, and injections of MOptEqs small: three branches of 32 channels, the finest of `side`
 /// pixels.
 pub fn random_context(side: usize, batch: usize) -> Context {
     let sides = [side, side / 2, side / 4];
-    let kernels = sides.iter().map(|_| numbers([32, 32, 3, 3], 0.05));
+    let kernels = sides.iter().map(|_| numbers([32, 32, 3, 3], 0.003));
     let injections = sides.iter().map(|s| numbers([batch, 32, *s, *s], 0.5));
     Context::new(kernels.collect(), injections.collect())
 }
