@@ -1,8 +1,8 @@
 //! The native CPU path: convolutions and whole steps of an objective on Burn's CPU backend.
 //!
 //! An equilibrium model spends its life in the same few convolutions with the same weights. So the
-//! weights are put in order once a solve, a step of the objective is computed sample by sample
-//! without leaving the cache, and nothing is allocated but the result. It applies to plain `f32`
+//! weights are put in order once a solve, and a step of the objective is computed sample by sample
+//! without intermediate tensors. It applies to plain `f32`
 //! tensors on Flex; everything else takes the portable path of Burn's operations, of which this is a
 //! copy to rounding.
 
