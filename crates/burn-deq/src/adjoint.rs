@@ -97,27 +97,35 @@ impl<S: State, F: FixedPointMap<S, X>, X: Input> PackedMap for ForwardMap<'_, S,
 pub(crate) struct Linearised<'a, S: State, F, X> {
     forward: Forward<'a, F, X, S::Layout>,
     z: Tensor<2>,
+    /// f(z), if it is known.
+    value: Option<Tensor<2>>,
     jacobian: Option<Box<dyn Jacobian<S>>>,
-    /// x and z of the whole batch, if samples have left.
-    whole: Option<(X, Tensor<2>)>,
 }
 
 impl<'a, S: State, F: FixedPointMap<S, X>, X: Input> Linearised<'a, S, F, X> {
-    /// At the packed plain z.
-    pub(crate) fn new(forward: Forward<'a, F, X, S::Layout>, z: Tensor<2>) -> Self {
+    /// At the packed plain z, where f is `value`, if that is known.
+    pub(crate) fn new(
+        forward: Forward<'a, F, X, S::Layout>,
+        z: Tensor<2>,
+        value: Option<Tensor<2>>,
+    ) -> Self {
         let mut this = Self {
             forward,
             z,
+            value,
             jacobian: None,
-            whole: None,
         };
         this.jacobian = this.closed_form();
         this
     }
 
     fn closed_form(&self) -> Option<Box<dyn Jacobian<S>>> {
-        let z = self.forward.packing.unpack(self.z.clone());
-        self.forward.map.jacobian(z, self.forward.x.clone())
+        let Forward { map, x, packing } = &self.forward;
+        let z = packing.unpack(self.z.clone());
+        match &self.value {
+            Some(value) => map.jacobian_of(z, x.clone(), &packing.unpack(value.clone())),
+            None => map.jacobian(z, x.clone()),
+        }
     }
 
     /// J'u.
@@ -156,33 +164,19 @@ impl<'a, S: State, F: FixedPointMap<S, X>, X: Input> Linearised<'a, S, F, X> {
         let Some(x) = self.forward.x.select(rows) else {
             return false;
         };
-        let z = rows.of(self.z.clone());
-        let before = (
-            std::mem::replace(&mut self.forward.x, x),
-            std::mem::replace(&mut self.z, z),
-        );
-        self.whole.get_or_insert(before);
+        self.forward.x = x;
+        self.z = rows.of(self.z.clone());
+        self.value = self.value.take().map(|f| rows.of(f));
         if self.jacobian.is_some() {
             self.jacobian = self.closed_form();
         }
         true
     }
-
-    /// Takes all samples back in.
-    fn restore(&mut self) {
-        if let Some(whole) = self.whole.take() {
-            (self.forward.x, self.z) = whole;
-            if self.jacobian.is_some() {
-                self.jacobian = self.closed_form();
-            }
-        }
-    }
 }
 
-/// u -> A u + g with A = J', or A = D J' D on the range of a mask.
+/// u -> J'u + g.
 struct AdjointSystem<'s, 'a, S: State, F, X> {
     linearised: &'s mut Linearised<'a, S, F, X>,
-    mask: Option<Tensor<2>>,
     g: Tensor<2>,
 }
 
@@ -192,12 +186,7 @@ impl<S: State, F: FixedPointMap<S, X>, X: Input> PackedMap for AdjointSystem<'_,
     }
 
     fn linear(&self, u: Tensor<2>) -> Tensor<2> {
-        let product = self.linearised.vjp(u);
-        match &self.mask {
-            // Iterates lie in the range of D already, for the start and g do.
-            Some(mask) => product * mask.clone(),
-            None => product,
-        }
+        self.linearised.vjp(u)
     }
 
     fn keep(&mut self, rows: &Rows) -> bool {
@@ -205,7 +194,6 @@ impl<S: State, F: FixedPointMap<S, X>, X: Input> PackedMap for AdjointSystem<'_,
             return false;
         }
         self.g = rows.of(self.g.clone());
-        self.mask = self.mask.take().map(|m| rows.of(m));
         true
     }
 }
@@ -248,21 +236,22 @@ impl AdjointPlan {
         }
     }
 
-    /// Solves the adjoint system at z.
+    /// Solves the adjoint system at a point.
     fn solve_at<S: State, F: FixedPointMap<S, X>, X: Input>(
         &self,
         forward: Forward<'_, F, X, S::Layout>,
-        z: Tensor<2>,
+        Point { z, value }: Point,
         g: Tensor<2>,
     ) -> (Tensor<2>, Report) {
         if self.singly {
             let begin = Clock::start();
-            if let Some((u, mut report)) = singly::adjoint::<S, F, X>(self, &forward, &z, &g) {
+            let of = [Some(&z), Some(&g), self.start.as_ref(), value.as_ref()];
+            if let Some((u, mut report)) = singly::adjoint::<S, F, X>(self, &forward, of) {
                 report.elapsed = begin.elapsed();
                 return (u, report);
             }
         }
-        self.solve(Linearised::<S, F, X>::new(forward, z), g)
+        self.solve(Linearised::<S, F, X>::new(forward, z, value), g)
     }
 
     /// Solves u = J'u + g, the transposed system of the implicit function theorem:
@@ -274,42 +263,35 @@ impl AdjointPlan {
     ) -> (Tensor<2>, Report) {
         let krylov = !matches!(self.solver.method, LinearMethod::FixedPoint(_));
         // J = D A with A symmetric: J' = A D is not, but D J' D is. With v = D u, the system
-        // u = A D u + g becomes v = D A D v + D g, and u = A v + g.
+        // u = A D u + g becomes v = D A D v + D g, and u = A v + g, the value at the best iterate.
         let mask = if krylov { linearised.mask() } else { None };
-        let on_range = |u: Tensor<2>| match &mask {
-            Some(mask) => u * mask.clone(),
-            None => u,
-        };
-        let start = on_range(self.start.clone().unwrap_or_else(|| g.clone()));
+        let start = self.start.clone().unwrap_or_else(|| g.clone());
         let requests = Requests {
             freeze: self.freeze,
             trace: self.solver.trace,
+            image: mask.is_some(),
             ..Requests::default()
         };
         let system = AdjointSystem {
-            g: on_range(g.clone()),
-            mask: mask.clone(),
+            g,
             linearised: &mut linearised,
         };
         let (outcome, _) = solver::solve(
-            solver::linear(&self.solver.method, start.clone()),
+            solver::linear(&self.solver.method, start.clone(), mask),
             Operator::new(system),
             start,
             &self.solver.termination,
             requests,
         );
-        let mut report = outcome.report;
-        let u = match mask {
-            Some(_) => {
-                linearised.restore();
-                report.evaluations += 1;
-                report.sample_evaluations += g.dims()[0];
-                linearised.vjp(outcome.state) + g
-            }
-            None => outcome.state,
-        };
-        (u, report)
+        (outcome.image.unwrap_or(outcome.state), outcome.report)
     }
+}
+
+/// A point that the map is differentiated at.
+pub(crate) struct Point {
+    pub(crate) z: Tensor<2>,
+    /// f(z), if it is known.
+    pub(crate) value: Option<Tensor<2>>,
 }
 
 /// A solved equilibrium on its way back to the tape.
@@ -332,7 +314,7 @@ where
     /// z* with gradients as configured.
     pub(crate) fn attach<S: State<Layout = L>>(
         &self,
-        z_star: Tensor<2>,
+        at: Point,
         gradient: &Gradient,
         plan: impl FnOnce(&Implicit) -> (AdjointPlan, StartFrom),
         monitor: &AdjointMonitor,
@@ -343,21 +325,22 @@ where
         match gradient {
             Gradient::Implicit(implicit) => {
                 let (mut plan, start) = plan(implicit);
-                self.hooked(z_star, monitor, move |forward, z, g| {
+                self.hooked(at, monitor, move |forward, at, g| {
                     if plan.start.is_none() {
                         plan.start = start(&g);
                     }
-                    plan.solve_at::<S, F, X>(forward, z, g)
+                    plan.solve_at::<S, F, X>(forward, at, g)
                 })
             }
             Gradient::Neumann { terms } => {
                 let terms = *terms;
-                self.hooked(z_star, monitor, move |forward, z, g| {
-                    neumann(&Linearised::<S, F, X>::new(forward, z), g, terms)
+                self.hooked(at, monitor, move |forward, at, g| {
+                    let linearised = Linearised::<S, F, X>::new(forward, at.z, at.value);
+                    neumann(&linearised, g, terms)
                 })
             }
-            Gradient::Phantom { steps, damping } => self.unroll(z_star, *steps, *damping),
-            Gradient::OneStep => self.unroll(z_star, 1, 1.0),
+            Gradient::Phantom { steps, damping } => self.unroll(at.z, *steps, *damping),
+            Gradient::OneStep => self.unroll(at.z, 1, 1.0),
             Gradient::Unrolled { .. } => {
                 unreachable!("an unrolled equilibrium never leaves the tape")
             }
@@ -367,17 +350,22 @@ where
     /// One tracked application of the map, whose backward pass first maps g to u.
     fn hooked<S: State<Layout = L>>(
         &self,
-        z_star: Tensor<2>,
+        at: Point,
         monitor: &AdjointMonitor,
-        solve: impl FnOnce(Forward<'_, F, X, L>, Tensor<2>, Tensor<2>) -> (Tensor<2>, Report)
+        solve: impl FnOnce(Forward<'_, F, X, L>, Point, Tensor<2>) -> (Tensor<2>, Report)
         + Send
         + 'static,
     ) -> S
     where
         F: FixedPointMap<S, X>,
     {
-        let state = self.packing.unpack(z_star.clone());
-        let f = self.packing.repack(self.map.apply(state, self.x.clone()));
+        let state = self.packing.unpack(at.z.clone());
+        let x = self.x.clone();
+        let f = match at.value.clone() {
+            Some(value) => self.map.attach(state, x, self.packing.unpack(value)),
+            None => self.map.apply(state, x),
+        };
+        let f = self.packing.repack(f);
         let (map, x, packing) = (self.map.clone(), self.plain.clone(), self.packing.clone());
         let monitor = monitor.clone();
         let f = grad_hook(f, move |g| {
@@ -386,7 +374,7 @@ where
                 x,
                 packing: &packing,
             };
-            let (u, report) = solve(forward, z_star, g);
+            let (u, report) = solve(forward, at, g);
             monitor.deliver(report, u.clone());
             u
         });

@@ -149,7 +149,8 @@ pub fn check_declarations<S: State, X: Input, F: FixedPointMap<S, X>>(
     let taped = taped.without_autodiff();
     measured.tape = within(difference(taped, f.clone()), DeclarationError::Tape)?;
 
-    let linearised = Linearised::<S, F, X>::new(forward(), z.clone());
+    let value = map.reuses_values().then_some(f.clone());
+    let linearised = Linearised::<S, F, X>::new(forward(), z.clone(), value);
     let random = || {
         let normal = Distribution::Normal(0.0, 1.0);
         Tensor::<2>::random(z.dims(), normal, (&z.device(), z.dtype()))

@@ -68,6 +68,8 @@ pub(crate) struct Observation {
     pub(crate) image: Tensor<2>,
     /// f(z) - z.
     pub(crate) residual: Tensor<2>,
+    /// Zeros and ones: the elements whose norms count, if not all do.
+    pub(crate) within: Option<Tensor<2>>,
     /// |f(z) - z|^2 and |f(z)|^2, `[batch, 2]`, if the solver has them already.
     pub(crate) squares: Option<Tensor<2>>,
     /// `[batch, k]`: scalars that the solver needs on the host for its next step.
@@ -132,6 +134,8 @@ pub(crate) struct Requests {
     pub(crate) freeze: bool,
     /// Keep every residual that is read.
     pub(crate) trace: bool,
+    /// Keep f at the best iterate.
+    pub(crate) image: bool,
     /// Evaluations whose iterates are wanted, ascending.
     pub(crate) record: Vec<usize>,
 }
@@ -141,6 +145,8 @@ pub(crate) struct Outcome {
     /// For each sample the iterate with the smallest residual; where nothing finite was seen, the
     /// start.
     pub(crate) state: Tensor<2>,
+    /// f there, if it was asked for; where nothing finite was seen, the start.
+    pub(crate) image: Option<Tensor<2>>,
     pub(crate) report: Report,
     /// The iterates that were asked for; the final state for evaluations past the end.
     pub(crate) recorded: Vec<Tensor<2>>,
@@ -191,12 +197,12 @@ struct Run<'r> {
     samples: Vec<Sample>,
     /// Positions in the batch of the samples that are still iterated on.
     active: Vec<usize>,
-    /// Their best iterates so far.
-    best: Tensor<2>,
+    /// Their best iterates so far, and f there if it was asked for.
+    best: Vec<Tensor<2>>,
     /// Their norms, when the host does not follow them: see `Looks`.
     looks: Option<Looks>,
-    /// Best iterates of samples that have left, with their positions.
-    left: Vec<(Vec<usize>, Tensor<2>)>,
+    /// The same of samples that have left, with their positions.
+    left: Vec<(Vec<usize>, Vec<Tensor<2>>)>,
     recorded: Vec<Tensor<2>>,
     read_backs: usize,
     trace: Vec<(usize, Vec<f64>)>,
@@ -211,6 +217,7 @@ struct Looks {
 impl<'r> Run<'r> {
     fn new(start: Tensor<2>, rule: &'r Termination, requests: Requests, recovers: bool) -> Self {
         let batch = start.dims()[0];
+        let kept = if requests.image { 2 } else { 1 };
         let looks = (!matches!(rule.check, Check::Every(0 | 1))).then(|| {
             let filled = |v: f64| Tensor::full([batch, 1], v, (&start.device(), start.dtype()));
             Looks {
@@ -223,7 +230,7 @@ impl<'r> Run<'r> {
             recovers,
             samples: vec![Sample::new(); batch],
             active: (0..batch).collect(),
-            best: start,
+            best: vec![start; kept],
             looks,
             left: Vec::new(),
             recorded: Vec::new(),
@@ -255,28 +262,28 @@ impl<'r> Run<'r> {
                 .iter()
                 .map(|i| self.samples[*i].status.is_some())
                 .collect::<Vec<_>>();
-            let now = select(&done, self.best.clone(), state.clone());
-            self.recorded.push(self.assemble(now));
+            let now = select(&done, self.best[0].clone(), state.clone());
+            self.recorded.push(self.assemble(now, 0));
         }
         scalars
     }
 
     /// The norms that the rule speaks of, `[active, 1]` each: of the residual and of f.
     fn norms(&self, observation: &Observation) -> [Tensor<2>; 2] {
-        [&observation.residual, &observation.image].map(|x| match self.rule.norm {
-            Norm::Max => x.clone().abs().max_dim(1),
-            Norm::L2 => square_norm(x.clone()).sqrt(),
-            Norm::Rms => (square_norm(x.clone()) / x.dims()[1] as f64).sqrt(),
+        counted(observation).map(|x| match self.rule.norm {
+            Norm::Max => x.abs().max_dim(1),
+            Norm::L2 => square_norm(x).sqrt(),
+            Norm::Rms => {
+                let size = x.dims()[1] as f64;
+                (square_norm(x) / size).sqrt()
+            }
         })
     }
 
     fn judge_on_host(&mut self, observation: Observation, step: usize) -> Scalars {
         let mut columns = match observation.squares.clone() {
             Some(squares) => vec![squares],
-            None => vec![
-                square_norm(observation.residual.clone()),
-                square_norm(observation.image.clone()),
-            ],
+            None => counted(&observation).map(square_norm).to_vec(),
         };
         let mut norms = 2;
         if self.rule.norm == Norm::Max {
@@ -308,8 +315,11 @@ impl<'r> Run<'r> {
         if self.requests.trace {
             self.trace.push((step, seen));
         }
-        let best = std::mem::replace(&mut self.best, observation.state.clone());
-        self.best = select(&improved, observation.state, best);
+        let new = [observation.state, observation.image];
+        for (best, new) in self.best.iter_mut().zip(new) {
+            let old = std::mem::replace(best, new.clone());
+            *best = select(&improved, new, old);
+        }
         scalars
     }
 
@@ -328,12 +338,14 @@ impl<'r> Run<'r> {
             .map(|i| self.samples[*i].status.is_some())
             .collect();
         if done.contains(&true) {
-            let undone = mask(&done, &self.best).bool_not();
+            let undone = mask(&done, &self.best[0]).bool_not();
             better = better.bool_and(undone);
         }
-        let [_, width] = self.best.dims();
-        let wide = better.clone().expand([self.active.len(), width]);
-        self.best = self.best.clone().mask_where(wide, observation.state);
+        let wide = better.clone().expand(observation.state.dims());
+        let new = [observation.state, observation.image];
+        for (best, new) in self.best.iter_mut().zip(new) {
+            *best = best.clone().mask_where(wide.clone(), new);
+        }
         let [residual, scale, found] = looks.best;
         looks.best = [
             residual.mask_where(better.clone(), now[0].clone()),
@@ -379,7 +391,7 @@ impl<'r> Run<'r> {
         }
         let (stay, go): (Vec<usize>, Vec<usize>) =
             (0..count).partition(|k| undone(&self.active[*k]));
-        let device = self.best.device();
+        let device = self.best[0].device();
         let stay = Rows::new(stay, count, &device);
         if !map.map.keep(&stay) {
             self.requests.freeze = false;
@@ -388,8 +400,10 @@ impl<'r> Run<'r> {
         iteration.keep(&stay);
         let positions = go.iter().map(|k| self.active[*k]).collect();
         let go = Rows::new(go, count, &device);
-        self.left.push((positions, go.of(self.best.clone())));
-        self.best = stay.of(self.best.clone());
+        let of = |rows: &Rows| self.best.iter().map(|t| rows.of(t.clone())).collect();
+        let (left, best) = (of(&go), of(&stay));
+        self.left.push((positions, left));
+        self.best = best;
         self.active = stay.indices().iter().map(|k| self.active[*k]).collect();
         if let Some(looks) = &mut self.looks {
             looks.best = looks.best.clone().map(|t| stay.of(t));
@@ -397,8 +411,9 @@ impl<'r> Run<'r> {
         Some(stay)
     }
 
-    /// The whole batch: `active` rows and those that have left, each at its position.
-    fn assemble(&self, active: Tensor<2>) -> Tensor<2> {
+    /// The whole batch: `active` rows and those that have left, each at its position. `which` is 0
+    /// for iterates and 1 for f there.
+    fn assemble(&self, active: Tensor<2>, which: usize) -> Tensor<2> {
         if self.left.is_empty() {
             return active;
         }
@@ -410,7 +425,7 @@ impl<'r> Run<'r> {
             position += 1;
         }
         for (positions, part) in &self.left {
-            parts.push(part.clone());
+            parts.push(part[which].clone());
             for i in positions {
                 source[*i] = position;
                 position += 1;
@@ -421,7 +436,8 @@ impl<'r> Run<'r> {
     }
 
     fn finish(mut self, map: &Operator<'_>, elapsed: Duration) -> Outcome {
-        let state = self.assemble(self.best.clone());
+        let state = self.assemble(self.best[0].clone(), 0);
+        let image = self.best.get(1).map(|f| self.assemble(f.clone(), 1));
         while self.recorded.len() < self.requests.record.len() {
             self.recorded.push(state.clone());
         }
@@ -457,11 +473,20 @@ impl<'r> Run<'r> {
         };
         Outcome {
             state,
+            image,
             report,
             recorded: self.recorded,
             residual,
         }
     }
+}
+
+/// The residual and f, as far as their norms count.
+fn counted(observation: &Observation) -> [Tensor<2>; 2] {
+    [&observation.residual, &observation.image].map(|x| match &observation.within {
+        Some(within) => x.clone() * within.clone(),
+        None => x.clone(),
+    })
 }
 
 /// Rows of `new` where `choose` is set, of `old` elsewhere: by selection, for NaN * 0 is NaN.

@@ -4,7 +4,7 @@ use burn::config::Config;
 use burn::module::Module;
 use burn::tensor::Tensor;
 
-use crate::adjoint::{AdjointPlan, Attached, Forward, ForwardMap, start_from};
+use crate::adjoint::{AdjointPlan, Attached, Forward, ForwardMap, Point, start_from};
 use crate::config::{AdjointStart, ConfigError, Freezing, Gradient, Implicit, Method, Solver};
 use crate::driver::{Clock, Operator, Requests};
 use crate::map::{FixedPointMap, Input, ModuleMap, WithModule};
@@ -255,6 +255,7 @@ impl Equilibrium {
         let requests = Requests {
             freeze: independent && !keeps_factors,
             trace: self.config.forward.trace,
+            image: tracked && map.reuses_values(),
             record: self.config.record.clone(),
         };
         let clock = Clock::start();
@@ -284,9 +285,9 @@ impl Equilibrium {
 
         let adjoint = AdjointMonitor::default();
         let mut factors = iteration.filter(|_| keeps_factors);
-        let mut attach = |z: Tensor<2>, monitor: &AdjointMonitor, final_state: bool| -> S {
+        let mut attach = |at: Point, monitor: &AdjointMonitor, final_state: bool| -> S {
             if !tracked {
-                return packing.unpack(z);
+                return packing.unpack(at.z);
             }
             let given = start.adjoint.clone().filter(|_| final_state);
             let factors = factors.take_if(|_| final_state);
@@ -297,21 +298,28 @@ impl Equilibrium {
                     AdjointPlan::new(implicit, structure, termination, given, independent, singly);
                 (plan, start_from(factors))
             };
-            attached.attach(z, &self.config.gradient, plan, monitor)
+            attached.attach(at, &self.config.gradient, plan, monitor)
         };
         let intermediate = outcome
             .recorded
             .into_iter()
             .map(|z| {
                 let adjoint = AdjointMonitor::default();
+                let at = Point { z, value: None };
                 Intermediate {
-                    state: attach(z, &adjoint, false),
+                    state: attach(at, &adjoint, false),
                     adjoint,
                 }
             })
             .collect();
+        // Where nothing finite was seen, there is no value either.
+        let seen = outcome.report.residual.iter().all(|r| r.is_finite());
+        let at = Point {
+            z: outcome.state,
+            value: outcome.image.filter(|_| seen),
+        };
         Solution {
-            state: attach(outcome.state, &adjoint, true),
+            state: attach(at, &adjoint, true),
             forward: outcome.report,
             adjoint,
             intermediate,

@@ -121,7 +121,7 @@ pub fn spectral_radius<S: State, X: Input, F: FixedPointMap<S, X>>(
         x: x.plain(),
         packing: &packing,
     };
-    let linearised = Linearised::<S, F, X>::new(forward, z);
+    let linearised = Linearised::<S, F, X>::new(forward, z, None);
     let mut growths = Vec::new();
     for k in 0..=iterations {
         // The first norm is that of the random start.

@@ -270,6 +270,25 @@ pub trait FixedPointMap<S: State, X: Input>: Clone + Send + 'static {
         None
     }
 
+    /// Whether [`attach`](Self::attach) and [`jacobian_of`](Self::jacobian_of) make use of the
+    /// value that they are given. The solve then keeps it: one more tensor like the state.
+    fn reuses_values(&self) -> bool {
+        false
+    }
+
+    /// f(z, x) with its gradients for x, where the plain `value` of f at the plain z is known: it
+    /// need not be computed again. Evaluates f, by default.
+    fn attach(&self, z: S, x: X, value: S) -> S {
+        let _ = value;
+        self.apply(z, x)
+    }
+
+    /// As [`jacobian`](Self::jacobian), where the plain `value` of f(z, x) is known.
+    fn jacobian_of(&self, z: S, x: X, value: &S) -> Option<Box<dyn Jacobian<S>>> {
+        let _ = value;
+        self.jacobian(z, x)
+    }
+
     /// What the map guarantees of J.
     fn structure(&self) -> Structure {
         Structure::General
@@ -340,6 +359,18 @@ impl<S: State, X: Input, F: FixedPointMap<S, X>> FixedPointMap<S, X> for Declare
 
     fn jacobian(&self, z: S, x: X) -> Option<Box<dyn Jacobian<S>>> {
         self.map.jacobian(z, x)
+    }
+
+    fn reuses_values(&self) -> bool {
+        self.map.reuses_values()
+    }
+
+    fn attach(&self, z: S, x: X, value: S) -> S {
+        self.map.attach(z, x, value)
+    }
+
+    fn jacobian_of(&self, z: S, x: X, value: &S) -> Option<Box<dyn Jacobian<S>>> {
+        self.map.jacobian_of(z, x, value)
     }
 
     fn structure(&self) -> Structure {

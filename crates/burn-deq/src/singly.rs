@@ -17,36 +17,33 @@ use crate::solver;
 use crate::state::{Packing, State};
 
 /// All that the solve of one sample needs.
-struct Single<F, X, L> {
+struct Single<F, X, L, const N: usize> {
     map: F,
     x: X,
     packing: Packing<L>,
-    rows: Vec<Tensor<2>>,
+    rows: [Option<Tensor<2>>; N],
 }
 
-/// The samples of a map's input, each with its rows of some tensors; `None` if the samples of the
-/// input cannot be told apart.
-fn singles<F, X, L>(
+/// The samples of a map's input, each with its rows of some tensors, the first of which must be
+/// there; `None` if the samples of the input cannot be told apart.
+fn singles<F, X, L, const N: usize>(
     forward: &Forward<'_, F, X, L>,
-    tensors: &[&Tensor<2>],
-) -> Option<Vec<Single<F, X, L>>>
+    tensors: [Option<&Tensor<2>>; N],
+) -> Option<Vec<Single<F, X, L, N>>>
 where
     F: Clone,
     X: Input,
     L: Clone,
 {
-    let batch = tensors[0].dims()[0];
-    let device = tensors[0].device();
+    let first = tensors[0]?;
+    let (batch, device) = (first.dims()[0], first.device());
     let row = |i: usize| {
         let x = forward.x.select(&Rows::new(vec![i], batch, &device))?;
         Some(Single {
             map: forward.map.clone(),
             x,
             packing: forward.packing.clone(),
-            rows: tensors
-                .iter()
-                .map(|t| (*t).clone().narrow(0, i, 1))
-                .collect(),
+            rows: tensors.map(|t| Some(t?.clone().narrow(0, i, 1))),
         })
     };
     (0..batch).map(row).collect()
@@ -70,9 +67,9 @@ pub(crate) fn forward<S: State, F: FixedPointMap<S, X>, X: Input>(
     solver: &Solver,
     requests: &Requests,
 ) -> Option<Outcome> {
-    let singles = singles(forward, &[z0])?;
-    let outcomes = side_by_side(singles, |mut single| {
-        let z0 = single.rows.remove(0);
+    let singles = singles(forward, [Some(z0)])?;
+    let outcomes = side_by_side(singles, |single| {
+        let [z0] = single.rows.map(wanted);
         let forward = Forward {
             map: &single.map,
             x: single.x,
@@ -90,39 +87,42 @@ pub(crate) fn forward<S: State, F: FixedPointMap<S, X>, X: Input>(
     let recorded = (0..requests.record.len())
         .map(|k| Tensor::cat(outcomes.iter().map(|o| o.recorded[k].clone()).collect(), 0));
     let residuals: Option<Vec<_>> = outcomes.iter().map(|o| o.residual.clone()).collect();
+    let images: Option<Vec<_>> = outcomes.iter().map(|o| o.image.clone()).collect();
     Some(Outcome {
         recorded: recorded.collect(),
         residual: residuals.map(|r| Tensor::cat(r, 0)),
+        image: images.map(|f| Tensor::cat(f, 0)),
         state: Tensor::cat(outcomes.iter().map(|o| o.state.clone()).collect(), 0),
         report: merged(outcomes.into_iter().map(|o| o.report)),
     })
 }
 
-/// The backward solve; `None` as for [`forward`].
+fn wanted(row: Option<Tensor<2>>) -> Tensor<2> {
+    row.expect("a row of a tensor that was given")
+}
+
+/// The backward solve, of z, g, where to start and f(z), the latter two if they are there; `None`
+/// as for [`forward`].
 pub(crate) fn adjoint<S: State, F: FixedPointMap<S, X>, X: Input>(
     plan: &AdjointPlan,
     forward: &Forward<'_, F, X, S::Layout>,
-    z: &Tensor<2>,
-    g: &Tensor<2>,
+    of: [Option<&Tensor<2>>; 4],
 ) -> Option<(Tensor<2>, Report)> {
-    let mut tensors = vec![z, g];
-    tensors.extend(&plan.start);
-    let singles = singles(forward, &tensors)?;
+    let singles = singles(forward, of)?;
     let solutions = side_by_side(singles, |single| {
-        let mut rows = single.rows.into_iter();
-        let (z, g) = (rows.next(), rows.next());
-        let (z, g) = z.zip(g).expect("two rows were asked for");
+        let [z, g, start, value] = single.rows;
+        let (z, g) = (wanted(z), wanted(g));
         let forward = Forward {
             map: &single.map,
             x: single.x,
             packing: &single.packing,
         };
         let plan = AdjointPlan {
-            start: rows.next(),
+            start,
             solver: plan.solver.clone(),
             ..*plan
         };
-        plan.solve(Linearised::<S, F, X>::new(forward, z), g)
+        plan.solve(Linearised::<S, F, X>::new(forward, z, value), g)
     });
     let (solutions, reports): (Vec<_>, Vec<_>) = solutions.into_iter().unzip();
     Some((Tensor::cat(solutions, 0), merged(reports.into_iter())))

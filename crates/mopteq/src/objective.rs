@@ -176,7 +176,7 @@ impl HiddenObjective {
     /// The Jacobian of the map at z; the arguments are plain tensors.
     pub fn linearise(&self, z: &Branches, x: &Context) -> DescentJacobian {
         #[cfg(feature = "flex")]
-        if let Some(jacobian) = self.linearise_natively(z, x) {
+        if let Some(jacobian) = self.linearise_natively(z, x, None) {
             return jacobian;
         }
         let mask = self
@@ -193,11 +193,17 @@ impl HiddenObjective {
     }
 
     #[cfg(feature = "flex")]
-    fn linearise_natively(&self, z: &Branches, x: &Context) -> Option<DescentJacobian> {
+    fn linearise_natively(
+        &self,
+        z: &Branches,
+        x: &Context,
+        value: Option<&Branches>,
+    ) -> Option<DescentJacobian> {
         let recipe = self.recipe.as_ref()?;
-        let mask = match self.constraint {
-            Some(_) => Some(native::step(recipe, z, x, native::Finish::Mask)?),
-            None => None,
+        let mask = match (&self.constraint, value) {
+            (Some(_), Some(value)) => Some(native::mask(recipe, value)?),
+            (Some(_), None) => Some(native::step(recipe, z, x, native::Finish::Mask)?),
+            (None, _) => None,
         };
         let product = native::Product::new(recipe, z, x, mask.as_ref())?;
         Some(DescentJacobian {
@@ -216,7 +222,7 @@ impl FixedPointMap<Branches, Context> for HiddenObjective {
         #[cfg(feature = "flex")]
         if let Some(recipe) = &self.recipe {
             let next = if x.is_autodiff() {
-                native::tracked_step(recipe, &z, &x)
+                native::tracked_step(recipe, &z, &x, None)
             } else {
                 native::step(recipe, &z, &x, native::Finish::Prox)
             };
@@ -233,6 +239,29 @@ impl FixedPointMap<Branches, Context> for HiddenObjective {
 
     fn jacobian(&self, z: Branches, x: Context) -> Option<Box<dyn Jacobian<Branches>>> {
         Some(Box::new(self.linearise(&z, &x)))
+    }
+
+    #[cfg(feature = "flex")]
+    fn reuses_values(&self) -> bool {
+        self.recipe.is_some()
+    }
+
+    #[cfg(feature = "flex")]
+    fn attach(&self, z: Branches, x: Context, value: Branches) -> Branches {
+        let recipe = self.recipe.as_ref().filter(|_| x.is_autodiff());
+        let attached = recipe.and_then(|r| native::tracked_step(r, &z, &x, Some(value)));
+        attached.unwrap_or_else(|| self.apply(z, x))
+    }
+
+    #[cfg(feature = "flex")]
+    fn jacobian_of(
+        &self,
+        z: Branches,
+        x: Context,
+        value: &Branches,
+    ) -> Option<Box<dyn Jacobian<Branches>>> {
+        let jacobian = self.linearise_natively(&z, &x, Some(value));
+        Some(Box::new(jacobian.unwrap_or_else(|| self.linearise(&z, &x))))
     }
 
     fn structure(&self) -> Structure {

@@ -104,6 +104,7 @@ impl Anderson {
             state: self.z.clone(),
             image: image.clone(),
             residual: look.residual,
+            within: None,
             squares: Some(look.squares),
             extra: self.products.clone(),
         })
@@ -180,6 +181,7 @@ impl Iteration for Anderson {
             state: self.z.clone(),
             image,
             residual,
+            within: None,
             squares: None,
             extra: self.products.clone(),
         }

@@ -101,6 +101,7 @@ impl Iteration for Broyden {
             state: self.z.clone(),
             image,
             residual,
+            within: None,
             squares: None,
             extra: None,
         }

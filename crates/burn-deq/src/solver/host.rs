@@ -12,9 +12,9 @@ use crate::map::Rows;
 /// Numbers that a sum is kept in, to be added up in the end: enough for two vector registers.
 const LANES: usize = 16;
 /// Elements that are worked on at once: some vectors of them fit the first-level cache.
-const BLOCK: usize = 1024;
+pub(super) const BLOCK: usize = 1024;
 /// Elements of a sample's slots from which on samples are spread over the cores.
-const WORTH_SPREADING: usize = 1 << 16;
+pub(super) const WORTH_SPREADING: usize = 1 << 16;
 
 pub(crate) struct HostRing {
     slots: Slots,
@@ -47,10 +47,10 @@ macro_rules! of_both {
 }
 
 /// A tensor whose elements the host can read in place.
-struct Floats(FloatTensor<Flex>);
+pub(super) struct Floats(FloatTensor<Flex>);
 
 impl Floats {
-    fn new(x: &Tensor<2>) -> Option<Self> {
+    pub(super) fn new(x: &Tensor<2>) -> Option<Self> {
         if x.is_autodiff() || !matches!(x.dtype(), DType::F32 | DType::F64) {
             return None;
         }
@@ -66,21 +66,23 @@ impl Floats {
         Self::new(x).expect("a ring is used with tensors like the one it was made for")
     }
 
-    fn elements<T: Real>(&self) -> &[T] {
+    pub(super) fn elements<T: Real>(&self) -> &[T] {
         self.0
             .as_slice()
             .expect("the elements of a contiguous tensor of this type")
     }
 }
 
-trait Real:
+pub(super) trait Real:
     Element
     + Pod
     + Default
-    + PartialEq
+    + PartialOrd
     + Send
     + Sync
+    + std::ops::Add<Output = Self>
     + std::ops::AddAssign
+    + std::ops::Div<Output = Self>
     + std::ops::Mul<Output = Self>
     + std::ops::Neg<Output = Self>
     + std::ops::Sub<Output = Self>
@@ -508,7 +510,7 @@ fn dots<T: Real>(slots: &[&[T]], x: &[&[T]], products: &mut [T], m: usize) {
 }
 
 #[inline(always)]
-fn dot<T: Real, const N: usize>(a: &[T], x: [&[T]; N]) -> [T; N] {
+pub(super) fn dot<T: Real, const N: usize>(a: &[T], x: [&[T]; N]) -> [T; N] {
     let mut sums = [[T::default(); LANES]; N];
     let (blocks, rest) = a.as_chunks::<LANES>();
     let x_blocks = x.map(|x| x.as_chunks::<LANES>().0);

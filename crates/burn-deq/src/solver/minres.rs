@@ -2,7 +2,7 @@
 
 use burn::tensor::{DType, Tensor};
 
-use super::{inner, ratio, square_norm};
+use super::{inner_within, ratio};
 use crate::driver::{Iteration, Observation, Operator, Scalars};
 use crate::map::Rows;
 
@@ -12,8 +12,13 @@ use crate::map::Rows;
 ///
 /// The residual vector is carried along by its own recurrence,
 /// r_k = s_k^2 r_{k-1} - phibar_k c_k v_{k+1}, so that the driver can judge it in any norm.
+///
+/// Where J = A D with a diagonal D of zeros and ones, inner products are those of the range of D:
+/// see [`ConjugateGradients`](super::conjugate_gradients::ConjugateGradients).
 pub(crate) struct Minres {
     u: Tensor<2>,
+    /// D.
+    within: Option<Tensor<2>>,
     residual: Option<Tensor<2>>,
     lanczos: Option<Lanczos>,
 }
@@ -27,9 +32,10 @@ struct Lanczos {
 }
 
 impl Minres {
-    pub(crate) fn new(start: Tensor<2>) -> Self {
+    pub(crate) fn new(start: Tensor<2>, within: Option<Tensor<2>>) -> Self {
         Self {
             u: start,
+            within,
             residual: None,
             lanczos: None,
         }
@@ -46,6 +52,7 @@ impl Iteration for Minres {
             state: self.u.clone(),
             image: self.u.clone() + r.clone(),
             residual: r,
+            within: self.within.clone(),
             squares: None,
             extra: None,
         }
@@ -59,7 +66,7 @@ impl Iteration for Minres {
             vectors: [v, v_old, w1, w2],
             scalars: [beta, dbar, epsilon, phibar, cs, sn, largest],
         } = self.lanczos.take().unwrap_or_else(|| {
-            let beta = square_norm(r.clone()).sqrt();
+            let beta = inner_within(&self.within, r.clone(), r.clone()).sqrt();
             let (zero, zeros) = (beta.zeros_like(), r.zeros_like());
             Lanczos {
                 vectors: [
@@ -81,10 +88,10 @@ impl Iteration for Minres {
         });
         // One step of the Lanczos process.
         let y = v.clone() - map.linear(v.clone()) - v_old * beta;
-        let alpha = inner(v.clone(), y.clone());
+        let alpha = inner_within(&self.within, v.clone(), y.clone());
         let y = y - v.clone() * alpha.clone();
-        let beta = square_norm(y.clone()).sqrt();
-        let v_new = y * ratio(beta.ones_like(), beta.clone());
+        let beta = inner_within(&self.within, y.clone(), y.clone()).sqrt();
+        let v_new = y.clone() * ratio(beta.ones_like(), beta.clone());
         // The rotation before on the new column, then a rotation that annihilates its last entry.
         let delta = cs.clone() * dbar.clone() + sn.clone() * alpha.clone();
         let gbar = sn.clone() * dbar - cs.clone() * alpha;
@@ -102,11 +109,12 @@ impl Iteration for Minres {
         let cs = (gbar / gamma.clone()).mask_fill(exhausted.clone(), 0.0);
         let sn = (beta.clone() / gamma.clone()).mask_fill(exhausted.clone(), 1.0);
         let phi = cs.clone() * phibar.clone();
+        let inverse = gamma.recip().mask_fill(exhausted, 0.0);
+        // phibar_k c_k v_{k+1}, of y: outside of the range of D it is there also where beta is 0.
+        let turned = y * (phi.clone() * inverse.clone());
         let phibar = sn.clone() * phibar;
-        let w = (v.clone() - w2 * epsilon - w1.clone() * delta)
-            * gamma.recip().mask_fill(exhausted, 0.0);
+        let w = (v.clone() - w2 * epsilon - w1.clone() * delta) * inverse;
         self.u = self.u.clone() + w.clone() * phi;
-        let turned = v_new.clone() * (phibar.clone() * cs.clone());
         self.residual = Some(r * (sn.clone() * sn.clone()) - turned);
         self.lanczos = Some(Lanczos {
             vectors: [v_new, v, w, w1],
@@ -116,6 +124,7 @@ impl Iteration for Minres {
 
     fn keep(&mut self, rows: &Rows) {
         self.u = rows.of(self.u.clone());
+        self.within = self.within.take().map(|d| rows.of(d));
         self.residual = self.residual.take().map(|r| rows.of(r));
         self.lanczos = self.lanczos.take().map(|l| Lanczos {
             vectors: l.vectors.map(|t| rows.of(t)),

@@ -30,14 +30,19 @@ pub(crate) fn nonlinear(method: &Method, start: Tensor<2>) -> Box<dyn Iteration>
     }
 }
 
-/// A solver for u = J u + g that starts at `start`.
-pub(crate) fn linear(method: &LinearMethod, start: Tensor<2>) -> Box<dyn Iteration> {
+/// A solver for u = J u + g that starts at `start`; for those of symmetric systems, J may be A D with
+/// A symmetric and D = `within` a diagonal of zeros and ones.
+pub(crate) fn linear(
+    method: &LinearMethod,
+    start: Tensor<2>,
+    within: Option<Tensor<2>>,
+) -> Box<dyn Iteration> {
     match method {
         LinearMethod::FixedPoint(method) => nonlinear(method, start),
         LinearMethod::ConjugateGradients => {
-            Box::new(conjugate_gradients::ConjugateGradients::new(start))
+            Box::new(conjugate_gradients::ConjugateGradients::new(start, within))
         }
-        LinearMethod::Minres => Box::new(minres::Minres::new(start)),
+        LinearMethod::Minres => Box::new(minres::Minres::new(start, within)),
     }
 }
 
@@ -61,6 +66,14 @@ pub(crate) fn square_norm(x: Tensor<2>) -> Tensor<2> {
 /// Inner product of each sample: `[batch, n], [batch, n] -> [batch, 1]`.
 pub(crate) fn inner(x: Tensor<2>, y: Tensor<2>) -> Tensor<2> {
     (x * y).sum_dim(1)
+}
+
+/// The same over the elements where `within` is 1, if it is given.
+pub(crate) fn inner_within(within: &Option<Tensor<2>>, x: Tensor<2>, y: Tensor<2>) -> Tensor<2> {
+    match within {
+        Some(within) => inner(x * within.clone(), y),
+        None => inner(x, y),
+    }
 }
 
 /// a / b, and 0 where b is not positive.

@@ -32,6 +32,7 @@ impl Iteration for Plain {
             state: self.z.clone(),
             image,
             residual,
+            within: None,
             squares: None,
             extra: None,
         }

@@ -99,13 +99,22 @@ impl Recipe {
     /// The gradient with respect to step * (what prox is applied to), from that with respect to a
     /// value of prox.
     pub(super) fn pulled(&self, u: f32, value: f32) -> f32 {
-        let moves = match self.constraint {
+        if self.moves(value) {
+            u * self.step as f32
+        } else {
+            0.0
+        }
+    }
+
+    /// Whether prox, where it has this value, moves with its argument: the mask is 1.
+    #[inline(always)]
+    pub(super) fn moves(&self, value: f32) -> bool {
+        match self.constraint {
             None => true,
             Some(Constraint::NonNegative) => value > 0.0,
             Some(Constraint::Interval { low, high }) => value > low as f32 && value < high as f32,
             Some(Constraint::L1 { .. }) => value != 0.0,
-        };
-        if moves { u * self.step as f32 } else { 0.0 }
+        }
     }
 
     /// Whether the Hessian depends on z.

@@ -349,14 +349,35 @@ pub(crate) fn step(recipe: &Recipe, z: &Branches, x: &Context, finish: Finish) -
     Some(tensors(results, &shapes, z))
 }
 
-/// A step from a plain z with gradients for kernels and injections; `None` where only the portable
-/// path applies.
-pub(crate) fn tracked_step(recipe: &Recipe, z: &Branches, x: &Context) -> Option<Branches> {
+/// The derivative of prox from the values of a step; `None` where only the portable path applies.
+pub(crate) fn mask(recipe: &Recipe, values: &Branches) -> Option<Branches> {
+    let of = |value: &Tensor<4>| {
+        let values = Floats::new(value)?;
+        let mask = values.elements().iter();
+        let mask = mask
+            .map(|v| f32::from(u8::from(recipe.moves(*v))))
+            .collect();
+        Some(tensor(mask, values.dims, value))
+    };
+    values.iter().map(of).collect()
+}
+
+/// A step from a plain z with gradients for kernels and injections; its plain value is computed
+/// unless it is known. `None` where only the portable path applies.
+pub(crate) fn tracked_step(
+    recipe: &Recipe,
+    z: &Branches,
+    x: &Context,
+    value: Option<Branches>,
+) -> Option<Branches> {
     let plain = x.plain();
     let states = Floats::all(z)?;
     let injections = Floats::all(plain.injection())?;
     let weights = Floats::all(plain.kernels())?;
-    let values = step(recipe, z, &plain, Finish::Prox)?;
+    let values = match value {
+        Some(values) if applies(recipe, z, &plain) => values,
+        _ => step(recipe, z, &plain, Finish::Prox)?,
+    };
     let branches = states.into_iter().zip(injections).zip(weights);
     // The coupling does not depend on what is tracked, so every branch is an operation of its own.
     let attached = branches
@@ -365,7 +386,7 @@ pub(crate) fn tracked_step(recipe: &Recipe, z: &Branches, x: &Context) -> Option
         .map(|(i, (branch, value))| {
             let ((z, c), weights) = branch;
             let of = pullback::Branch {
-                value: Floats::new(&value).expect("the value was made natively"),
+                value: Floats::new(&value).expect("a plain value in the place of z"),
                 recipe: recipe.clone(),
                 z,
                 c,
