@@ -117,7 +117,7 @@ mod on_host {
     use pulp::{Arch, Simd, WithSimd};
     use rayon::prelude::*;
 
-    use super::super::host::{BLOCK, Floats, Real, WORTH_SPREADING, dot};
+    use super::super::host::{BLOCK, Floats, Real, WORTH_SPREADING};
     use super::Krylov;
 
     /// The step from u, r, p, J p and <r, r>: the new u and the rest; `None` where the host cannot
@@ -227,7 +227,7 @@ mod on_host {
         type Output = ();
 
         #[inline(always)]
-        fn with_simd<S: Simd>(self, _simd: S) {
+        fn with_simd<S: Simd>(self, simd: S) {
             let Self {
                 u,
                 r,
@@ -252,7 +252,7 @@ mod on_host {
                     *q = *p - *product;
                 }
                 counted(q, within.map(|w| &w[block]));
-                let [part] = dot(p, [&*q]);
+                let [part] = T::dot(simd, p, [&*q]);
                 curvature += part;
             }
             let alpha = ratio(rr, curvature);
@@ -275,7 +275,7 @@ mod on_host {
                     let copy = &mut room[..x.len()];
                     copy.copy_from_slice(x);
                     counted(copy, within.map(|w| &w[block.clone()]));
-                    let [part] = dot(x, [&*copy]);
+                    let [part] = T::dot(simd, x, [&*copy]);
                     *square += part;
                 }
             }

@@ -9,8 +9,6 @@ use rayon::prelude::*;
 
 use crate::map::Rows;
 
-/// Numbers that a sum is kept in, to be added up in the end: enough for two vector registers.
-const LANES: usize = 16;
 /// Elements that are worked on at once: some vectors of them fit the first-level cache.
 pub(super) const BLOCK: usize = 1024;
 /// Elements of a sample's slots from which on samples are spread over the cores.
@@ -87,10 +85,68 @@ pub(super) trait Real:
     + std::ops::Neg<Output = Self>
     + std::ops::Sub<Output = Self>
 {
+    /// Inner products of a with each x, all of one length.
+    fn dot<S: Simd, const N: usize>(simd: S, a: &[Self], x: [&[Self]; N]) -> [Self; N];
 }
 
-impl Real for f32 {}
-impl Real for f64 {}
+/// Written out, for the compiler turns sums into vectors only where there is one of them.
+macro_rules! real {
+    ($real:ty, $vector:ident, $as_vectors:ident, $splat:ident, $mul_add:ident, $add:ident, $sum:ident) => {
+        impl Real for $real {
+            #[inline(always)]
+            fn dot<S: Simd, const N: usize>(simd: S, a: &[Self], x: [&[Self]; N]) -> [Self; N] {
+                // Two sums each, for an addition has to wait for the one before.
+                let mut sums = [[simd.$splat(0.0); 2]; N];
+                let (vectors, rest) = S::$as_vectors(a);
+                let mut x_vectors: [&[S::$vector]; N] = [&[]; N];
+                for (vectors, x) in x_vectors.iter_mut().zip(x) {
+                    *vectors = S::$as_vectors(x).0;
+                }
+                let (pairs, last) = vectors.as_chunks::<2>();
+                for (k, pair) in pairs.iter().enumerate() {
+                    for (sums, x) in sums.iter_mut().zip(x_vectors) {
+                        let x = &x[2 * k..2 * k + 2];
+                        sums[0] = simd.$mul_add(pair[0], x[0], sums[0]);
+                        sums[1] = simd.$mul_add(pair[1], x[1], sums[1]);
+                    }
+                }
+                if let [a] = last {
+                    for (sums, x) in sums.iter_mut().zip(x_vectors) {
+                        sums[0] = simd.$mul_add(*a, x[vectors.len() - 1], sums[0]);
+                    }
+                }
+                let mut products = [0.0; N];
+                let start = a.len() - rest.len();
+                for ((product, sums), x) in products.iter_mut().zip(sums).zip(x) {
+                    *product = simd.$sum(simd.$add(sums[0], sums[1]));
+                    for (a, x) in rest.iter().zip(&x[start..]) {
+                        *product += a * x;
+                    }
+                }
+                products
+            }
+        }
+    };
+}
+
+real!(
+    f32,
+    f32s,
+    as_simd_f32s,
+    splat_f32s,
+    mul_add_e_f32s,
+    add_f32s,
+    reduce_sum_f32s
+);
+real!(
+    f64,
+    f64s,
+    as_simd_f64s,
+    splat_f64s,
+    mul_add_e_f64s,
+    add_f64s,
+    reduce_sum_f64s
+);
 
 impl HostRing {
     /// For vectors like this one, if the host can read such.
@@ -406,7 +462,7 @@ impl<T: Real> WithSimd for LookAtSample<'_, T> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _simd: S) {
+    fn with_simd<S: Simd>(self, simd: S) {
         let Self {
             vectors: [z, f],
             before,
@@ -426,8 +482,8 @@ impl<T: Real> WithSimd for LookAtSample<'_, T> {
                 *r = *f - *z;
             }
             let r = &*r;
-            let [rr] = dot(r, [r]);
-            let [ff] = dot(f, [f]);
+            let [rr] = T::dot(simd, r, [r]);
+            let [ff] = T::dot(simd, f, [f]);
             squares[0] += rr;
             squares[1] += ff;
             let Some([f0, r0]) = before else { continue };
@@ -446,7 +502,7 @@ impl<T: Real> WithSimd for LookAtSample<'_, T> {
                 } else {
                     &other[block.clone()]
                 };
-                let [with_new, with_r] = dot(other, [new_dr, r]);
+                let [with_new, with_r] = T::dot(simd, other, [new_dr, r]);
                 products[j] += with_new;
                 products[m + j] += with_r;
             }
@@ -465,8 +521,8 @@ impl<T: Real> WithSimd for Dots<'_, T> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _simd: S) {
-        dots(self.slots, self.x, self.products, self.m);
+    fn with_simd<S: Simd>(self, simd: S) {
+        dots(simd, self.slots, self.x, self.products, self.m);
     }
 }
 
@@ -486,7 +542,7 @@ impl<T: Real> WithSimd for Combine<'_, T> {
 
 /// Inner products of each x with each slot: `products[x * m + slot]`.
 #[inline(always)]
-fn dots<T: Real>(slots: &[&[T]], x: &[&[T]], products: &mut [T], m: usize) {
+fn dots<S: Simd, T: Real>(simd: S, slots: &[&[T]], x: &[&[T]], products: &mut [T], m: usize) {
     let width = x.first().map_or(0, |x| x.len());
     for start in (0..width).step_by(BLOCK) {
         let block = start..width.min(start + BLOCK);
@@ -494,42 +550,20 @@ fn dots<T: Real>(slots: &[&[T]], x: &[&[T]], products: &mut [T], m: usize) {
             let slot = &slot[block.clone()];
             match x {
                 [x, y] => {
-                    let [first, second] = dot(slot, [&x[block.clone()], &y[block.clone()]]);
+                    let [first, second] =
+                        T::dot(simd, slot, [&x[block.clone()], &y[block.clone()]]);
                     products[j] += first;
                     products[m + j] += second;
                 }
                 all => {
                     for (k, x) in all.iter().enumerate() {
-                        let [product] = dot(slot, [&x[block.clone()]]);
+                        let [product] = T::dot(simd, slot, [&x[block.clone()]]);
                         products[k * m + j] += product;
                     }
                 }
             }
         }
     }
-}
-
-#[inline(always)]
-pub(super) fn dot<T: Real, const N: usize>(a: &[T], x: [&[T]; N]) -> [T; N] {
-    let mut sums = [[T::default(); LANES]; N];
-    let (blocks, rest) = a.as_chunks::<LANES>();
-    let x_blocks = x.map(|x| x.as_chunks::<LANES>().0);
-    for (k, a) in blocks.iter().enumerate() {
-        for (sums, x) in sums.iter_mut().zip(x_blocks) {
-            for ((sum, a), x) in sums.iter_mut().zip(a).zip(&x[k]) {
-                *sum += *a * *x;
-            }
-        }
-    }
-    let start = a.len() - rest.len();
-    std::array::from_fn(|n| {
-        let mut sum = T::default();
-        sums[n].iter().for_each(|s| sum += *s);
-        for (a, x) in rest.iter().zip(&x[n][start..]) {
-            sum += *a * *x;
-        }
-        sum
-    })
 }
 
 /// The weighted sum of slots, in blocks that stay in the cache.

@@ -5,11 +5,12 @@ use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::loss::CrossEntropyLossConfig;
 use burn::nn::{BatchNorm, BatchNormConfig, Linear, LinearConfig, PaddingConfig2d};
 use burn::serde::{Deserialize, Serialize};
-use burn::tensor::module::{adaptive_avg_pool2d, interpolate};
+use burn::tensor::module::interpolate;
 use burn::tensor::ops::{InterpolateMode, InterpolateOptions};
 use burn::tensor::{Device, Int, Tensor};
 
 use crate::context::{Branches, map_branches};
+use crate::resample::mean_pool;
 
 /// Convolution, batch norm, ReLU: `[batch, in, height, width] -> [batch, out, h, w]`.
 #[derive(Module, Debug)]
@@ -50,9 +51,17 @@ impl StemShape {
 
 impl Stem {
     pub(crate) fn forward(&self, images: Tensor<4>) -> Tensor<4> {
-        let y = convolution(&self.conv, images);
-        self.norm.forward(y).clamp_min(0.0)
+        norm_relu(&self.norm, convolution(&self.conv, images))
     }
+}
+
+/// Batch norm and ReLU, by the native path where that applies.
+pub(crate) fn norm_relu(norm: &BatchNorm, x: Tensor<4>) -> Tensor<4> {
+    #[cfg(feature = "flex")]
+    if let Some(y) = crate::native::normalise(norm, &x) {
+        return y;
+    }
+    norm.forward(x).clamp_min(0.0)
 }
 
 /// A 3 x 3 convolution with bias that keeps the resolution.
@@ -148,7 +157,7 @@ impl Head {
         };
         let pools = fused.into_iter().zip(&self.norms).map(|(z, norm)| {
             let [_, _, height, width] = z.dims();
-            let pooled = adaptive_avg_pool2d(z, [self.grid.min(height), self.grid.min(width)]);
+            let pooled = mean_pool(z, [self.grid.min(height), self.grid.min(width)]);
             norm.forward(pooled).flatten::<2>(1, 3)
         });
         self.linear.forward(Tensor::cat(pools.collect(), 1))

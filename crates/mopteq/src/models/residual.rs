@@ -4,16 +4,16 @@ use burn::config::Config;
 use burn::module::Module;
 use burn::nn::conv::Conv2d;
 use burn::nn::{BatchNorm, BatchNormConfig};
-use burn::tensor::module::adaptive_avg_pool2d;
 use burn::tensor::{Device, Tensor};
 
 use super::mopteqs::{MOptEqsConfig, check_halving};
 use super::parts::{
-    Fusion, Head, HeadShape, Stem, StemShape, convolution, same_convolution, trainable,
+    Fusion, Head, HeadShape, Stem, StemShape, convolution, norm_relu, same_convolution, trainable,
 };
 use super::{Prediction, check_pictures};
 use crate::context::Branches;
 use crate::error::ConfigError;
+use crate::resample::mean_pool;
 
 /// Configuration of [`Residual`].
 #[derive(Config, Debug, PartialEq)]
@@ -143,8 +143,8 @@ struct Block {
 
 impl Block {
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let h = self.first_norm.forward(convolution(&self.first, x.clone()));
-        let h = convolution(&self.second, h.clamp_min(0.0));
+        let h = norm_relu(&self.first_norm, convolution(&self.first, x.clone()));
+        let h = convolution(&self.second, h);
         (x + self.second_norm.forward(h)).clamp_min(0.0)
     }
 }
@@ -199,7 +199,7 @@ impl Residual {
         for (i, stage) in self.stages.iter().enumerate() {
             if i > 0 {
                 let [_, _, height, width] = x.dims();
-                x = adaptive_avg_pool2d(x, [height / 2, width / 2]);
+                x = mean_pool(x, [height / 2, width / 2]);
             }
             x = stage.iter().fold(x, |x, block| block.forward(x));
             outputs.push(x.clone());

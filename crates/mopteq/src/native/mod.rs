@@ -8,6 +8,8 @@
 
 mod bands;
 mod cell;
+mod normalise;
+mod pool;
 mod pullback;
 mod raster;
 
@@ -22,6 +24,8 @@ use rayon::prelude::*;
 
 pub(crate) use cell::{Finish, Recipe};
 use cell::{Job, Kernels, Sample, Scratch};
+pub(crate) use normalise::normalise;
+pub(crate) use pool::pool;
 use raster::{Packed, Raster, add_kernel_gradient};
 
 use crate::context::{Branches, Context};
@@ -66,6 +70,13 @@ impl Floats {
 
     fn sample(&self) -> usize {
         self.dims[1..].iter().product()
+    }
+
+    /// The plane of a channel of every sample.
+    fn planes(&self, channel: usize) -> impl Iterator<Item = &[f32]> {
+        let [_, channels, height, width] = self.dims;
+        let planes = self.elements().chunks_exact((height * width).max(1));
+        planes.skip(channel).step_by(channels.max(1))
     }
 
     /// The sum over samples and pixels.

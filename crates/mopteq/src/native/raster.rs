@@ -100,7 +100,6 @@ impl Raster {
     /// Gives planes `[channels, height, width]` their borders.
     pub(crate) fn enter(&self, from: &[f32], to: &mut Vec<f32>) {
         let planes = from.len() / self.size();
-        to.clear();
         to.resize(planes * self.plane(), 0.0);
         for (from, to) in from
             .chunks_exact(self.size())
@@ -109,6 +108,7 @@ impl Raster {
             for (from, to) in from.chunks_exact(self.width).zip(self.rows_mut(to)) {
                 to.copy_from_slice(from);
             }
+            self.clear_border(to);
         }
     }
 

@@ -2,7 +2,6 @@
 
 use burn::module::Module;
 use burn::nn::conv::Conv2d;
-use burn::tensor::module::adaptive_avg_pool2d;
 use burn::tensor::{Int, Tensor};
 use burn_deq::Solution;
 
@@ -12,6 +11,7 @@ use crate::models::core::Core;
 use crate::models::parts::{Head, Stem, convolution, trainable};
 use crate::models::{Prediction, check_pictures};
 use crate::objective::HiddenObjective;
+use crate::resample::mean_pool;
 
 /// A multi-branch optimization-induced equilibrium network for pictures; with one branch, an OptEq.
 ///
@@ -119,7 +119,7 @@ impl MOptEqs {
             features.push(if [height, width] == size {
                 from
             } else {
-                adaptive_avg_pool2d(from, size)
+                mean_pool(from, size)
             });
         }
         let injections = self.injections.iter().zip(features);

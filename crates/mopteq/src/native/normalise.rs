@@ -1,0 +1,429 @@
+//! Batch norm with the ReLU behind it.
+//!
+//! Sums over a batch are kept in f64, plane by plane: kept in f32 they are off by some 1e-6, which
+//! moves whole regions of equal pixels across the kinks of the network behind.
+
+use burn::nn::BatchNorm;
+use burn::tensor::{Tensor, TensorData};
+use burn_deq::custom_gradient;
+use pulp::{Arch, Simd, WithSimd};
+use rayon::prelude::*;
+
+use super::{Floats, tensor};
+
+/// Numbers that are added up in f32 before they are in f64.
+const LINE: usize = 1024;
+
+/// max(batch norm of x, 0) with its gradients; in training, the running statistics move as Burn
+/// moves them. `None` where only the portable path applies.
+pub(crate) fn normalise(norm: &BatchNorm, x: &Tensor<4>) -> Option<Tensor<4>> {
+    let training = x.device().is_autodiff();
+    if training && !norm.training.is_enabled() {
+        return None;
+    }
+    let from = Floats::new(&x.clone().without_autodiff())?;
+    let [_, channels, ..] = from.dims;
+    let parameter = |t: &Tensor<1>| -> Option<Vec<f32>> {
+        let t = t.clone().without_autodiff().reshape([1, -1, 1, 1]);
+        let t = Floats::new(&t)?;
+        (t.elements().len() == channels).then(|| t.elements().to_vec())
+    };
+    let (gamma, beta) = (norm.gamma.val(), norm.beta.val());
+    let (scale, shift) = (parameter(&gamma)?, parameter(&beta)?);
+    if from.elements().is_empty() {
+        return None;
+    }
+    let device = x.device();
+    let running = [&norm.running_mean, &norm.running_var].map(|r| {
+        let value = if training { r.value_sync() } else { r.value() };
+        value
+            .without_autodiff()
+            .to_device(&device.clone().without_autodiff())
+    });
+    if !training {
+        let [mean, variance] = [parameter(&running[0])?, parameter(&running[1])?];
+        let statistics = Statistics::new(&mean, &variance, norm.epsilon);
+        return Some(statistics.apply(&from, &scale, &shift, x));
+    }
+    let (mean, variance) = moments(&from);
+    let statistics = Statistics::new(&mean, &variance, norm.epsilon);
+    for ((state, old), new) in [&norm.running_mean, &norm.running_var]
+        .into_iter()
+        .zip(running)
+        .zip([mean, variance])
+    {
+        let new = Tensor::<1>::from_data(TensorData::new(new, [channels]), &old.device());
+        let moved = old * (1.0 - norm.momentum) + new * norm.momentum;
+        state.update(moved.autodiff());
+    }
+    let y = statistics.apply(&from, &scale, &shift, x);
+    let made = Floats::new(&y)?;
+    let pullback = move |g: Tensor<4>, [wants_x, ..]: [bool; 3]| {
+        let gradient = Floats::new(&g).expect("the gradient is where the output is");
+        let (sums, products) = statistics.sums(&from, &made, &gradient);
+        let vector = |values: &[f64]| {
+            let values: Vec<f32> = values.iter().map(|v| *v as f32).collect();
+            Tensor::<1>::from_data(TensorData::new(values, [channels]), &g.device())
+        };
+        let x = wants_x.then(|| {
+            let means = [&sums[..], &products[..]];
+            statistics.pull_back(&from, &made, &gradient, &scale, means, &g)
+        });
+        (x, Some(vector(&products)), Some(vector(&sums)))
+    };
+    Some(custom_gradient((x.clone(), gamma, beta), y, pullback))
+}
+
+/// Mean and variance of every channel.
+fn moments(x: &Floats) -> (Vec<f32>, Vec<f32>) {
+    let [batch, channels, height, width] = x.dims;
+    let count = (batch * height * width) as f64;
+    let of_channel = |channel: usize| {
+        let sum: f64 = x.planes(channel).map(|x| total(x, 0.0).0).sum();
+        let mean = (sum / count) as f32;
+        // The second sum takes away what rounding did to the mean.
+        let (mut off, mut square) = (0.0, 0.0);
+        for plane in x.planes(channel) {
+            let (a, b) = total(plane, mean);
+            off += a;
+            square += b;
+        }
+        let off = off / count;
+        (mean, (square / count - off * off) as f32)
+    };
+    (0..channels).into_par_iter().map(of_channel).unzip()
+}
+
+/// The sums of x - mean and of its square.
+fn total(x: &[f32], mean: f32) -> (f64, f64) {
+    struct Total<'a>(&'a [f32], f32);
+    impl WithSimd for Total<'_> {
+        type Output = [f64; 2];
+
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, simd: S) -> [f64; 2] {
+            let Self(x, mean) = self;
+            let mean_vector = simd.splat_f32s(mean);
+            let vectors = |[x, ..]: [S::f32s; 3]| {
+                let x = simd.sub_f32s(x, mean_vector);
+                [x, simd.mul_f32s(x, x)]
+            };
+            let scalars = |[x, ..]: [f32; 3]| [x - mean, (x - mean) * (x - mean)];
+            sums(simd, [x; 3], vectors, scalars)
+        }
+    }
+    let [sum, square] = Arch::new().dispatch(Total(x, mean));
+    (sum, square)
+}
+
+/// The sums of two functions of three lines.
+#[inline(always)]
+fn sums<S: Simd>(
+    simd: S,
+    lines: [&[f32]; 3],
+    vectors: impl Fn([S::f32s; 3]) -> [S::f32s; 2],
+    scalars: impl Fn([f32; 3]) -> [f32; 2],
+) -> [f64; 2] {
+    let mut totals = [0.0; 2];
+    let [a, b, c] = lines;
+    for ((a, b), c) in a.chunks(LINE).zip(b.chunks(LINE)).zip(c.chunks(LINE)) {
+        let (a, a_rest) = S::as_simd_f32s(a);
+        let (b, b_rest) = S::as_simd_f32s(b);
+        let (c, c_rest) = S::as_simd_f32s(c);
+        let mut sums = [simd.splat_f32s(0.0); 2];
+        for ((a, b), c) in a.iter().zip(b).zip(c) {
+            let [first, second] = vectors([*a, *b, *c]);
+            sums[0] = simd.add_f32s(sums[0], first);
+            sums[1] = simd.add_f32s(sums[1], second);
+        }
+        for ((a, b), c) in a_rest.iter().zip(b_rest).zip(c_rest) {
+            let [first, second] = scalars([*a, *b, *c]);
+            totals[0] += f64::from(first);
+            totals[1] += f64::from(second);
+        }
+        totals[0] += f64::from(simd.reduce_sum_f32s(sums[0]));
+        totals[1] += f64::from(simd.reduce_sum_f32s(sums[1]));
+    }
+    totals
+}
+
+/// What every channel is normalised by.
+struct Statistics {
+    mean: Vec<f32>,
+    /// 1 / standard deviation.
+    inverse: Vec<f32>,
+}
+
+impl Statistics {
+    fn new(mean: &[f32], variance: &[f32], epsilon: f64) -> Self {
+        let inverse = |v: &f32| (1.0 / (f64::from(*v) + epsilon).sqrt()) as f32;
+        Self {
+            mean: mean.to_vec(),
+            inverse: variance.iter().map(inverse).collect(),
+        }
+    }
+
+    fn apply(&self, x: &Floats, scale: &[f32], shift: &[f32], like: &Tensor<4>) -> Tensor<4> {
+        let area = x.dims[2] * x.dims[3];
+        let mut y = vec![0.0; x.elements().len()];
+        let samples = y.par_chunks_exact_mut(x.sample());
+        samples
+            .zip(x.elements().par_chunks_exact(x.sample()))
+            .for_each(|(y, x)| {
+                let planes = y.chunks_exact_mut(area).zip(x.chunks_exact(area));
+                for (c, (y, x)) in planes.enumerate() {
+                    Arch::new().dispatch(Apply {
+                        x,
+                        y,
+                        mean: self.mean[c],
+                        scale: scale[c] * self.inverse[c],
+                        shift: shift[c],
+                    });
+                }
+            });
+        tensor(y, x.dims, like)
+    }
+
+    /// For every channel, the sum of the gradient where the ReLU lets it through, and that of its
+    /// product with the normalised x.
+    fn sums(&self, x: &Floats, y: &Floats, g: &Floats) -> (Vec<f64>, Vec<f64>) {
+        let of_channel = |channel: usize| {
+            let mut totals = [0.0; 2];
+            let planes = x
+                .planes(channel)
+                .zip(y.planes(channel))
+                .zip(g.planes(channel));
+            for ((x, y), g) in planes {
+                let found = Arch::new().dispatch(Pulled {
+                    lines: [x, y, g],
+                    mean: self.mean[channel],
+                });
+                totals[0] += found[0];
+                totals[1] += found[1];
+            }
+            (totals[0], totals[1] * f64::from(self.inverse[channel]))
+        };
+        (0..x.dims[1]).into_par_iter().map(of_channel).unzip()
+    }
+
+    /// The gradient with respect to x.
+    fn pull_back(
+        &self,
+        x: &Floats,
+        y: &Floats,
+        g: &Floats,
+        scale: &[f32],
+        [sums, products]: [&[f64]; 2],
+        like: &Tensor<4>,
+    ) -> Tensor<4> {
+        let [batch, _, height, width] = x.dims;
+        let area = height * width;
+        let count = (batch * area) as f64;
+        let mut dx = vec![0.0; x.elements().len()];
+        let samples = dx
+            .par_chunks_exact_mut(x.sample())
+            .zip(x.elements().par_chunks_exact(x.sample()))
+            .zip(y.elements().par_chunks_exact(x.sample()))
+            .zip(g.elements().par_chunks_exact(x.sample()));
+        samples.for_each(|(((dx, x), y), g)| {
+            let planes = dx
+                .chunks_exact_mut(area)
+                .zip(x.chunks_exact(area))
+                .zip(y.chunks_exact(area))
+                .zip(g.chunks_exact(area));
+            for (c, (((dx, x), y), g)) in planes.enumerate() {
+                let inverse = self.inverse[c];
+                Arch::new().dispatch(PullBack {
+                    lines: [x, y, g],
+                    dx,
+                    mean: self.mean[c],
+                    scale: scale[c] * inverse,
+                    constant: (sums[c] / count) as f32,
+                    slope: (products[c] / count) as f32 * inverse,
+                });
+            }
+        });
+        tensor(dx, x.dims, like)
+    }
+}
+
+/// y = max((x - mean) scale + shift, 0).
+struct Apply<'a> {
+    x: &'a [f32],
+    y: &'a mut [f32],
+    mean: f32,
+    scale: f32,
+    shift: f32,
+}
+
+impl WithSimd for Apply<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _simd: S) {
+        let Self {
+            x,
+            y,
+            mean,
+            scale,
+            shift,
+        } = self;
+        for (y, x) in y.iter_mut().zip(x) {
+            let v = (*x - mean) * scale + shift;
+            // NaN stays.
+            *y = if v < 0.0 { 0.0 } else { v };
+        }
+    }
+}
+
+/// Sums over x, y and g.
+struct Pulled<'a> {
+    lines: [&'a [f32]; 3],
+    mean: f32,
+}
+
+impl WithSimd for Pulled<'_> {
+    type Output = [f64; 2];
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> [f64; 2] {
+        let Self { lines, mean } = self;
+        let (zero, mean_vector) = (simd.splat_f32s(0.0), simd.splat_f32s(mean));
+        let vectors = |[x, y, g]: [S::f32s; 3]| {
+            let g = simd.select_f32s(simd.greater_than_f32s(y, zero), g, zero);
+            [g, simd.mul_f32s(g, simd.sub_f32s(x, mean_vector))]
+        };
+        let scalars = |[x, y, g]: [f32; 3]| {
+            let g = if y > 0.0 { g } else { 0.0 };
+            [g, g * (x - mean)]
+        };
+        sums(simd, lines, vectors, scalars)
+    }
+}
+
+/// dx = scale (g - constant - slope (x - mean)), with g where y is positive.
+struct PullBack<'a> {
+    lines: [&'a [f32]; 3],
+    dx: &'a mut [f32],
+    mean: f32,
+    scale: f32,
+    constant: f32,
+    slope: f32,
+}
+
+impl WithSimd for PullBack<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _simd: S) {
+        let Self {
+            lines: [x, y, g],
+            dx,
+            mean,
+            scale,
+            constant,
+            slope,
+        } = self;
+        for (((dx, x), y), g) in dx.iter_mut().zip(x).zip(y).zip(g) {
+            let g = if *y > 0.0 { *g } else { 0.0 };
+            *dx = scale * (g - constant - slope * (*x - mean));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::nn::BatchNormConfig;
+    use burn::tensor::{DType, Device, Distribution, Tensor, TensorData};
+
+    use super::*;
+
+    fn numbers<const D: usize>(t: Tensor<D>) -> Vec<f64> {
+        t.without_autodiff().into_data().iter::<f64>().collect()
+    }
+
+    fn close(what: &str, native: Vec<f64>, exact: Vec<f64>, tolerance: f64) {
+        let scale = exact.iter().fold(1e-3, |m: f64, v| m.max(v.abs()));
+        assert_eq!(native.len(), exact.len());
+        for (n, e) in native.iter().zip(&exact) {
+            assert!((n - e).abs() <= tolerance * scale, "{what}: {n} and {e}");
+        }
+    }
+
+    /// Output, gradients with respect to x, gamma and beta, running statistics, and the output in
+    /// inference, natively in f32 and by Burn in f64.
+    fn compare(shape: [usize; 4], offset: f64, tolerance: f64) {
+        let device = Device::flex();
+        device.seed(shape.iter().sum::<usize>() as u64);
+        let normal = Distribution::Normal(offset, 1.0);
+        let x = Tensor::<4>::random(shape, normal, &device);
+        let u = Tensor::<4>::random(shape, Distribution::Normal(0.0, 1.0), &device);
+        let parameters = [0.5, -0.3]
+            .map(|mean| Tensor::<1>::random([shape[1]], Distribution::Normal(mean, 0.5), &device));
+        let run = |dtype: DType, native: bool| {
+            let cast = |t: &Tensor<1>| t.clone().cast(dtype).autodiff().require_grad();
+            let mut norm = BatchNormConfig::new(shape[1]).init(&device.clone().autodiff());
+            norm.gamma = norm.gamma.map(|_| cast(&parameters[0]));
+            norm.beta = norm.beta.map(|_| cast(&parameters[1]));
+            let zeros = Tensor::<1>::zeros([shape[1]], (&device, dtype)).autodiff();
+            norm.running_mean.update(zeros.clone());
+            norm.running_var.update(zeros + 1.0);
+            let leaf = x.clone().cast(dtype).autodiff().require_grad();
+            let of = |norm: &BatchNorm, x: Tensor<4>| match native {
+                true => normalise(norm, &x).expect("the native path"),
+                false => norm.forward(x).clamp_min(0.0),
+            };
+            let y = of(&norm, leaf.clone());
+            let gradients = (y.clone() * u.clone().cast(dtype).autodiff())
+                .sum()
+                .backward();
+            let plain = burn::module::Module::valid(&norm);
+            [
+                numbers(y),
+                numbers(leaf.grad(&gradients).expect("a gradient")),
+                numbers(norm.gamma.val().grad(&gradients).expect("a gradient")),
+                numbers(norm.beta.val().grad(&gradients).expect("a gradient")),
+                numbers(norm.running_mean.value_sync()),
+                numbers(norm.running_var.value_sync()),
+                numbers(of(&plain, x.clone().cast(dtype))),
+            ]
+        };
+        let names = [
+            "y",
+            "dx",
+            "dgamma",
+            "dbeta",
+            "mean",
+            "variance",
+            "inference",
+        ];
+        let pairs = run(DType::F32, true)
+            .into_iter()
+            .zip(run(DType::F64, false));
+        for (name, (native, exact)) in names.into_iter().zip(pairs) {
+            close(name, native, exact, tolerance);
+        }
+    }
+
+    #[test]
+    fn batch_norm_is_that_of_burn() {
+        compare([3, 5, 7, 5], 0.0, 2e-6);
+        compare([1, 1, 4, 4], 2.0, 2e-6);
+        compare([2, 3, 33, 40], -1.0, 2e-6);
+    }
+
+    #[test]
+    fn long_sums_stay_accurate() {
+        // In f32, sums of a hundred thousand numbers one by one are off by more than this.
+        compare([32, 2, 64, 64], 3.0, 2e-6);
+    }
+
+    #[test]
+    fn nan_stays() {
+        let device = Device::flex();
+        let norm = BatchNormConfig::new(1).init(&device);
+        let data = TensorData::new(vec![f32::NAN, -1.0], [1, 1, 1, 2]);
+        let y = numbers(normalise(&norm, &Tensor::from_data(data, &device)).unwrap());
+        assert!(y[0].is_nan() && y[1] == 0.0);
+    }
+}
