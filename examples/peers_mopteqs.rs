@@ -22,6 +22,10 @@ use mopteq_train::device::select;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+/// As in the program `mopteq`.
+#[global_allocator]
+static MEMORY: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// As in the script.
 const LEARNING_RATE: f64 = 1e-4;
 

@@ -18,10 +18,11 @@ How the numbers come about:
   128 x 128 are the digits up-sampled, in three channels, behind ImageNette's stem of stride 4.
 - Both stop a sample at the relative residual 1e-3, forward and backward, in f32: burn-deq at
   |f(z) - z| / |f(z)|, TorchDEQ with its stop mode "rel", which is the same, at most 50 steps.
-- Before anything is timed, both solve to 1e-6 and have to agree: in the loss to 1e-4, in every
-  gradient tensor to 1e-3 (in its Euclidean norm), in every evaluated picture's class. The tables
-  show how far each contestant's gradients at 1e-3 are from PyTorch's at 1e-6: the largest over the
-  tensors.
+- Before anything is timed, both solve to 3e-7 and have to agree: in the loss to 1e-4, in every
+  gradient tensor to 1e-3 (in its Euclidean norm), in every evaluated picture's class. (The pixels
+  of the digits' background are all equal, so a rounding error moves them across a kink of relu
+  together; at 1e-6, one such plane is 1e-3 of a gradient.) The tables show how far each contestant's
+  gradients at 1e-3 are from PyTorch's at 3e-7: the largest over the tensors.
 - The PyTorch side is written for speed: NHWC memory, pooling shared between pairs of branches,
   convolutions whose derivative is a convolution with the flipped kernel, parameters that are
   constants in the backward solve, torch.inference_mode for evaluation. The first table compares
@@ -57,7 +58,7 @@ import time
 
 PINNED = ["torch==2.15.0", "torchdeq==0.1.0", "safetensors==0.8.0", "numpy==2.4.6"]
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-TOLERANCE, TIGHT = 1e-3, 1e-6
+TOLERANCE, TIGHT = 1e-3, 3e-7
 LEARNING_RATE, MOMENTUM = 1e-4, 0.9
 
 

@@ -5,6 +5,7 @@
 
 use pulp::{Arch, Simd, WithSimd};
 
+use super::pool::Lines;
 use super::raster::{Packed, Raster};
 use crate::constraint::Constraint;
 use crate::terms::{ActivationConfig, Coupling, Formula};
@@ -248,7 +249,7 @@ impl Sample<'_> {
         for coupling in &recipe.couplings {
             let strength = (recipe.step * coupling.strength) as f32;
             for pair in coupling.pairs(self.z.len()) {
-                self.couple(pair, strength, &mut scratch.t, out);
+                self.couple(pair, strength, out);
             }
         }
         for (i, out) in out.iter_mut().enumerate() {
@@ -272,23 +273,14 @@ impl Sample<'_> {
     }
 
     /// Takes a step along -strength * (gradient of 1/2 |Q z_i - z_j|^2).
-    fn couple(
-        &self,
-        (i, j): (usize, usize),
-        strength: f32,
-        r: &mut Vec<f32>,
-        out: &mut [&mut [f32]],
-    ) {
+    fn couple(&self, (i, j): (usize, usize), strength: f32, out: &mut [&mut [f32]]) {
         let area = |k: usize| self.sizes[k][0] * self.sizes[k][1];
         let (fine, coarse) = if area(i) >= area(j) { (i, j) } else { (j, i) };
-        r.clear();
-        r.resize(self.z[coarse].len(), 0.0);
         let couple = Couple {
             fine: self.sizes[fine],
             coarse: self.sizes[coarse],
             strength,
             z: [self.z[fine], self.z[coarse]],
-            r,
         };
         let [fine, coarse] = out
             .get_disjoint_mut([fine, coarse])
@@ -436,13 +428,12 @@ impl WithSimd for Combine<'_> {
     }
 }
 
-/// A pair of branches and room for r = Q z_fine - z_coarse.
+/// A pair of branches.
 struct Couple<'a> {
     fine: [usize; 2],
     coarse: [usize; 2],
     strength: f32,
     z: [&'a [f32]; 2],
-    r: &'a mut [f32],
 }
 
 struct CoupleOnto<'a, 'o> {
@@ -471,47 +462,30 @@ impl WithSimd for CoupleOnto<'_, '_> {
             coarse: [h, w],
             strength,
             z: [z, z_coarse],
-            r,
         } = self.couple;
         let (sy, sx) = (height / h, width / w);
         let scale = 1.0 / ((sy * sx) as f32).sqrt();
+        let mut lines = Lines::default();
         // Rows of the coarser grid, of all channels one after the other.
-        let bands = z.chunks_exact(sy * width).zip(r.chunks_exact_mut(w));
-        for ((band, r), z) in bands.zip(z_coarse.chunks_exact(w)) {
-            for row in band.chunks_exact(width) {
-                if sx == 2 {
-                    for (r, x) in r.iter_mut().zip(row.as_chunks::<2>().0) {
-                        *r += x[0] + x[1];
-                    }
-                } else {
-                    for (r, x) in r.iter_mut().zip(row.chunks_exact(sx)) {
-                        *r += x.iter().sum::<f32>();
-                    }
-                }
+        let bands = z
+            .chunks_exact(sy * width)
+            .zip(self.fine.chunks_exact_mut(sy * width));
+        let coarse = z_coarse
+            .chunks_exact(w)
+            .zip(self.coarse.chunks_exact_mut(w));
+        for ((band, fine), (z, coarse)) in bands.zip(coarse) {
+            // r = strength (Q z - z_coarse).
+            lines.add_rows(band, width);
+            lines.fold(sx);
+            for ((r, z), out) in lines.line.iter_mut().zip(z).zip(coarse) {
+                let residual = (*r * scale - z) * strength;
+                *out += residual;
+                *r = residual * scale;
             }
-            for (r, z) in r.iter_mut().zip(z) {
-                *r = (*r * scale - z) * strength;
-            }
-        }
-        for (out, r) in self.coarse.iter_mut().zip(&*r) {
-            *out += r;
-        }
-        for (band, r) in self
-            .fine
-            .chunks_exact_mut(sy * width)
-            .zip(r.chunks_exact(w))
-        {
-            for row in band.chunks_exact_mut(width) {
-                if sx == 2 {
-                    for (x, r) in row.as_chunks_mut::<2>().0.iter_mut().zip(r) {
-                        let r = r * scale;
-                        x[0] -= r;
-                        x[1] -= r;
-                    }
-                } else {
-                    for (x, r) in row.chunks_exact_mut(sx).zip(r) {
-                        x.iter_mut().for_each(|x| *x -= r * scale);
-                    }
+            lines.unfold(sx);
+            for row in fine.chunks_exact_mut(width) {
+                for (out, r) in row.iter_mut().zip(&lines.line) {
+                    *out -= r;
                 }
             }
         }

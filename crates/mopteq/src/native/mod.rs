@@ -195,9 +195,13 @@ fn convolve_batch(
             }
         });
     };
-    out.par_chunks_exact_mut(dims[1..].iter().product())
-        .zip(x.elements().par_chunks_exact(x.sample()))
-        .for_each(|(out, x)| each((x, out)));
+    if batch == 1 {
+        each((x.elements(), &mut out));
+    } else {
+        out.par_chunks_exact_mut(dims[1..].iter().product())
+            .zip(x.elements().par_chunks_exact(x.sample()))
+            .for_each(|(out, x)| each((x, out)));
+    }
     tensor(out, dims, like)
 }
 
@@ -316,7 +320,7 @@ impl<'a> Setup<'a> {
                 .map(|f| &f.elements()[n * f.sample()..(n + 1) * f.sample()])
                 .collect()
         }
-        parts.into_par_iter().enumerate().for_each(|(n, mut out)| {
+        let each = |(n, mut out): (usize, Vec<&mut [f32]>)| {
             let (z, c) = (row(&self.z, n), row(&self.c, n));
             let factors = factors.map(|f| f.map(|f| row(f, n)));
             let factors = [0, 1, 2].map(|k: usize| factors[k].as_deref());
@@ -328,7 +332,13 @@ impl<'a> Setup<'a> {
                 job: job(&c, factors),
             };
             lend(&SCRATCH, |scratch| sample.run(scratch, &mut out));
-        });
+        };
+        if batch == 1 {
+            // Not as a task: its convolutions are spread over the cores.
+            parts.into_iter().enumerate().for_each(each);
+        } else {
+            parts.into_par_iter().enumerate().for_each(each);
+        }
         results
     }
 

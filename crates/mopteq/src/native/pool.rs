@@ -56,6 +56,77 @@ impl Grid {
     }
 }
 
+/// Two lines of memory for sums over neighbours and their transpose.
+///
+/// Doubling and halving are loops that the compiler turns into vectors; cells of other sizes are not.
+#[derive(Default)]
+pub(super) struct Lines {
+    /// What a task starts with and what it returns.
+    pub(super) line: Vec<f32>,
+    other: Vec<f32>,
+}
+
+impl Lines {
+    /// Replaces the line by the sums of so many neighbours.
+    #[inline(always)]
+    pub(super) fn fold(&mut self, mut cell: usize) {
+        let mut length = self.line.len();
+        self.other.resize(length, 0.0);
+        while cell.is_multiple_of(2) {
+            length /= 2;
+            let pairs = self.line.as_chunks::<2>().0;
+            for (to, pair) in self.other[..length].iter_mut().zip(pairs) {
+                *to = pair[0] + pair[1];
+            }
+            std::mem::swap(&mut self.line, &mut self.other);
+            cell /= 2;
+        }
+        if cell > 1 {
+            length /= cell;
+            let cells = self.line.chunks_exact(cell);
+            for (to, cell) in self.other[..length].iter_mut().zip(cells) {
+                *to = cell.iter().sum();
+            }
+            std::mem::swap(&mut self.line, &mut self.other);
+        }
+        self.line.truncate(length);
+    }
+
+    /// Repeats every number of the line so many times.
+    #[inline(always)]
+    pub(super) fn unfold(&mut self, mut cell: usize) {
+        while cell.is_multiple_of(2) {
+            self.other.resize(2 * self.line.len(), 0.0);
+            let pairs = self.other.as_chunks_mut::<2>().0;
+            for (pair, from) in pairs.iter_mut().zip(&self.line) {
+                *pair = [*from; 2];
+            }
+            std::mem::swap(&mut self.line, &mut self.other);
+            cell /= 2;
+        }
+        if cell > 1 {
+            self.other.resize(cell * self.line.len(), 0.0);
+            for (cell, from) in self.other.chunks_exact_mut(cell).zip(&self.line) {
+                cell.fill(*from);
+            }
+            std::mem::swap(&mut self.line, &mut self.other);
+        }
+    }
+
+    /// The sum of rows of this width.
+    #[inline(always)]
+    pub(super) fn add_rows(&mut self, rows: &[f32], width: usize) {
+        let (first, rest) = rows.split_at(width);
+        self.line.clear();
+        self.line.extend_from_slice(first);
+        for row in rest.chunks_exact(width) {
+            for (sum, x) in self.line.iter_mut().zip(row) {
+                *sum += x;
+            }
+        }
+    }
+}
+
 struct Mean<'a> {
     grid: Grid,
     from: &'a [f32],
@@ -71,23 +142,13 @@ impl WithSimd for Mean<'_> {
         let ([_, w], [_, width]) = (grid.fine, grid.coarse);
         let [sy, sx] = grid.cell();
         let scale = 1.0 / (sy * sx) as f32;
-        let mut line = vec![0.0; w];
+        let mut lines = Lines::default();
         // Rows of the coarser grid, of all channels one after the other.
         for (band, to) in from.chunks_exact(sy * w).zip(to.chunks_exact_mut(width)) {
-            line.fill(0.0);
-            for row in band.chunks_exact(w) {
-                for (sum, x) in line.iter_mut().zip(row) {
-                    *sum += x;
-                }
-            }
-            if sx == 2 {
-                for (to, pair) in to.iter_mut().zip(line.as_chunks::<2>().0) {
-                    *to = (pair[0] + pair[1]) * scale;
-                }
-            } else {
-                for (to, cell) in to.iter_mut().zip(line.chunks_exact(sx)) {
-                    *to = cell.iter().sum::<f32>() * scale;
-                }
+            lines.add_rows(band, w);
+            lines.fold(sx);
+            for (to, sum) in to.iter_mut().zip(&lines.line) {
+                *to = sum * scale;
             }
         }
     }
@@ -109,13 +170,13 @@ impl WithSimd for Spread<'_> {
         let ([_, w], [_, width]) = (grid.fine, grid.coarse);
         let [sy, sx] = grid.cell();
         let scale = 1.0 / (sy * sx) as f32;
-        let mut line = vec![0.0; w];
+        let mut lines = Lines::default();
         for (band, from) in to.chunks_exact_mut(sy * w).zip(from.chunks_exact(width)) {
-            for (cell, x) in line.chunks_exact_mut(sx).zip(from) {
-                cell.fill(x * scale);
-            }
+            lines.line.clear();
+            lines.line.extend(from.iter().map(|x| x * scale));
+            lines.unfold(sx);
             for row in band.chunks_exact_mut(w) {
-                row.copy_from_slice(&line);
+                row.copy_from_slice(&lines.line);
             }
         }
     }

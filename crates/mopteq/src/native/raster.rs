@@ -265,7 +265,9 @@ impl Packed {
         convolve: impl Fn(&[f32], &mut [f32]) + Send + Sync,
     ) {
         let blocks = self.channels_out.div_ceil(self.block);
-        if self.weights.len() * raster.span() < WORTH_SPREADING {
+        // Within a task there are others to keep the cores busy.
+        let task = rayon::current_thread_index().is_some();
+        if task || self.weights.len() * raster.span() < WORTH_SPREADING {
             return convolve(weights, to);
         }
         let share = blocks.div_ceil(rayon::current_num_threads());
