@@ -265,7 +265,15 @@ impl AdjointPlan {
         // J = D A with A symmetric: J' = A D is not, but D J' D is. With v = D u, the system
         // u = A D u + g becomes v = D A D v + D g, and u = A v + g, the value at the best iterate.
         let mask = if krylov { linearised.mask() } else { None };
-        let start = self.start.clone().unwrap_or_else(|| g.clone());
+        // Krylov methods start at zero, where the residual is g, if nothing better is known: what
+        // they find with so many products is optimal there, so a product for g is better spent.
+        let cold = krylov && self.start.is_none() && self.solver.termination.max_steps > 0;
+        let start = match &self.start {
+            Some(start) => start.clone(),
+            None if cold => g.zeros_like(),
+            None => g.clone(),
+        };
+        let residual = cold.then(|| g.clone());
         let requests = Requests {
             freeze: self.freeze,
             trace: self.solver.trace,
@@ -277,7 +285,7 @@ impl AdjointPlan {
             linearised: &mut linearised,
         };
         let (outcome, _) = solver::solve(
-            solver::linear(&self.solver.method, start.clone(), mask),
+            solver::linear(&self.solver.method, start.clone(), residual, mask),
             Operator::new(system),
             start,
             &self.solver.termination,

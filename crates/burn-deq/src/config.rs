@@ -332,7 +332,8 @@ impl<M: Default> SolverOf<M> {
 #[serde(crate = "burn::serde", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum AdjointStart {
-    /// At the incoming gradient g, the first term of the Neumann series. A vector given to
+    /// At the incoming gradient g, the first term of the Neumann series; conjugate gradients and
+    /// MINRES start at zero, where the residual is g. A vector given to
     /// [`Equilibrium::solve_from`](crate::Equilibrium::solve_from) takes precedence.
     #[default]
     Gradient,

@@ -115,6 +115,11 @@ pub(crate) trait Iteration: Send {
     /// Forgets all samples but these. Called between `observe` and `advance`.
     fn keep(&mut self, rows: &Rows);
 
+    /// Whether the next look costs no evaluation.
+    fn observes_freely(&self) -> bool {
+        false
+    }
+
     /// Whether it takes a step back that made the residual explode or NaN.
     fn recovers(&self) -> bool {
         false
@@ -170,20 +175,21 @@ pub(crate) fn drive(
         // A state without elements is its own fixed point.
         run.samples.iter_mut().for_each(Sample::is_trivial);
     }
-    while map.evaluations < rule.max_steps && run.undone() && batch > 0 {
+    let left = |map: &Operator<'_>| map.evaluations < rule.max_steps;
+    while run.undone() && batch > 0 && (left(map) || iteration.observes_freely()) {
         let observation = iteration.observe(map);
         let scalars = run.take_in(observation, map.evaluations);
-        let go_on = map.evaluations < rule.max_steps && run.undone();
-        if go_on {
-            let scalars = match run.freeze(iteration, map) {
-                Some(rows) => scalars.map(|mut s| {
-                    s.keep(&rows);
-                    s
-                }),
-                None => scalars,
-            };
-            iteration.advance(map, scalars.as_ref());
+        if !left(map) || !run.undone() {
+            break;
         }
+        let scalars = match run.freeze(iteration, map) {
+            Some(rows) => scalars.map(|mut s| {
+                s.keep(&rows);
+                s
+            }),
+            None => scalars,
+        };
+        iteration.advance(map, scalars.as_ref());
     }
     run.finish(map, clock.elapsed())
 }

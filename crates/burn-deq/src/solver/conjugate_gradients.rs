@@ -34,11 +34,28 @@ struct Krylov {
 }
 
 impl ConjugateGradients {
-    pub(crate) fn new(start: Tensor<2>, within: Option<Tensor<2>>) -> Self {
+    /// From `start`, where the residual may be known.
+    pub(crate) fn new(
+        start: Tensor<2>,
+        residual: Option<Tensor<2>>,
+        within: Option<Tensor<2>>,
+    ) -> Self {
         Self {
             u: start,
+            krylov: residual.map(|r| Krylov::new(r, &within)),
             within,
-            krylov: None,
+        }
+    }
+}
+
+impl Krylov {
+    /// With the first residual.
+    fn new(r: Tensor<2>, within: &Option<Tensor<2>>) -> Self {
+        Self {
+            rr: inner_within(within, r.clone(), r.clone()),
+            p: r.clone(),
+            r,
+            image: None,
         }
     }
 }
@@ -48,12 +65,7 @@ impl Iteration for ConjugateGradients {
         let within = &self.within;
         let Krylov { r, image, .. } = self.krylov.get_or_insert_with(|| {
             let r = map.apply(self.u.clone()) - self.u.clone();
-            Krylov {
-                rr: inner_within(within, r.clone(), r.clone()),
-                p: r.clone(),
-                r,
-                image: None,
-            }
+            Krylov::new(r, within)
         });
         let (image, squares) = match image.clone() {
             Some([image, squares]) => (image, Some(squares)),
@@ -96,6 +108,10 @@ impl Iteration for ConjugateGradients {
             rr: rr_new,
             image: None,
         });
+    }
+
+    fn observes_freely(&self) -> bool {
+        self.krylov.is_some()
     }
 
     fn keep(&mut self, rows: &Rows) {

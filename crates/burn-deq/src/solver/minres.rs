@@ -32,11 +32,16 @@ struct Lanczos {
 }
 
 impl Minres {
-    pub(crate) fn new(start: Tensor<2>, within: Option<Tensor<2>>) -> Self {
+    /// From `start`, where the residual may be known.
+    pub(crate) fn new(
+        start: Tensor<2>,
+        residual: Option<Tensor<2>>,
+        within: Option<Tensor<2>>,
+    ) -> Self {
         Self {
             u: start,
             within,
-            residual: None,
+            residual,
             lanczos: None,
         }
     }
@@ -100,12 +105,14 @@ impl Iteration for Minres {
         let gamma = (gbar.clone() * gbar.clone() + beta.clone() * beta.clone()).sqrt();
         let largest = largest.max_pair(gamma.clone());
         // Where gamma is lost in rounding, the Krylov space is exhausted, and what is left of the
-        // residual is not in the range of the matrix: nothing must move any more.
+        // residual is not in the range of the matrix: nothing must move any more, now or later, when
+        // the process would go on with what is rounding only.
         let rounding = match r.dtype() {
-            DType::F64 => 1e-11,
+            DType::F64 => 1e-10,
             _ => 1e-5,
         };
         let exhausted = gamma.clone().greater(largest.clone() * rounding).bool_not();
+        let largest = largest.mask_fill(exhausted.clone(), f64::INFINITY);
         let cs = (gbar / gamma.clone()).mask_fill(exhausted.clone(), 0.0);
         let sn = (beta.clone() / gamma.clone()).mask_fill(exhausted.clone(), 1.0);
         let phi = cs.clone() * phibar.clone();
@@ -120,6 +127,10 @@ impl Iteration for Minres {
             vectors: [v_new, v, w, w1],
             scalars: [beta, dbar, epsilon_new, phibar, cs, sn, largest],
         });
+    }
+
+    fn observes_freely(&self) -> bool {
+        self.residual.is_some()
     }
 
     fn keep(&mut self, rows: &Rows) {

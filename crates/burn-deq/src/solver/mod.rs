@@ -30,19 +30,21 @@ pub(crate) fn nonlinear(method: &Method, start: Tensor<2>) -> Box<dyn Iteration>
     }
 }
 
-/// A solver for u = J u + g that starts at `start`; for those of symmetric systems, J may be A D with
-/// A symmetric and D = `within` a diagonal of zeros and ones.
+/// A solver for u = J u + g that starts at `start`. Those of symmetric systems make use of the
+/// residual there, if it is known, and J may be A D for them, with A symmetric and D = `within` a
+/// diagonal of zeros and ones.
 pub(crate) fn linear(
     method: &LinearMethod,
     start: Tensor<2>,
+    residual: Option<Tensor<2>>,
     within: Option<Tensor<2>>,
 ) -> Box<dyn Iteration> {
     match method {
         LinearMethod::FixedPoint(method) => nonlinear(method, start),
-        LinearMethod::ConjugateGradients => {
-            Box::new(conjugate_gradients::ConjugateGradients::new(start, within))
-        }
-        LinearMethod::Minres => Box::new(minres::Minres::new(start, within)),
+        LinearMethod::ConjugateGradients => Box::new(conjugate_gradients::ConjugateGradients::new(
+            start, residual, within,
+        )),
+        LinearMethod::Minres => Box::new(minres::Minres::new(start, residual, within)),
     }
 }
 

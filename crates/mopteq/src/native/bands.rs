@@ -9,10 +9,11 @@ use std::cell::RefCell;
 
 use pulp::{Arch, Simd, WithSimd};
 
-use super::raster::{Raster, SLACK, VECTORS, convolve_block};
+use super::raster::{Correlate, PIXELS_AT_ONCE, Planes, Raster, SLACK, VECTORS, convolve_block};
 
 thread_local! {
     static BANDS: RefCell<Bands> = RefCell::default();
+    static GRADIENT: RefCell<Bands> = RefCell::default();
 }
 
 /// Planes with borders, transformed.
@@ -46,6 +47,58 @@ pub(super) fn of(raster: Raster, from: &[f32], task: impl FnOnce(&Bands)) {
     BANDS.set(bands);
 }
 
+/// As [`raster::add_kernel_gradient`](super::raster::add_kernel_gradient) for 3 x 3 kernels, with half
+/// of the multiplications: the transpose of what a convolution does, with respect to its weights.
+pub(super) fn add_kernel_gradient(
+    raster: Raster,
+    samples: usize,
+    x: &[f32],
+    g: &[f32],
+    sum: &mut [f32],
+) {
+    let samples = samples.max(1);
+    let [from, to] = [x, g].map(|planes| planes.len() / samples);
+    // A line is a quarter of a plane.
+    let group = (ROWS * PIXELS_AT_ONCE / raster.size().max(1)).clamp(1, samples);
+    let mut products = vec![0.0; sum.len() / 3 * BAND.len()];
+    let (mut inputs, mut gradients) = (BANDS.take(), GRADIENT.take());
+    for (x, g) in x.chunks(group * from).zip(g.chunks(group * to)) {
+        inputs.transform(raster, x);
+        gradients.transform_gradient(raster, g);
+        let line = inputs.line;
+        let offset = |k: usize| (0..3).map(move |column| (k * line + column, k * line));
+        let offsets: Vec<_> = (0..BAND.len()).flat_map(offset).collect();
+        let plane = BAND.len() * line;
+        let [of_x, of_g] = [from, to].map(|n| n / raster.plane() * plane);
+        Arch::new().dispatch(Correlate {
+            plane,
+            length: inputs.count * raster.stride(),
+            offsets: &offsets,
+            x: Planes {
+                of: &inputs.lines,
+                sample: of_x,
+            },
+            g: Planes {
+                of: &gradients.lines,
+                sample: of_g,
+            },
+            sum: &mut products,
+        });
+    }
+    BANDS.set(inputs);
+    GRADIENT.set(gradients);
+    let kernels = products.as_chunks::<{ 3 * BAND.len() }>().0;
+    for (products, sum) in kernels.iter().zip(sum.as_chunks_mut::<9>().0) {
+        for (k, weights) in BAND.iter().enumerate() {
+            for (row, weight) in weights.iter().enumerate() {
+                for column in 0..3 {
+                    sum[3 * row + column] += weight * products[3 * k + column];
+                }
+            }
+        }
+    }
+}
+
 impl Bands {
     /// Convolves with weights `[block][k][in][column][output channel]`, in blocks of so many output
     /// channels.
@@ -65,6 +118,20 @@ impl Bands {
         self.lines
             .resize(from.len() / raster.plane() * BAND.len() * self.line, 0.0);
         Arch::new().dispatch(Transform {
+            bands: self,
+            raster,
+            from,
+        });
+    }
+
+    /// For the gradient of a convolution: A times four rows, with A' what makes four rows of six
+    /// products.
+    fn transform_gradient(&mut self, raster: Raster, from: &[f32]) {
+        self.count = raster.height.div_ceil(ROWS);
+        self.line = self.count * raster.stride() + SLACK;
+        self.lines
+            .resize(from.len() / raster.plane() * BAND.len() * self.line, 0.0);
+        Arch::new().dispatch(TransformGradient {
             bands: self,
             raster,
             from,
@@ -108,6 +175,50 @@ impl WithSimd for Transform<'_> {
                     lines[3][p] = fine + coarse;
                     lines[4][p] = fine - coarse;
                     lines[5][p] = 4.0 * d[1] - 5.0 * d[3] + d[5];
+                }
+            }
+            for line in &mut lines {
+                line[self.bands.count * stride..].fill(0.0);
+            }
+        }
+    }
+}
+
+struct TransformGradient<'a> {
+    bands: &'a mut Bands,
+    raster: Raster,
+    from: &'a [f32],
+}
+
+impl WithSimd for TransformGradient<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _simd: S) {
+        let (raster, line, stride) = (self.raster, self.bands.line, self.raster.stride());
+        let channels = self.bands.lines.chunks_exact_mut(BAND.len() * line);
+        for (from, lines) in self.from.chunks_exact(raster.plane()).zip(channels) {
+            let mut lines = lines.chunks_exact_mut(line);
+            let mut lines: [&mut [f32]; 6] =
+                std::array::from_fn(|_| lines.next().unwrap_or_default());
+            for band in 0..self.bands.count {
+                // With the border behind a row, which is zero as all below the plane.
+                let row = |j: usize| match ROWS * band + j {
+                    y if y < raster.height => &from[raster.origin() + y * stride..][..stride],
+                    _ => &from[..stride],
+                };
+                let g: [&[f32]; ROWS] = std::array::from_fn(row);
+                let lines = lines.each_mut().map(|l| &mut l[band * stride..][..stride]);
+                for p in 0..stride {
+                    let g: [f32; ROWS] = std::array::from_fn(|j| g[j][p]);
+                    let [even, odd] = [g[0] + g[2], g[1] + g[3]];
+                    let [fine, coarse] = [g[0] + 4.0 * g[2], 2.0 * g[1] + 8.0 * g[3]];
+                    lines[0][p] = g[0];
+                    lines[1][p] = even + odd;
+                    lines[2][p] = even - odd;
+                    lines[3][p] = fine + coarse;
+                    lines[4][p] = fine - coarse;
+                    lines[5][p] = g[3];
                 }
             }
             for line in &mut lines {

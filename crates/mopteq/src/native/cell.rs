@@ -129,6 +129,8 @@ impl Recipe {
 pub(crate) struct Kernels {
     pub(crate) forward: Packed,
     pub(crate) transposed: Packed,
+    /// Whether all weights are: then they map zero to zero.
+    pub(crate) finite: bool,
 }
 
 /// What is done with v = z - step dG/dz.
@@ -206,8 +208,15 @@ impl Sample<'_> {
         for (i, kernels) in self.kernels.iter().enumerate() {
             let raster = Raster::new(self.sizes[i], kernels.forward.size);
             let Scratch { z, a, t, .. } = scratch;
-            raster.enter(self.z[i], z);
-            kernels.forward.convolve(raster, z, a);
+            // Solves start at zero, where there is nothing to convolve.
+            let zero = kernels.finite && self.z[i].iter().all(|z| *z == 0.0);
+            if zero {
+                a.clear();
+                a.resize(kernels.forward.channels_out() * raster.plane(), 0.0);
+            } else {
+                raster.enter(self.z[i], z);
+                kernels.forward.convolve(raster, z, a);
+            }
             let middle = match (self.job, recipe.activation()) {
                 (Job::Step(c, _), Some(activation)) => Middle::Activate(activation, c[i]),
                 (Job::Slopes(c), Some(activation)) => Middle::Slope(activation, c[i]),
@@ -222,7 +231,12 @@ impl Sample<'_> {
                 raster.leave(a, out[i]);
                 continue;
             }
-            kernels.transposed.convolve(raster, a, t);
+            if zero && !matches!(middle, Middle::Activate(..)) {
+                t.clear();
+                t.resize(kernels.transposed.channels_out() * raster.plane(), 0.0);
+            } else {
+                kernels.transposed.convolve(raster, a, t);
+            }
             let sign = if recipe.activation().is_some() {
                 -1.0
             } else {

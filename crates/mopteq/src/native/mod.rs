@@ -247,6 +247,7 @@ impl Folded {
             Some(Kernels {
                 forward: Packed::new(weights.elements(), shape),
                 transposed: Packed::transposed(weights.elements(), shape),
+                finite: weights.elements().iter().all(|w| w.is_finite()),
             })
         };
         let all = || kernels.iter().map(fold).collect();

@@ -365,13 +365,21 @@ pub(crate) fn add_kernel_gradient(
     g: &[f32],
     sum: &mut [f32],
 ) {
+    let channels = [x, g].map(|planes| planes.len() / samples.max(1) / raster.plane());
+    let banded = raster.border == 1 && raster.width >= LEAST_WIDTH;
+    if banded && channels.iter().all(|c| *c >= LEAST_CHANNELS) {
+        return bands::add_kernel_gradient(raster, samples, x, g, sum);
+    }
     // As many samples at once as the first-level cache holds: adding up a vector at the end costs
     // as much as a small plane.
     let group = (PIXELS_AT_ONCE / raster.span().max(1)).clamp(1, samples.max(1));
-    let [from, to] = [x, g].map(|planes| planes.len() / samples.max(1));
+    let [from, to] = channels.map(|c| c * raster.plane());
+    let offsets: Vec<_> = raster.taps().map(|tap| (tap, raster.origin())).collect();
     for (x, g) in x.chunks(group * from).zip(g.chunks(group * to)) {
-        Arch::new().dispatch(KernelGradient {
-            raster,
+        Arch::new().dispatch(Correlate {
+            plane: raster.plane(),
+            length: raster.span(),
+            offsets: &offsets,
             x: Planes {
                 of: x,
                 sample: from,
@@ -384,20 +392,27 @@ pub(crate) fn add_kernel_gradient(
 
 /// Planes of several samples.
 #[derive(Clone, Copy)]
-struct Planes<'a> {
-    of: &'a [f32],
+pub(super) struct Planes<'a> {
+    pub(super) of: &'a [f32],
     /// Length of a sample.
-    sample: usize,
+    pub(super) sample: usize,
 }
 
-struct KernelGradient<'a> {
-    raster: Raster,
-    x: Planes<'a>,
-    g: Planes<'a>,
-    sum: &'a mut [f32],
+/// Adds to `sum`, `[channel of g][channel of x][offset]`, the inner products of the planes of x and
+/// of g from the offsets on, over all samples.
+pub(super) struct Correlate<'a> {
+    /// From one channel to the next.
+    pub(super) plane: usize,
+    /// Past this length, g is zero.
+    pub(super) length: usize,
+    /// In x and in g.
+    pub(super) offsets: &'a [(usize, usize)],
+    pub(super) x: Planes<'a>,
+    pub(super) g: Planes<'a>,
+    pub(super) sum: &'a mut [f32],
 }
 
-impl WithSimd for KernelGradient<'_> {
+impl WithSimd for Correlate<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -410,41 +425,47 @@ impl WithSimd for KernelGradient<'_> {
     }
 }
 
-impl KernelGradient<'_> {
+impl Correlate<'_> {
     #[inline(always)]
     fn blocks<S: Simd, const OUT: usize>(self, simd: S) {
-        let Self { raster, x, g, sum } = self;
-        let plane = raster.plane();
+        let Self {
+            plane,
+            length,
+            offsets,
+            x,
+            g,
+            sum,
+        } = self;
         let (channels_in, channels_out) = (x.sample / plane, g.sample / plane);
-        let taps: Vec<usize> = raster.taps().collect();
+        let size = [plane, length];
         let mut o = 0;
         while o < channels_out {
             let wide = o + OUT <= channels_out;
             for i in (0..channels_in).step_by(2) {
-                for (t, tap) in taps.iter().enumerate() {
-                    let at = |o: usize, i: usize| (o * channels_in + i) * taps.len() + t;
-                    let (x, g) = ((x, i * plane + tap), (g, o * plane + raster.origin()));
+                for (t, (from, to)) in offsets.iter().enumerate() {
+                    let at = |o: usize, i: usize| (o * channels_in + i) * offsets.len() + t;
+                    let (x, g) = ((x, i * plane + from), (g, o * plane + to));
                     match (wide, i + 1 < channels_in) {
                         (true, true) => {
-                            let dots = dots::<S, OUT, 2>(simd, raster, x, g);
+                            let dots = dots::<S, OUT, 2>(simd, size, x, g);
                             for (k, dots) in dots.into_iter().enumerate() {
                                 sum[at(o + k, i)] += dots[0];
                                 sum[at(o + k, i + 1)] += dots[1];
                             }
                         }
                         (true, false) => {
-                            let dots = dots::<S, OUT, 1>(simd, raster, x, g);
+                            let dots = dots::<S, OUT, 1>(simd, size, x, g);
                             for (k, dots) in dots.into_iter().enumerate() {
                                 sum[at(o + k, i)] += dots[0];
                             }
                         }
                         (false, true) => {
-                            let [dots] = dots::<S, 1, 2>(simd, raster, x, g);
+                            let [dots] = dots::<S, 1, 2>(simd, size, x, g);
                             sum[at(o, i)] += dots[0];
                             sum[at(o, i + 1)] += dots[1];
                         }
                         (false, false) => {
-                            let [[dot]] = dots::<S, 1, 1>(simd, raster, x, g);
+                            let [[dot]] = dots::<S, 1, 1>(simd, size, x, g);
                             sum[at(o, i)] += dot;
                         }
                     }
@@ -459,13 +480,12 @@ impl KernelGradient<'_> {
 #[inline(always)]
 fn dots<S: Simd, const OUT: usize, const IN: usize>(
     simd: S,
-    raster: Raster,
+    [plane, length]: [usize; 2],
     (x, from): (Planes<'_>, usize),
     (g, to): (Planes<'_>, usize),
 ) -> [[f32; IN]; OUT] {
-    let (plane, lanes) = (raster.plane(), S::F32_LANES);
-    // Past the span g is zero.
-    let length = raster.span().next_multiple_of(lanes);
+    let lanes = S::F32_LANES;
+    let length = length.next_multiple_of(lanes);
     let mut sums = [[simd.splat_f32s(0.0); IN]; OUT];
     let samples = x.of.chunks_exact(x.sample).zip(g.of.chunks_exact(g.sample));
     for (x, g) in samples {

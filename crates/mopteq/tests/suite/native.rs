@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use burn::module::Module;
 use burn::tensor::{DType, Tensor};
 use burn_deq::{FixedPointMap, Jacobian, Status};
 use mopteq::{
@@ -11,7 +12,9 @@ use mopteq::{
 };
 use proptest::prelude::*;
 
-use crate::support::{Numbers, cast, flat, gradients_of, leaves, randomised, relative, values};
+use crate::support::{
+    Numbers, cast, flat, gradients_of, leaves, parameter_gradients, randomised, relative, values,
+};
 
 /// Sizes and kinds of a random objective.
 #[derive(Clone, Debug)]
@@ -231,16 +234,56 @@ fn large_convolutions_are_those_of_the_portable_path() {
             let mut numbers = Numbers::new(11);
             let z: Tensor<4> = numbers.tensor([batch, channels, h, w], dtype);
             let kernel: Tensor<4> = numbers.tensor([out, channels, 3, 3], dtype);
-            let x = Context::new(vec![kernel], Branches::new());
-            let y = x.w(&vec![z]).remove(0);
-            let back = x.w_transposed(&vec![y.clone()]).remove(0);
-            [values(y), values(back)]
+            let u: Tensor<4> = numbers.tensor([batch, out, h, w], dtype);
+            let [z, kernel] = [z, kernel].map(|t| t.autodiff().require_grad());
+            let x = Context::new(vec![kernel.clone()], Branches::new());
+            let y = x.w(&vec![z.clone()]).remove(0);
+            let plain = Context::new(vec![kernel.clone().without_autodiff()], Branches::new());
+            let back = plain
+                .w_transposed(&vec![y.clone().without_autodiff()])
+                .remove(0);
+            let gradients = (y.clone() * u.autodiff()).sum().backward();
+            let [dz, dk] = [z, kernel].map(|t| values(t.grad(&gradients).unwrap()));
+            [values(y), values(back), dz, dk]
         };
         for (native, portable) in run(DType::F32).iter().zip(run(DType::F64)) {
             let scale = portable.iter().fold(0.0, |m: f64, v| m.max(v.abs()));
             let errors = native.iter().zip(&portable).map(|(n, p)| (n - p).abs());
             let error = errors.fold(0.0, f64::max) / scale;
             assert!(error <= 1e-5, "{channels} {out} {h} x {w}: {error:.1e}");
+        }
+    }
+}
+
+/// Stem, batch norm, pools and injections of a training step, and after it those of inference on the
+/// running statistics. In f32, sums of a hundred thousand pixels one by one would be off by more.
+#[test]
+fn injections_and_their_gradients_are_those_of_the_portable_path() {
+    for (batch, side, offset) in [(3, 12, 0.0), (1, 8, 2.0), (24, 64, 3.0)] {
+        let run = |dtype| {
+            let config = MOptEqsConfig::small(2, 1, [side; 2])
+                .with_channels(3)
+                .with_hidden(2);
+            let model = config.init(&burn::tensor::Device::flex()).unwrap();
+            let model = cast(randomised(model, DType::F64, 0.5), dtype).train();
+            let mut numbers = Numbers::new(side as u64);
+            let images: Tensor<4> = numbers.tensor([batch, 1, side, side], dtype) + offset;
+            let x = model.context(images.clone().autodiff());
+            let parts = x.injection().iter().map(|c| {
+                let weights: Tensor<4> = numbers.tensor(c.dims(), dtype) + 0.5;
+                (c.clone() * weights.autodiff()).sum()
+            });
+            let loss = parts.reduce(|a, b| a + b).unwrap();
+            let mut results = parameter_gradients(&model, &loss.backward());
+            results.push(flat(x.injection()));
+            results.push(flat(model.valid().context(images).injection()));
+            results
+        };
+        let (native, exact) = (run(DType::F32), run(DType::F64));
+        assert_eq!(native.len(), exact.len());
+        for (k, (native, exact)) in native.iter().zip(&exact).enumerate() {
+            let error = relative(native, exact);
+            assert!(error <= 3e-6, "{k} of {batch} x {side}: {error:.1e}");
         }
     }
 }
