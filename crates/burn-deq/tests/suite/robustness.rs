@@ -5,9 +5,13 @@ use std::time::Duration;
 
 use burn::module::Module;
 use burn::tensor::{DType, Device, Tensor};
-use burn_deq::{EquilibriumConfig, Freezing, Report, Solver, Status};
+use burn_deq::{
+    Declared, EquilibriumConfig, Freezing, Gradient, LinearSolver, Report, Solver, Status,
+    Structure,
+};
 use proptest::prelude::*;
 
+use crate::problems::Place;
 use crate::support::{Numbers, Tanh, f64_tensor, values};
 
 /// z = slope * tanh(z) + offset, with one slope and offset a sample, in x = (slope, offset).
@@ -29,12 +33,20 @@ fn run_with(
     width: usize,
     freezing: Freezing,
 ) -> (Vec<Vec<f64>>, Report) {
+    run_on(&Place::flex(), solver, [slopes, offsets], width, freezing)
+}
+
+fn run_on(
+    place: &Place,
+    solver: Solver,
+    [slopes, offsets]: [&[f64]; 2],
+    width: usize,
+    freezing: Freezing,
+) -> (Vec<Vec<f64>>, Report) {
     let b = slopes.len();
-    let x = (
-        f64_tensor(slopes.to_vec(), [b, 1]),
-        f64_tensor(offsets.to_vec(), [b, 1]),
-    );
-    let start = Numbers::new(1).tensor([1, width], 1.0).repeat_dim(0, b);
+    let x = (place.tensor(slopes, [b, 1]), place.tensor(offsets, [b, 1]));
+    let start = Numbers::new(1).vec(width).repeat(b);
+    let start = place.tensor(&start, [b, width]);
     let out = EquilibriumConfig::new()
         .with_forward(solver)
         .with_freezing(freezing)
@@ -106,27 +118,43 @@ fn a_solved_sample_is_returned_bit_for_bit() {
     }
 }
 
+fn type_one(history: usize) -> Solver {
+    let config = burn_deq::AndersonConfig::new().with_history(history);
+    Solver::from(burn_deq::Method::from(
+        config.with_kind(burn_deq::AndersonType::I),
+    ))
+}
+
 #[test]
 fn degenerate_limits_give_a_typed_status() {
-    let type_one = |m| {
-        let config = burn_deq::AndersonConfig::new().with_history(m);
-        Solver::from(burn_deq::Method::from(
-            config.with_kind(burn_deq::AndersonType::I),
-        ))
+    check_degenerate_limits(
+        &Place::flex(),
+        &[
+            Solver::plain(),
+            Solver::anderson(6),
+            Solver::anderson(1),
+            Solver::anderson(0),
+            type_one(6),
+            type_one(1),
+            Solver::broyden(20),
+            Solver::broyden(1),
+            Solver::broyden(0),
+        ],
+    );
+    for solver in [Solver::anderson(50), Solver::broyden(50), type_one(50)] {
+        let (_, report) = run(solver.with_max_steps(20), &[0.9], &[0.3], 3);
+        assert!(report.all_converged(), "{report:?}");
+    }
+}
+
+/// Also what the wgpu tests run.
+pub fn check_degenerate_limits(place: &Place, solvers: &[Solver]) {
+    let run = |solver: Solver, slopes: &[f64], offsets: &[f64]| {
+        run_on(place, solver, [slopes, offsets], 3, Freezing::Off)
     };
-    for solver in [
-        Solver::plain(),
-        Solver::anderson(6),
-        Solver::anderson(1),
-        Solver::anderson(0),
-        type_one(6),
-        type_one(1),
-        Solver::broyden(20),
-        Solver::broyden(1),
-        Solver::broyden(0),
-    ] {
+    for solver in solvers {
         for limit in [0, 1, 2] {
-            let (rows, report) = run(solver.clone().with_max_steps(limit), &[0.9], &[0.3], 3);
+            let (rows, report) = run(solver.clone().with_max_steps(limit), &[0.9], &[0.3]);
             assert_eq!(report.status, [Status::StepLimit]);
             assert_eq!(report.evaluations, limit);
             assert!(rows[0].iter().all(|v| v.is_finite()));
@@ -137,17 +165,17 @@ fn degenerate_limits_give_a_typed_status() {
             .with_relative(0.0)
             .with_absolute(0.0)
             .with_max_steps(1000);
-        let (_, report) = run(zero, &[0.5], &[0.3], 3);
+        let (_, report) = run(zero, &[0.5], &[0.3]);
         assert!(
             matches!(report.status[0], Status::Converged | Status::Stalled),
             "{report:?}"
         );
-        assert!(report.residual[0] < 1e-12);
+        assert!(report.residual[0] < place.floor.max(1e-12));
         // Empty batch; batch of one; identity; zero map; history beyond the step limit.
-        let (rows, report) = run(solver.clone(), &[], &[], 3);
+        let (rows, report) = run(solver.clone(), &[], &[]);
         assert!(rows.is_empty() && report.status.is_empty() && report.evaluations == 0);
         let deq = EquilibriumConfig::new().with_forward(solver.clone()).init();
-        let z0 = Numbers::new(2).tensor([2, 3], 1.0);
+        let z0 = place.tensor(&Numbers::new(2).vec(6), [2, 3]);
         let identity = deq.solve_map(&|z: Tensor<2>, ()| z, (), z0.clone());
         assert!(identity.forward.all_converged());
         assert_eq!(values(identity.state), values(z0.clone()));
@@ -162,43 +190,46 @@ fn degenerate_limits_give_a_typed_status() {
         );
         assert!(flat.forward.all_converged());
         // A state without elements, and a start that is not finite.
-        let empty = Tensor::<2>::zeros([2, 0], (&Device::flex(), DType::F64));
+        let empty = place.tensor(&[], [2, 0]);
         assert!(
             deq.solve_map(&|z: Tensor<2>, ()| z, (), empty)
                 .forward
                 .all_converged()
         );
-        let nan = f64_tensor(vec![f64::NAN], [1, 1]);
+        let nan = place.tensor(&[f64::NAN], [1, 1]);
         let report = deq.solve_map(&|z: Tensor<2>, ()| z.cos(), (), nan).forward;
         assert_eq!(report.status, [Status::NotFinite]);
-    }
-    for solver in [Solver::anderson(50), Solver::broyden(50), type_one(50)] {
-        let (_, report) = run(solver.with_max_steps(20), &[0.9], &[0.3], 3);
-        assert!(report.all_converged(), "{report:?}");
     }
 }
 
 /// The same for the backward solve, by every linear method.
 #[test]
 fn degenerate_backward_solves_give_a_typed_status() {
-    use burn_deq::{Declared, Gradient, LinearSolver, Structure};
-    for solver in [
-        LinearSolver::conjugate_gradients(),
-        LinearSolver::minres(),
-        Solver::plain().into(),
-        Solver::anderson(6).into(),
-        Solver::broyden(20).into(),
-    ] {
+    check_degenerate_backward_solves(
+        &Place::flex(),
+        &[
+            LinearSolver::conjugate_gradients(),
+            LinearSolver::minres(),
+            Solver::plain().into(),
+            Solver::anderson(6).into(),
+            Solver::broyden(20).into(),
+        ],
+    );
+}
+
+/// Also what the wgpu tests run.
+pub fn check_degenerate_backward_solves(place: &Place, solvers: &[LinearSolver]) {
+    for solver in solvers {
         // Zero map, identity map (I - J = 0), a slope of 1.
         for (slope, solvable) in [(0.0, true), (1.0, false), (0.5, true)] {
             for (batch, limit) in [(0, 50), (1, 0), (1, 1), (1, 2), (2, 50)] {
                 let map = Declared::new(move |z: Tensor<2>, x: Tensor<2>| z * slope + x)
                     .with_structure(Structure::SymmetricPositiveDefinite);
                 let deq = EquilibriumConfig::new()
-                    .with_forward(Solver::plain().with_relative(1e-10))
+                    .with_forward(Solver::plain().with_relative(place.floor.max(1e-10)))
                     .with_gradient(Gradient::implicit(solver.clone().with_max_steps(limit)))
                     .init();
-                let x = f64_tensor(vec![0.1; 3 * batch], [batch, 3]);
+                let x = place.tensor(&vec![0.1; 3 * batch], [batch, 3]);
                 let x = x.autodiff().require_grad();
                 let out = deq.solve_map(&map, x.clone(), x.clone().inner());
                 let gradients = out.state.sum().backward();

@@ -3,7 +3,7 @@
 
 use burn::module::Module;
 use burn::tensor::{DType, Device, Tensor};
-use burn_deq::{EquilibriumConfig, Solver};
+use burn_deq::{EquilibriumConfig, LinearSolver, Solver};
 
 use crate::problems::Place;
 use crate::support::{Numbers, Tanh, relative_error};
@@ -32,6 +32,19 @@ fn wgpu_solves_the_catalogue() {
 fn wgpu_krylov_solvers_agree() {
     crate::solvers::check_krylov(&place(), |name| all() || name == "slow affine");
     crate::jacobian::check_masked_adjoint(&place());
+}
+
+#[test]
+#[ignore = "needs a Vulkan driver; .ci/run runs it by name on Mesa's software Vulkan"]
+fn wgpu_survives_degenerate_settings() {
+    let mut solvers = vec![Solver::anderson(6)];
+    let mut linear = vec![LinearSolver::conjugate_gradients()];
+    if all() {
+        solvers.extend([Solver::plain(), Solver::anderson(1), Solver::broyden(20)]);
+        linear.extend([LinearSolver::minres(), Solver::broyden(20).into()]);
+    }
+    crate::robustness::check_degenerate_limits(&place(), &solvers);
+    crate::robustness::check_degenerate_backward_solves(&place(), &linear);
 }
 
 #[test]
