@@ -75,6 +75,18 @@ fn a_trained_run_evaluates_and_predicts_what_its_summary_says() {
         let alone = predictor.classify(std::slice::from_ref(picture)).unwrap();
         assert!(difference(&alone[0], ranked) < 1e-4);
     }
+
+    // What was loaded does not need its file any more.
+    let cpu = select(DeviceChoice::CPU).unwrap();
+    let kept = Predictor::load(&run, Which::Last, cpu, None).unwrap();
+    drop(folder);
+    let again = kept.classify(&pictures).unwrap();
+    assert!(
+        again
+            .iter()
+            .zip(&together)
+            .all(|(a, b)| difference(a, b) == 0.0)
+    );
 }
 
 /// Largest difference between the probabilities of a class.

@@ -267,7 +267,7 @@ fn load_module(file: PathBuf, model: Classifier) -> Result<Classifier, RunError>
         let record = ModuleRecord::load(&file).map_err(|error| error.to_string())?;
         model
             .try_load_record(record)
-            .map(Classifier::materialised)
+            .map(|model| model.materialised().in_memory())
             .map_err(|error| error.to_string())
     };
     let result = crash::catch(load).unwrap_or_else(|crash| Err(crash.message));

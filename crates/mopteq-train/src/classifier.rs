@@ -50,6 +50,28 @@ impl Classifier {
         self
     }
 
+    /// With all parameters in memory. What Burn loads stays in its file until it is first computed
+    /// with, and by then the file may be gone.
+    pub fn in_memory(self) -> Self {
+        struct Copy;
+        impl burn::module::ModuleMapper for Copy {
+            fn map_float<const D: usize>(
+                &mut self,
+                param: burn::module::Param<Tensor<D>>,
+            ) -> burn::module::Param<Tensor<D>> {
+                param.map(|t| {
+                    let (options, tracked) = ((t.device(), t.dtype()), t.is_require_grad());
+                    let data = t.without_autodiff().into_data();
+                    let bytes = data.as_bytes().to_vec();
+                    let data =
+                        TensorData::from_bytes_vec(bytes, data.shape().clone(), data.dtype());
+                    Tensor::from_data(data, (&options.0, options.1)).set_require_grad(tracked)
+                })
+            }
+        }
+        self.map(&mut Copy)
+    }
+
     /// Logits `[batch, classes]` of normalised pictures, and how the forward solve went.
     pub fn infer(&self, images: Tensor<4>) -> (Tensor<2>, Option<SolveStats>) {
         let prediction = self.model.forward(images);
