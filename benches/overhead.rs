@@ -8,9 +8,8 @@
 )]
 #![allow(clippy::print_stdout, reason = "a benchmark talks to its user")]
 
-use std::cell::RefCell;
 use std::hint::black_box;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use burn::tensor::{Device, Distribution, Tensor};
 use burn_deq::{
@@ -48,46 +47,46 @@ fn exhausting(method: impl Into<Method>) -> Solver {
     solver
 }
 
-/// Runs the cases in turn, so that all see the same machine, and prints the ratios of the fastest
-/// runs to that of the first case.
+/// Rounds in which every case runs once.
+const ROUNDS: usize = 60;
+
+/// Prints what each case costs in units of the first one: the median over the rounds of its time
+/// divided by that of the first case, which runs right before it. Criterion measures the cases one
+/// after the other, and a machine's speed may change in between; both figures are there.
 fn in_turn(c: &mut Criterion, group: &str, cases: &[(&str, Box<dyn Fn()>)]) {
-    let fastest = RefCell::new(vec![Duration::MAX; cases.len()]);
-    for _ in 0..3 {
-        for (k, (_, run)) in cases.iter().enumerate() {
-            for _ in 0..5 {
-                let clock = Instant::now();
-                run();
-                let best = &mut fastest.borrow_mut()[k];
-                *best = (*best).min(clock.elapsed());
+    let time = |run: &dyn Fn()| {
+        let clock = Instant::now();
+        run();
+        clock.elapsed().as_secs_f64()
+    };
+    let bare = &cases[0].1;
+    let mut measured = vec![Vec::new(); cases.len()];
+    for round in 0..=ROUNDS {
+        for ((_, run), measured) in cases.iter().zip(&mut measured) {
+            let (first, own) = (time(bare), time(run));
+            // The first round warms up.
+            if round > 0 {
+                measured.push((own / first, own));
             }
         }
     }
-    let mut group_of = c.benchmark_group(group);
-    for (k, (name, run)) in cases.iter().enumerate() {
-        group_of.bench_function(*name, |b| {
-            b.iter_custom(|n| {
-                let mut total = Duration::ZERO;
-                for _ in 0..n {
-                    let clock = Instant::now();
-                    run();
-                    let time = clock.elapsed();
-                    let best = &mut fastest.borrow_mut()[k];
-                    *best = (*best).min(time);
-                    total += time;
-                }
-                total
-            });
-        });
-    }
-    group_of.finish();
-    let fastest = fastest.into_inner();
-    for (k, (name, _)) in cases.iter().enumerate() {
-        let ratio = fastest[k].as_secs_f64() / fastest[0].as_secs_f64();
+    for ((name, _), measured) in cases.iter().zip(&mut measured) {
+        let quartiles = |of: fn(&(f64, f64)) -> f64| {
+            let mut all: Vec<f64> = measured.iter().map(of).collect();
+            all.sort_by(f64::total_cmp);
+            [1, 2, 3].map(|q| all[q * ROUNDS / 4])
+        };
+        let ([low, ratio, high], [_, own, _]) = (quartiles(|m| m.0), quartiles(|m| m.1));
         println!(
-            "{group} | {name:30} | fastest {:9.3?} | x {ratio:.3}",
-            fastest[k]
+            "{group} | {name:22} | {:7.2} ms | x {ratio:.3} (quartiles {low:.3} to {high:.3})",
+            own * 1e3
         );
     }
+    let mut group = c.benchmark_group(group);
+    for (name, run) in cases {
+        group.bench_function(*name, |b| b.iter(run));
+    }
+    group.finish();
 }
 
 fn overhead(c: &mut Criterion) {

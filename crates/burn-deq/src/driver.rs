@@ -66,8 +66,8 @@ pub(crate) struct Observation {
     pub(crate) state: Tensor<2>,
     /// f(z).
     pub(crate) image: Tensor<2>,
-    /// f(z) - z.
-    pub(crate) residual: Tensor<2>,
+    /// f(z) - z, if it has been computed.
+    pub(crate) residual: Option<Tensor<2>>,
     /// Zeros and ones: the elements whose norms count, if not all do.
     pub(crate) within: Option<Tensor<2>>,
     /// |f(z) - z|^2 and |f(z)|^2, `[batch, 2]`, if the solver has them already.
@@ -489,9 +489,12 @@ impl<'r> Run<'r> {
 
 /// The residual and f, as far as their norms count.
 fn counted(observation: &Observation) -> [Tensor<2>; 2] {
-    [&observation.residual, &observation.image].map(|x| match &observation.within {
-        Some(within) => x.clone() * within.clone(),
-        None => x.clone(),
+    let Observation { state, image, .. } = observation;
+    let residual = observation.residual.clone();
+    let residual = residual.unwrap_or_else(|| image.clone() - state.clone());
+    [residual, image.clone()].map(|x| match &observation.within {
+        Some(within) => x * within.clone(),
+        None => x,
     })
 }
 

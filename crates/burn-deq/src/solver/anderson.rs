@@ -19,9 +19,9 @@ use crate::map::Rows;
 pub(crate) struct Anderson {
     config: AndersonConfig,
     z: Tensor<2>,
-    /// f and r at the current iterate, then at the one before.
-    current: Option<[Tensor<2>; 2]>,
-    previous: Option<[Tensor<2>; 2]>,
+    /// The current iterate, then the one before.
+    current: Option<Point>,
+    previous: Option<Point>,
     /// Products of the newest differences, between `observe` and `advance`.
     products: Option<Tensor<2>>,
     history: Option<History>,
@@ -29,6 +29,40 @@ pub(crate) struct Anderson {
     slot: usize,
     observations: usize,
     weights: Weights,
+}
+
+/// An iterate with f there, and r if it has been written down: where the history is on the host,
+/// a pass over the memory costs more than a subtraction.
+struct Point {
+    z: Tensor<2>,
+    f: Tensor<2>,
+    r: Option<Tensor<2>>,
+}
+
+impl Point {
+    fn residual(&self) -> Tensor<2> {
+        let r = self.r.clone();
+        r.unwrap_or_else(|| self.f.clone() - self.z.clone())
+    }
+
+    fn map(self, each: impl Fn(Tensor<2>) -> Tensor<2>) -> Self {
+        Self {
+            z: each(self.z),
+            f: each(self.f),
+            r: self.r.map(each),
+        }
+    }
+
+    /// `other` in these rows.
+    fn replaced(self, rows: &Tensor<2, Bool>, other: Self) -> Self {
+        let wide = rows.clone().expand(self.f.dims());
+        let pick = |own: Tensor<2>, other| own.mask_where(wide.clone(), other);
+        Self {
+            z: pick(self.z, other.z),
+            f: pick(self.f, other.f),
+            r: self.r.zip(other.r).map(|(own, other)| pick(own, other)),
+        }
+    }
 }
 
 /// Differences of f and r.
@@ -62,12 +96,14 @@ impl Anderson {
     }
 
     /// Stores the newest differences and returns their products `[batch, columns * m]`.
-    fn remember(&mut self, [f, r]: [&Tensor<2>; 2], [f0, r0]: [&Tensor<2>; 2]) -> Tensor<2> {
+    fn remember(&mut self, now: &Point, before: &Point) -> Tensor<2> {
         let m = self.config.history;
+        let (f, f0) = (&now.f, &before.f);
+        let (r, r0) = (&now.residual(), before.residual());
         self.slot = (self.observations - 2) % m;
         let history = self.history.get_or_insert_with(|| History::new(f, m));
         let new_df = f.clone() - f0.clone();
-        let new_dr = r.clone() - r0.clone();
+        let new_dr = r.clone() - r0;
         history.df.store(self.slot, new_df.clone());
         history.dr.store(self.slot, new_dr.clone());
         let products = match self.config.kind {
@@ -96,14 +132,18 @@ impl Anderson {
         if self.previous.is_some() {
             self.slot = (self.observations - 2) % m;
         }
-        let before = self.previous.as_ref().map(|[f0, r0]| [f0, r0]);
+        let before = self.previous.as_ref().map(|p| [&p.z, &p.f]);
         let look = HostRing::look([df, dr], [&self.z, image], before, self.slot);
         self.products = look.products;
-        self.current = Some([image.clone(), look.residual.clone()]);
+        self.current = Some(Point {
+            z: self.z.clone(),
+            f: image.clone(),
+            r: None,
+        });
         Some(Observation {
             state: self.z.clone(),
             image: image.clone(),
-            residual: look.residual,
+            residual: None,
             within: None,
             squares: Some(look.squares),
             extra: self.products.clone(),
@@ -114,7 +154,7 @@ impl Anderson {
     /// back, `None` if there are none.
     fn decide(
         &mut self,
-        r: &Tensor<2>,
+        now: &Point,
         scalars: Option<&Scalars>,
     ) -> (Option<Tensor<2>>, Option<Tensor<2, Bool>>) {
         let m = self.config.history;
@@ -123,10 +163,10 @@ impl Anderson {
         if matches!(self.weights, Weights::Unset) {
             self.weights = match scalars {
                 Some(_) => {
-                    let one = HostWeights::new(&self.config, r.dtype());
-                    Weights::Host(vec![one; r.dims()[0]])
+                    let one = HostWeights::new(&self.config, now.f.dtype());
+                    Weights::Host(vec![one; now.f.dims()[0]])
                 }
-                None => Weights::Device(Box::new(DeviceWeights::new(&self.config, r))),
+                None => Weights::Device(Box::new(DeviceWeights::new(&self.config, &now.f))),
             };
         }
         if let Some(every) = self.config.restart
@@ -148,12 +188,12 @@ impl Anderson {
                     .collect();
                 let gamma = weights.iter().any(|w| *w != 0.0).then(|| {
                     let data = TensorData::new(weights, [back.len(), m]);
-                    Tensor::from_data(data, (&r.device(), r.dtype()))
+                    Tensor::from_data(data, (&now.f.device(), now.f.dtype()))
                 });
-                (gamma, back.contains(&true).then(|| mask(&back, r)))
+                (gamma, back.contains(&true).then(|| mask(&back, &now.f)))
             }
             (Weights::Device(device), _) => {
-                let rr = square_norm(r.clone());
+                let rr = square_norm(now.residual());
                 let decision = device.update(rr, products, self.slot, safeguard, accelerate);
                 (Some(decision.gamma), Some(decision.back))
             }
@@ -172,15 +212,20 @@ impl Iteration for Anderson {
             return observation;
         }
         let residual = image.clone() - self.z.clone();
-        if let Some([f0, r0]) = self.previous.take() {
-            self.products = Some(self.remember([&image, &residual], [&f0, &r0]));
-            self.previous = Some([f0, r0]);
+        let now = Point {
+            z: self.z.clone(),
+            f: image.clone(),
+            r: Some(residual.clone()),
+        };
+        if let Some(before) = self.previous.take() {
+            self.products = Some(self.remember(&now, &before));
+            self.previous = Some(before);
         }
-        self.current = Some([image.clone(), residual.clone()]);
+        self.current = Some(now);
         Observation {
             state: self.z.clone(),
             image,
-            residual,
+            residual: Some(residual),
             within: None,
             squares: None,
             extra: self.products.clone(),
@@ -188,25 +233,23 @@ impl Iteration for Anderson {
     }
 
     fn advance(&mut self, _map: &mut Operator<'_>, scalars: Option<&Scalars>) {
-        let Some([mut f, mut r]) = self.current.take() else {
+        let Some(mut now) = self.current.take() else {
             return;
         };
-        let (gamma, back) = self.decide(&r, scalars);
+        let (gamma, back) = self.decide(&now, scalars);
         let before = self.previous.take();
-        if let (Some(back), Some([f0, r0])) = (back, before) {
+        if let (Some(back), Some(before)) = (back, before) {
             // The point before takes the place of the one that was worse.
             if let Some(History { df, dr }) = &mut self.history {
                 df.clean(self.slot, &back);
                 dr.clean(self.slot, &back);
             }
-            let wide = back.expand(f.dims());
-            f = f.mask_where(wide.clone(), f0);
-            r = r.mask_where(wide, r0);
+            now = now.replaced(&back, before);
         }
         let damping = self.config.damping;
-        let mut next = f.clone();
+        let mut next = now.f.clone();
         if damping != 1.0 {
-            next = next - r.clone() * (1.0 - damping);
+            next = next - now.residual() * (1.0 - damping);
         }
         if let (Some(history), Some(gamma)) = (&self.history, gamma) {
             next = history.df.less(next, gamma.clone());
@@ -214,15 +257,15 @@ impl Iteration for Anderson {
                 next = history.dr.less(next, gamma * (damping - 1.0));
             }
         }
-        self.previous = Some([f, r]);
+        self.previous = Some(now);
         self.z = next;
     }
 
     fn keep(&mut self, rows: &Rows) {
-        let both = |pair: Option<[Tensor<2>; 2]>| pair.map(|p| p.map(|t| rows.of(t)));
+        let of = |point: Option<Point>| point.map(|p| p.map(|t| rows.of(t)));
         self.z = rows.of(self.z.clone());
-        self.current = both(self.current.take());
-        self.previous = both(self.previous.take());
+        self.current = of(self.current.take());
+        self.previous = of(self.previous.take());
         self.products = self.products.take().map(|t| rows.of(t));
         if let Some(History { df, dr }) = &mut self.history {
             df.keep(rows);

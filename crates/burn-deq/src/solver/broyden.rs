@@ -100,7 +100,7 @@ impl Iteration for Broyden {
         Observation {
             state: self.z.clone(),
             image,
-            residual,
+            residual: Some(residual),
             within: None,
             squares: None,
             extra: None,

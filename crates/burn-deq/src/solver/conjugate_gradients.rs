@@ -74,7 +74,7 @@ impl Iteration for ConjugateGradients {
         Observation {
             state: self.u.clone(),
             image,
-            residual: r.clone(),
+            residual: Some(r.clone()),
             within: within.clone(),
             squares,
             extra: None,
@@ -133,7 +133,7 @@ mod on_host {
     use pulp::{Arch, Simd, WithSimd};
     use rayon::prelude::*;
 
-    use super::super::host::{BLOCK, Floats, Real, WORTH_SPREADING};
+    use super::super::host::{BLOCK, Floats, Real, worth_spreading};
     use super::Krylov;
 
     /// The step from u, r, p, J p and <r, r>: the new u and the rest; `None` where the host cannot
@@ -194,7 +194,8 @@ mod on_host {
                 squares,
             });
         }
-        if batch > 1 && batch * width >= WORTH_SPREADING {
+        // Four vectors are read and four written.
+        if worth_spreading(batch, 8 * batch * width) {
             rows.into_par_iter()
                 .for_each(|row| Arch::new().dispatch(row));
         } else {

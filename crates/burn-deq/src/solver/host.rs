@@ -11,8 +11,14 @@ use crate::map::Rows;
 
 /// Elements that are worked on at once: some vectors of them fit the first-level cache.
 pub(super) const BLOCK: usize = 1024;
-/// Elements of a sample's slots from which on samples are spread over the cores.
-pub(super) const WORTH_SPREADING: usize = 1 << 16;
+/// Elements read or written from which on samples are spread over the cores.
+const WORTH_SPREADING: usize = 1 << 21;
+
+/// Whether to spread samples, of so many elements altogether, over the cores: for little work it
+/// takes longer to wake other threads and to move the data into their caches.
+pub(super) fn worth_spreading(samples: usize, elements: usize) -> bool {
+    samples > 1 && elements >= WORTH_SPREADING && rayon::current_num_threads() > 1
+}
 
 pub(crate) struct HostRing {
     slots: Slots,
@@ -223,19 +229,32 @@ impl HostRing {
     ) -> Tensor<2> {
         let (width, m) = (self.width, self.capacity);
         let weights: &[T] = weights.elements();
-        let mut sum = match start {
-            Some(x) => x.elements().to_vec(),
-            None => vec![T::default(); self.batch * width],
-        };
-        let each = |(sample, sum): (usize, &mut [T])| {
+        let start = start.map(Floats::elements::<T>);
+        let add = |sample: usize, sum: &mut Vec<T>| {
             let row = sample * width..(sample + 1) * width;
             let weights = &weights[sample * m..(sample + 1) * m];
             let used = weights.iter().zip(slots);
             let used = used.filter(|(weight, _)| **weight != T::default());
             let used: Vec<(T, &[T])> = used.map(|(w, s)| (signed(*w), &s[row.clone()])).collect();
-            Arch::new().dispatch(Combine { used: &used, sum });
+            Arch::new().dispatch(Combine {
+                start: start.map(|x| &x[row]),
+                used: &used,
+                width,
+                sum,
+            });
         };
-        self.side_by_side(&mut sum, width, each);
+        let sum = if worth_spreading(self.batch, self.batch * width * m) {
+            let each = (0..self.batch).into_par_iter().map(|sample| {
+                let mut sum = Vec::with_capacity(width);
+                add(sample, &mut sum);
+                sum
+            });
+            each.collect::<Vec<_>>().concat()
+        } else {
+            let mut sum = Vec::with_capacity(self.batch * width);
+            (0..self.batch).for_each(|sample| add(sample, &mut sum));
+            sum
+        };
         self.tensor(sum, width)
     }
 
@@ -264,7 +283,7 @@ impl HostRing {
     }
 
     /// All that Anderson acceleration wants to know of f at z, in one pass over the memory: see
-    /// [`Look`]. With f0 and r0 of the iterate before, the differences go to a slot of both rings.
+    /// [`Look`]. With z0 and f0 of the iterate before, the differences go to a slot of both rings.
     pub(crate) fn look(
         [df, dr]: [&mut Self; 2],
         [z, f]: [&Tensor<2>; 2],
@@ -297,7 +316,6 @@ impl HostRing {
             Tensor::from_data(data, (&self.device, T::dtype()))
         };
         Look {
-            residual: tensor(seen.residual, shape.width),
             squares: tensor(seen.squares, 2),
             products: products.then(|| tensor(seen.products, shape.columns)),
         }
@@ -311,8 +329,8 @@ impl HostRing {
         each: impl Fn((usize, &mut [T])) + Send + Sync,
     ) {
         let part = part.max(1);
-        let work = self.batch * self.width * self.capacity;
-        if self.batch > 1 && work >= WORTH_SPREADING {
+        let elements = self.batch * self.width * self.capacity;
+        if worth_spreading(self.batch, elements) {
             // Few tasks: what a sample needs is soon done.
             let least = self.batch.div_ceil(2 * rayon::current_num_threads());
             let parts = out.par_chunks_exact_mut(part).with_min_len(least);
@@ -328,10 +346,41 @@ impl HostRing {
     }
 }
 
+/// Inner product of each sample, `[batch, 1]`, in one pass over the memory.
+pub(super) fn inner(x: &Tensor<2>, y: &Tensor<2>) -> Option<Tensor<2>> {
+    if x.dims() != y.dims() || x.dtype() != y.dtype() || x.device() != y.device() {
+        return None;
+    }
+    let [a, b] = [Floats::new(x)?, Floats::new(y)?];
+    Some(match x.dtype() {
+        DType::F64 => inner_of::<f64>(x, [&a, &b]),
+        _ => inner_of::<f32>(x, [&a, &b]),
+    })
+}
+
+fn inner_of<T: Real>(like: &Tensor<2>, [a, b]: [&Floats; 2]) -> Tensor<2> {
+    let [batch, width] = like.dims();
+    let mut products = vec![T::default(); batch];
+    let each = |(sample, product): (usize, &mut T)| {
+        let row = sample * width..(sample + 1) * width;
+        Arch::new().dispatch(Dots {
+            slots: &[&a.elements::<T>()[row.clone()]],
+            x: &[&b.elements::<T>()[row]],
+            products: std::slice::from_mut(product),
+            m: 1,
+        });
+    };
+    if worth_spreading(batch, 2 * batch * width) {
+        products.par_iter_mut().enumerate().for_each(each);
+    } else {
+        products.iter_mut().enumerate().for_each(each);
+    }
+    let data = TensorData::new(products, [batch, 1]);
+    Tensor::from_data(data, (&like.device(), T::dtype()))
+}
+
 /// What [`HostRing::look`] finds.
 pub(crate) struct Look {
-    /// r = f - z.
-    pub(crate) residual: Tensor<2>,
     /// |r|^2 and |f|^2, `[batch, 2]`.
     pub(crate) squares: Tensor<2>,
     /// Products of the differences of r with the newest one, then with r: `[batch, 2 m]`.
@@ -340,7 +389,6 @@ pub(crate) struct Look {
 
 /// The same on the host.
 struct Seen<T> {
-    residual: Vec<T>,
     squares: Vec<T>,
     products: Vec<T>,
 }
@@ -365,7 +413,6 @@ fn look_at<T: Real>(
         columns,
     } = shape;
     let mut seen = Seen {
-        residual: vec![T::default(); batch * width],
         squares: vec![T::default(); 2 * batch],
         products: vec![T::default(); batch * columns],
     };
@@ -382,32 +429,28 @@ fn look_at<T: Real>(
         new
     });
     let (z, f) = (z.elements::<T>(), f.elements::<T>());
-    let before = before.map(|[f0, r0]| [f0.elements::<T>(), r0.elements::<T>()]);
+    let before = before.map(|[z0, f0]| [z0.elements::<T>(), f0.elements::<T>()]);
     let slots: &[Vec<T>] = dr;
-    let each = |sample: usize,
-                residual: &mut [T],
-                squares: &mut [T],
-                products: &mut [T],
-                differences: [&mut [T]; 2]| {
-        let row = sample * width..(sample + 1) * width;
-        let old = before.map(|b| b.map(|x| &x[row.clone()]));
-        let others: Vec<&[T]> = slots
-            .iter()
-            .map(|s| s.get(row.clone()).unwrap_or_default())
-            .collect();
-        let vectors = [&z[row.clone()], &f[row.clone()]];
-        Arch::new().dispatch(LookAtSample {
-            vectors,
-            before: old,
-            others: &others,
-            residual,
-            squares,
-            products,
-            differences,
-            slot,
-        });
-    };
-    let spread = batch > 1 && batch * width * columns >= WORTH_SPREADING;
+    let each =
+        |sample: usize, squares: &mut [T], products: &mut [T], differences: [&mut [T]; 2]| {
+            let row = sample * width..(sample + 1) * width;
+            let old = before.map(|b| b.map(|x| &x[row.clone()]));
+            let others: Vec<&[T]> = slots
+                .iter()
+                .map(|s| s.get(row.clone()).unwrap_or_default())
+                .collect();
+            let vectors = [&z[row.clone()], &f[row.clone()]];
+            Arch::new().dispatch(LookAtSample {
+                vectors,
+                before: old,
+                others: &others,
+                squares,
+                products,
+                differences,
+                slot,
+            });
+        };
+    let spread = worth_spreading(batch, batch * width * columns);
     let least = batch.div_ceil(2 * rayon::current_num_threads());
     let least = if spread { least } else { batch };
     if width == 0 || batch == 0 {
@@ -423,17 +466,17 @@ fn look_at<T: Real>(
         new_dr.resize(batch, T::default());
     }
     let parts = seen
-        .residual
-        .par_chunks_exact_mut(width)
-        .zip(seen.squares.par_chunks_exact_mut(2))
+        .squares
+        .par_chunks_exact_mut(2)
         .zip(seen.products.par_chunks_exact_mut(columns))
         .zip(new_df.par_chunks_exact_mut(differences))
         .zip(new_dr.par_chunks_exact_mut(differences));
-    parts.with_min_len(least).enumerate().for_each(
-        |(sample, ((((residual, squares), products), df), dr))| {
-            each(sample, residual, squares, products, [df, dr]);
-        },
-    );
+    parts
+        .with_min_len(least)
+        .enumerate()
+        .for_each(|(sample, (((squares, products), df), dr))| {
+            each(sample, squares, products, [df, dr]);
+        });
     if before.is_some() {
         df[slot] = new_df;
         dr[slot] = new_dr;
@@ -447,10 +490,10 @@ fn look_at<T: Real>(
 struct LookAtSample<'a, T> {
     /// z and f.
     vectors: [&'a [T]; 2],
+    /// The same of the iterate before.
     before: Option<[&'a [T]; 2]>,
     /// Slots of dR.
     others: &'a [&'a [T]],
-    residual: &'a mut [T],
     squares: &'a mut [T],
     products: &'a mut [T],
     /// The newest of f and r.
@@ -467,17 +510,17 @@ impl<T: Real> WithSimd for LookAtSample<'_, T> {
             vectors: [z, f],
             before,
             others,
-            residual,
             squares,
             products,
             differences: [new_df, new_dr],
             slot,
         } = self;
         let m = products.len() / 2;
+        let mut r = [T::default(); BLOCK];
         for start in (0..z.len()).step_by(BLOCK) {
             let block = start..z.len().min(start + BLOCK);
             let (z, f) = (&z[block.clone()], &f[block.clone()]);
-            let r = &mut residual[block.clone()];
+            let r = &mut r[..block.len()];
             for ((r, z), f) in r.iter_mut().zip(z).zip(f) {
                 *r = *f - *z;
             }
@@ -486,14 +529,16 @@ impl<T: Real> WithSimd for LookAtSample<'_, T> {
             let [ff] = T::dot(simd, f, [f]);
             squares[0] += rr;
             squares[1] += ff;
-            let Some([f0, r0]) = before else { continue };
+            let Some([z0, f0]) = before else { continue };
+            let (z0, f0) = (&z0[block.clone()], &f0[block.clone()]);
             let new_df = &mut new_df[block.clone()];
-            for ((d, f), f0) in new_df.iter_mut().zip(f).zip(&f0[block.clone()]) {
+            for ((d, f), f0) in new_df.iter_mut().zip(f).zip(f0) {
                 *d = *f - *f0;
             }
             let new_dr = &mut new_dr[block.clone()];
-            for ((d, r), r0) in new_dr.iter_mut().zip(r).zip(&r0[block.clone()]) {
-                *d = *r - *r0;
+            for (((d, r), f0), z0) in new_dr.iter_mut().zip(r).zip(f0).zip(z0) {
+                // As r - r0 would be rounded.
+                *d = *r - (*f0 - *z0);
             }
             let new_dr = &*new_dr;
             for (j, other) in others.iter().enumerate() {
@@ -527,8 +572,10 @@ impl<T: Real> WithSimd for Dots<'_, T> {
 }
 
 struct Combine<'a, T> {
+    start: Option<&'a [T]>,
     used: &'a [(T, &'a [T])],
-    sum: &'a mut [T],
+    width: usize,
+    sum: &'a mut Vec<T>,
 }
 
 impl<T: Real> WithSimd for Combine<'_, T> {
@@ -536,7 +583,7 @@ impl<T: Real> WithSimd for Combine<'_, T> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _simd: S) {
-        combine(self.used, self.sum);
+        combine(self);
     }
 }
 
@@ -566,24 +613,37 @@ fn dots<S: Simd, T: Real>(simd: S, slots: &[&[T]], x: &[&[T]], products: &mut [T
     }
 }
 
-/// The weighted sum of slots, in blocks that stay in the cache.
+/// Appends start and the weighted slots, in blocks that are summed up in the cache.
 #[inline(always)]
-fn combine<T: Real>(used: &[(T, &[T])], sum: &mut [T]) {
-    for (k, sum) in sum.chunks_mut(BLOCK).enumerate() {
-        let start = k * BLOCK;
+fn combine<T: Real>(work: Combine<'_, T>) {
+    let Combine {
+        start,
+        used,
+        width,
+        sum: out,
+    } = work;
+    let mut buffer = [T::default(); BLOCK];
+    for first in (0..width).step_by(BLOCK) {
+        let block = first..width.min(first + BLOCK);
+        let sum = &mut buffer[..block.len()];
+        match start {
+            Some(x) => sum.copy_from_slice(&x[block.clone()]),
+            None => sum.fill(T::default()),
+        }
         // Two slots at once save half of the passes over the sum.
         let (pairs, rest) = used.as_chunks::<2>();
         for [(a, x), (b, y)] in pairs {
-            let slots = x[start..].iter().zip(&y[start..]);
+            let slots = x[block.clone()].iter().zip(&y[block.clone()]);
             for (sum, (x, y)) in sum.iter_mut().zip(slots) {
                 *sum += *a * *x;
                 *sum += *b * *y;
             }
         }
         for (a, x) in rest {
-            for (sum, x) in sum.iter_mut().zip(&x[start..]) {
+            for (sum, x) in sum.iter_mut().zip(&x[block.clone()]) {
                 *sum += *a * *x;
             }
         }
+        out.extend_from_slice(sum);
     }
 }

@@ -56,7 +56,7 @@ impl Iteration for Minres {
         Observation {
             state: self.u.clone(),
             image: self.u.clone() + r.clone(),
-            residual: r,
+            residual: Some(r),
             within: self.within.clone(),
             squares: None,
             extra: None,

@@ -31,7 +31,7 @@ impl Iteration for Plain {
         Observation {
             state: self.z.clone(),
             image,
-            residual,
+            residual: Some(residual),
             within: None,
             squares: None,
             extra: None,

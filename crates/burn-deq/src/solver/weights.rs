@@ -135,33 +135,33 @@ impl HostWeights {
     /// (then the history is dropped).
     fn solve(&mut self, newest: usize) -> Option<Vec<f64>> {
         let m = self.rhs.len();
-        let mut slots = Vec::with_capacity(m);
-        let mut factor: Vec<Vec<f64>> = Vec::with_capacity(m);
+        let lengths: Vec<f64> = (0..m).map(|j| self.gram[j * m + j].sqrt()).collect();
+        let mut slots: Vec<usize> = Vec::with_capacity(m);
+        let mut factor = Cholesky::new(m, self.ridge);
         for j in (0..m)
             .map(|age| (newest + m - age) % m)
             .filter(|j| self.valid[*j])
         {
-            let column: Vec<f64> = slots.iter().map(|i| self.correlation(*i, j)).collect();
-            if let Some(row) = cholesky_row(&factor, column, self.ridge) {
-                factor.push(row);
+            // Cosines of the angles between differences.
+            let cosine = |i: &usize| self.gram[i * m + j] / (lengths[*i] * lengths[j]);
+            if factor.grow(slots.iter().map(cosine)) {
                 slots.push(j);
             }
         }
         if slots.is_empty() {
             return None;
         }
-        let length = |j: &usize| self.gram[j * m + j].sqrt();
         let x = match self.kind {
             AndersonType::II => {
-                let mut x: Vec<f64> = slots.iter().map(|j| self.rhs[*j] / length(j)).collect();
-                cholesky_solve(&factor, &mut x);
+                let mut x: Vec<f64> = slots.iter().map(|j| self.rhs[*j] / lengths[*j]).collect();
+                factor.solve(&mut x);
                 Some(x)
             }
             AndersonType::I => self.solve_secant(&slots),
         };
         let mut gamma = vec![0.0; m];
         for (x, j) in x.into_iter().flatten().zip(&slots) {
-            gamma[*j] = x / length(j);
+            gamma[*j] = x / lengths[*j];
         }
         let size = gamma.iter().map(|g| g.abs()).sum::<f64>();
         // Type I may find no weights at all: its system can be singular where dR is not.
@@ -190,41 +190,68 @@ impl HostWeights {
             .collect();
         gauss(&mut a)
     }
+}
 
-    /// Cosine of the angle between dR_i and dR_j.
-    fn correlation(&self, i: usize, j: usize) -> f64 {
-        let m = self.rhs.len();
-        self.gram[i * m + j] / (self.gram[i * m + i] * self.gram[j * m + j]).sqrt()
+/// The Cholesky factor of a matrix with diagonal 1 + ridge, row by row.
+struct Cholesky {
+    /// The lower triangle without gaps.
+    entries: Vec<f64>,
+    ridge: f64,
+}
+
+impl Cholesky {
+    fn new(most_rows: usize, ridge: f64) -> Self {
+        Self {
+            entries: Vec::with_capacity(most_rows * (most_rows + 1) / 2),
+            ridge,
+        }
+    }
+
+    /// Up to and including the diagonal.
+    fn row(&self, i: usize) -> &[f64] {
+        let start = i * (i + 1) / 2;
+        &self.entries[start..=start + i]
+    }
+
+    /// Adds a row, given the entries left of the diagonal. Does not when it depends on the others:
+    /// when what is left of its unit length drowns in rounding.
+    fn grow(&mut self, row: impl Iterator<Item = f64>) -> bool {
+        let start = self.entries.len();
+        let mut left = 1.0 + self.ridge;
+        for (i, entry) in row.enumerate() {
+            let above = self.row(i);
+            let entry = (entry - dot(above, &self.entries[start..])) / above[i];
+            left -= entry * entry;
+            self.entries.push(entry);
+        }
+        // Strong regularisation is asked for, not a sign of dependence. NaN counts as dependent, too.
+        let independent = left - self.ridge > 3.0 * self.ridge.min(1e-6);
+        if independent {
+            self.entries.push(left.sqrt());
+        } else {
+            self.entries.truncate(start);
+        }
+        independent
+    }
+
+    /// Solves L L' x = b; x replaces b.
+    fn solve(&self, b: &mut [f64]) {
+        for i in 0..b.len() {
+            let row = self.row(i);
+            b[i] = (b[i] - dot(row, &b[..i])) / row[i];
+        }
+        for i in (0..b.len()).rev() {
+            b[i] /= self.row(i)[i];
+            for k in 0..i {
+                b[k] -= self.row(i)[k] * b[i];
+            }
+        }
     }
 }
 
-/// The next row of the Cholesky factor of a matrix with diagonal 1 + ridge, given the entries
-/// left of the diagonal. `None` when the new column depends on the others: when what is left of
-/// its unit length drowns in rounding.
-fn cholesky_row(factor: &[Vec<f64>], mut row: Vec<f64>, ridge: f64) -> Option<Vec<f64>> {
-    for i in 0..row.len() {
-        let dot: f64 = factor[i][..i].iter().zip(&row).map(|(l, r)| l * r).sum();
-        row[i] = (row[i] - dot) / factor[i][i];
-    }
-    let left = 1.0 + ridge - row.iter().map(|l| l * l).sum::<f64>();
-    // Strong regularisation is asked for, not a sign of dependence. NaN counts as dependent, too.
-    (left - ridge > 3.0 * ridge.min(1e-6)).then(|| {
-        row.push(left.sqrt());
-        row
-    })
-}
-
-/// Solves L L' x = b; x replaces b.
-fn cholesky_solve(factor: &[Vec<f64>], b: &mut [f64]) {
-    let n = b.len();
-    for i in 0..n {
-        let dot: f64 = factor[i][..i].iter().zip(&b[..i]).map(|(l, x)| l * x).sum();
-        b[i] = (b[i] - dot) / factor[i][i];
-    }
-    for i in (0..n).rev() {
-        let dot: f64 = (i + 1..n).map(|k| factor[k][i] * b[k]).sum();
-        b[i] = (b[i] - dot) / factor[i][i];
-    }
+/// As far as both go.
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
 /// Solves the augmented system `[A | b]` by Gauss and Jordan with partial pivoting. `None` if A is
