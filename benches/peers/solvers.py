@@ -18,7 +18,9 @@ How the numbers come about:
 - The residual is computed here in f64 from the state that the library returned: the largest over
   the samples of |f(z) - z| / |f(z)|.
 - Times are medians of runs that take turns, one of each solver, after two turns of warm-up; what
-  takes longer than a second runs three times. JAX is compiled in the warm-up. The Rust program is a process of its own that takes its own time.
+  takes longer than a second runs three times, what takes longer than ten seconds once, and no other
+  settings are tried for it. JAX is compiled in the warm-up. The Rust program is a process of its own
+  that takes its own time.
 - TorchDEQ stops by the same relative rule. jaxopt only knows an absolute tolerance: it is given the
   relative one times the norm of each sample's solution, which a user would not know beforehand.
 - jaxopt solves one problem at a time: batches go through jax.vmap.
@@ -356,7 +358,9 @@ class Entry:
         self.runs = [make(problem, settings) for problem in group]
         self.seconds = []
         self.residuals, self.calls, self.rows, self.error = [], 0, 0, None
+        start = time.perf_counter()
         self.attempt()
+        self.endless = time.perf_counter() - start > 10
 
     def attempt(self):
         """The first run: its state and its counts."""
@@ -378,8 +382,9 @@ class Entry:
         return sum(r <= 10 * p.relative for r, p in zip(self.residuals, self.group))
 
     def time(self, record):
-        # Three runs of what takes seconds are enough.
+        # Three runs of what takes seconds are enough. What took very long has been compiled, too.
         slow = len(self.seconds) >= 3 and min(self.seconds) > 1
+        slow |= self.endless and (not record or bool(self.seconds) and min(self.seconds) > 10)
         if not self.error and not slow:
             seconds = sum(run()[0] for run in self.runs)
             if record:
@@ -410,6 +415,7 @@ def race(rust, group, rounds):
     for library, method, make, default, others in line_up(rust, group[0].batch):
         first = Entry((library, method), make, group, default)
         entries.append(first)
+        others = [] if first.endless else others
         candidates = [Entry((library, method), make, group, s) for s in others]
         best = min([first, *candidates], key=Entry.rank)
         if best.rank() < first.rank():
