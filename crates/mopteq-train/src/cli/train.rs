@@ -138,9 +138,10 @@ fn show_summary(summary: &Summary, run: &RunFolder) {
     let backward = solve(s.backward_steps, s.backward_residual, s.backward_converged);
     say(format_args!("backward solver  {backward} (last epoch)"));
     say(format_args!(
-        "training time    {} for {} epochs, {} parameters",
+        "training time    {} for {} epoch{}, {} parameters",
         duration(s.training_seconds),
         s.epochs,
+        if s.epochs == 1 { "" } else { "s" },
         s.parameters
     ));
     say(format_args!("run folder       {}", run.path().display()));
