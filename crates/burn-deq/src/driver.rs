@@ -276,21 +276,19 @@ impl<'r> Run<'r> {
 
     /// The norms that the rule speaks of, `[active, 1]` each: of the residual and of f.
     fn norms(&self, observation: &Observation) -> [Tensor<2>; 2] {
-        counted(observation).map(|x| match self.rule.norm {
-            Norm::Max => x.abs().max_dim(1),
-            Norm::L2 => square_norm(x).sqrt(),
-            Norm::Rms => {
-                let size = x.dims()[1] as f64;
-                (square_norm(x) / size).sqrt()
-            }
-        })
+        if self.rule.norm == Norm::Max {
+            return counted(observation).map(|x| x.abs().max_dim(1));
+        }
+        let mut squares = squares(observation);
+        if self.rule.norm == Norm::Rms {
+            squares = squares / observation.state.dims()[1] as f64;
+        }
+        let norms = squares.sqrt();
+        [norms.clone().narrow(1, 0, 1), norms.narrow(1, 1, 1)]
     }
 
     fn judge_on_host(&mut self, observation: Observation, step: usize) -> Scalars {
-        let mut columns = match observation.squares.clone() {
-            Some(squares) => vec![squares],
-            None => counted(&observation).map(square_norm).to_vec(),
-        };
+        let mut columns = vec![squares(&observation)];
         let mut norms = 2;
         if self.rule.norm == Norm::Max {
             columns.extend(self.norms(&observation));
@@ -485,6 +483,12 @@ impl<'r> Run<'r> {
             residual,
         }
     }
+}
+
+/// |f(z) - z|^2 and |f(z)|^2, `[active, 2]`.
+fn squares(observation: &Observation) -> Tensor<2> {
+    let squares = observation.squares.clone();
+    squares.unwrap_or_else(|| Tensor::cat(counted(observation).map(square_norm).to_vec(), 1))
 }
 
 /// The residual and f, as far as their norms count.

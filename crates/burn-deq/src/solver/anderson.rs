@@ -22,8 +22,10 @@ pub(crate) struct Anderson {
     /// The current iterate, then the one before.
     current: Option<Point>,
     previous: Option<Point>,
-    /// Products of the newest differences, between `observe` and `advance`.
+    /// Products of the newest differences, between `observe` and `advance`, and |r|^2, `[batch, 1]`,
+    /// if it is known.
     products: Option<Tensor<2>>,
+    square: Option<Tensor<2>>,
     history: Option<History>,
     /// Slot of the ring that the last difference went to.
     slot: usize,
@@ -88,6 +90,7 @@ impl Anderson {
             current: None,
             previous: None,
             products: None,
+            square: None,
             history: None,
             slot: 0,
             observations: 0,
@@ -135,6 +138,7 @@ impl Anderson {
         let before = self.previous.as_ref().map(|p| [&p.z, &p.f]);
         let look = HostRing::look([df, dr], [&self.z, image], before, self.slot);
         self.products = look.products;
+        self.square = Some(look.squares.clone().narrow(1, 0, 1));
         self.current = Some(Point {
             z: self.z.clone(),
             f: image.clone(),
@@ -175,6 +179,7 @@ impl Anderson {
             self.weights.restart();
         }
         let products = self.products.take();
+        let square = self.square.take();
         match (&mut self.weights, scalars) {
             (Weights::Host(samples), Some(scalars)) => {
                 let decisions = decide(samples, scalars, self.slot, safeguard, accelerate);
@@ -193,7 +198,7 @@ impl Anderson {
                 (gamma, back.contains(&true).then(|| mask(&back, &now.f)))
             }
             (Weights::Device(device), _) => {
-                let rr = square_norm(now.residual());
+                let rr = square.unwrap_or_else(|| square_norm(now.residual()));
                 let decision = device.update(rr, products, self.slot, safeguard, accelerate);
                 (Some(decision.gamma), Some(decision.back))
             }
@@ -267,6 +272,7 @@ impl Iteration for Anderson {
         self.current = of(self.current.take());
         self.previous = of(self.previous.take());
         self.products = self.products.take().map(|t| rows.of(t));
+        self.square = self.square.take().map(|t| rows.of(t));
         if let Some(History { df, dr }) = &mut self.history {
             df.keep(rows);
             dr.keep(rows);

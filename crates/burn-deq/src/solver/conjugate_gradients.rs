@@ -133,7 +133,7 @@ mod on_host {
     use pulp::{Arch, Simd, WithSimd};
     use rayon::prelude::*;
 
-    use super::super::host::{BLOCK, Floats, Real, worth_spreading};
+    use super::super::vectors::{BLOCK, Floats, Real, worth_spreading};
     use super::Krylov;
 
     /// The step from u, r, p, J p and <r, r>: the new u and the rest; `None` where the host cannot

@@ -8,6 +8,8 @@ mod host;
 mod minres;
 mod plain;
 mod ring;
+#[cfg(feature = "flex")]
+mod vectors;
 mod weights;
 
 use burn::tensor::Tensor;
@@ -68,7 +70,7 @@ pub(crate) fn square_norm(x: Tensor<2>) -> Tensor<2> {
 /// Inner product of each sample: `[batch, n], [batch, n] -> [batch, 1]`.
 pub(crate) fn inner(x: Tensor<2>, y: Tensor<2>) -> Tensor<2> {
     #[cfg(feature = "flex")]
-    if let Some(products) = host::inner(&x, &y) {
+    if let Some(products) = vectors::inner(&x, &y) {
         return products;
     }
     (x * y).sum_dim(1)
