@@ -4,7 +4,7 @@
 //! cargo run --release -p examples --example compare_models [SEEDS [EPOCHS]]
 #![allow(clippy::print_stdout, reason = "an example talks to its user")]
 
-use examples::{argument, train};
+use examples::{argument, mean_and_deviation, train};
 use mopteq::NetworkKind;
 use mopteq_train::Error;
 use mopteq_train::config::TrainConfig;
@@ -47,9 +47,8 @@ fn row(kind: NetworkKind, size: f64, seeds: usize, epochs: usize) -> Result<(), 
         runs.push(train(seeded)?.1);
     }
     let each: Vec<f64> = runs.iter().map(|run| run.test_accuracy).collect();
-    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
-    let squares: f64 = each.iter().map(|a| (a - mean(&each)).powi(2)).sum();
-    let deviation = (squares / (each.len().max(2) - 1) as f64).sqrt();
+    let [accuracy, deviation] = mean_and_deviation(&each);
+    let mean = |values: &[f64]| mean_and_deviation(values)[0];
     let seconds: Vec<f64> = runs.iter().map(|run| run.training_seconds).collect();
     let steps = |of: fn(&mopteq_train::train::Summary) -> Option<f64>| {
         let all: Vec<f64> = runs.iter().filter_map(of).collect();
@@ -61,9 +60,8 @@ fn row(kind: NetworkKind, size: f64, seeds: usize, epochs: usize) -> Result<(), 
     };
     let listed: Vec<String> = each.iter().map(|a| format!("{a:.1}")).collect();
     println!(
-        "| {} | {size} | {:.2} +- {deviation:.2} | {} | {} | {:.0} | {} | {} |",
+        "| {} | {size} | {accuracy:.2} +- {deviation:.2} | {} | {} | {:.0} | {} | {} |",
         kind.name(),
-        mean(&each),
         listed.join(", "),
         runs[0].parameters,
         mean(&seconds),

@@ -86,6 +86,13 @@ pub fn digits(device: &Device) -> Result<(Digits, Digits), Error> {
     Ok((all(&data.train)?, all(&data.test)?))
 }
 
+/// Mean and standard deviation of a sample.
+pub fn mean_and_deviation(values: &[f64]) -> [f64; 2] {
+    let mean = values.iter().sum::<f64>() / values.len() as f64;
+    let squares: f64 = values.iter().map(|a| (a - mean).powi(2)).sum();
+    [mean, (squares / (values.len().max(2) - 1) as f64).sqrt()]
+}
+
 /// Trains on the CPU, in silence, in a folder that is removed afterwards.
 pub fn train(config: TrainConfig) -> Result<(Predictor, Summary), Error> {
     let device = select(DeviceChoice::CPU)?;

@@ -1,21 +1,21 @@
 //! Does perturbation in training help against noise and attacks? Accuracy on the embedded digits.
-//! cargo run --release -p examples --example robustness [EPOCHS [PICTURES]]
+//! cargo run --release -p examples --example robustness [EPOCHS [PICTURES [SEEDS]]]
 #![allow(clippy::print_stdout, reason = "an example talks to its user")]
 
 use burn::nn::loss::CrossEntropyLossConfig;
 use burn::prelude::*;
-use examples::{Digits, argument, digits, train};
+use examples::{Digits, argument, digits, mean_and_deviation, train};
 use mopteq::{MOptEqs, Network, PerturbationKind, gaussian};
 use mopteq_train::Error;
 use mopteq_train::config::TrainConfig;
 
 fn main() -> Result<(), Error> {
-    let (epochs, pictures) = (argument(1, 12), argument(2, 1000));
+    let (epochs, pictures, seeds) = (argument(1, 12), argument(2, 1000), argument(3, 3));
     let (_, test) = digits(&Device::flex())?;
     let test = test.range(0, pictures);
     let columns = "clean | input 0.5 | input 1 | z* 0.5 | z* 1 | attack 0.1 | attack 0.2";
     println!(
-        "{epochs} epochs, {} test pictures; noise relative to the root mean square;",
+        "{epochs} epochs, {seeds} seeds, {} test pictures; noise relative to the root mean square;",
         test.len()
     );
     println!("attack: one signed gradient step of this size on normalised pixels\n");
@@ -28,34 +28,45 @@ fn main() -> Result<(), Error> {
     let trainings = kinds.map(|kind| (format!("{kind:?}"), 0.1, kind));
     let off = ("nothing".to_owned(), 0.0, PerturbationKind::Gaussian);
     for (name, size, kind) in std::iter::once(off).chain(trainings) {
-        let mut config = TrainConfig {
-            epochs,
-            ..TrainConfig::digits()
-        };
-        if let Some(model) = config.model.mopteqs_mut() {
-            (model.perturbation, model.perturbation_kind) = (size, kind);
+        let mut columns = vec![Vec::new(); 7];
+        for seed in 0..seeds {
+            let mut config = TrainConfig {
+                epochs,
+                seed: seed as u64,
+                ..TrainConfig::digits()
+            };
+            if let Some(model) = config.model.mopteqs_mut() {
+                (model.perturbation, model.perturbation_kind) = (size, kind);
+            }
+            let (predictor, _) = train(config)?;
+            let Network::MOptEqs(model) = predictor.model().network() else {
+                unreachable!("the preset of the digits is a MOptEq");
+            };
+            let row = accuracies(model, &test);
+            columns.iter_mut().zip(row).for_each(|(c, a)| c.push(a));
         }
-        let (predictor, _) = train(config)?;
-        let Network::MOptEqs(model) = predictor.model().network() else {
-            unreachable!("the preset of the digits is a MOptEq");
+        let cell = |column: &Vec<f64>| {
+            let [mean, deviation] = mean_and_deviation(column);
+            format!("{mean:.1} +- {deviation:.1}")
         };
-        let noisy = |size: f64| gaussian(test.images.clone(), size);
-        let hits = |images: Tensor<4>| test.accuracy(model.forward(images).logits);
-        let row = [
-            hits(test.images.clone()),
-            hits(noisy(0.5)),
-            hits(noisy(1.0)),
-            test.accuracy(moved(model, &test, 0.5)),
-            test.accuracy(moved(model, &test, 1.0)),
-            hits(attacked(model, &test, 0.1)),
-            hits(attacked(model, &test, 0.2)),
-        ];
-        println!(
-            "| {name} | {} |",
-            row.map(|a| format!("{a:.1}")).join(" | ")
-        );
+        let cells: Vec<String> = columns.iter().map(cell).collect();
+        println!("| {name} | {} |", cells.join(" | "));
     }
     Ok(())
+}
+
+/// A row of the table.
+fn accuracies(model: &MOptEqs, test: &Digits) -> [f64; 7] {
+    let hits = |images: Tensor<4>| test.accuracy(model.forward(images).logits);
+    [
+        hits(test.images.clone()),
+        hits(gaussian(test.images.clone(), 0.5)),
+        hits(gaussian(test.images.clone(), 1.0)),
+        test.accuracy(moved(model, test, 0.5)),
+        test.accuracy(moved(model, test, 1.0)),
+        hits(attacked(model, test, 0.1)),
+        hits(attacked(model, test, 0.2)),
+    ]
 }
 
 /// Logits of the equilibrium with noise on it.
