@@ -3,6 +3,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use mopteq_train::checkpoint::{Position, Which};
+use mopteq_train::classifier::Classifier;
 use mopteq_train::config::TrainConfig;
 use mopteq_train::data::{DataKind, Pixels};
 use mopteq_train::device::{DeviceChoice, select};
@@ -10,6 +11,7 @@ use mopteq_train::history::EpochRow;
 use mopteq_train::predict::{Likelihood, Predictor};
 use mopteq_train::progress::View;
 use mopteq_train::run::RunFolder;
+use mopteq_train::settings::{apply, nested};
 use mopteq_train::train::{StopFlag, Summary, Task};
 
 /// One test at a time: the CPU's random numbers belong to the whole process, and every new model
@@ -108,6 +110,15 @@ fn wgpu_predicts_what_the_cpu_predicts() {
         let predictor = Predictor::load(&run, Which::Last, device, None).unwrap();
         predictor.classify(&test_pictures(8)).unwrap()
     };
+    // Without bf16, as on Mesa's software Vulkan, such a run can be used, but not trained.
+    let config = run.read_config().unwrap();
+    let half = nested("model.precision", "bf16".into());
+    let config = apply(&config, half, "this test").unwrap();
+    let wgpu = select(DeviceChoice::WGPU).unwrap();
+    Classifier::new(&config, &wgpu.device).unwrap();
+    if let Err(error) = wgpu.can_train(&config.model) {
+        assert!(error.to_string().contains("--precision bf16"), "{error}");
+    }
     for (cpu, wgpu) in on(DeviceChoice::CPU).iter().zip(&on(DeviceChoice::WGPU)) {
         assert!(difference(cpu, wgpu) < 1e-3);
     }

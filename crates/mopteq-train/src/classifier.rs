@@ -5,7 +5,7 @@ use burn::prelude::*;
 use burn::tensor::ExecutionError;
 use burn::train::{InferenceStep, ItemLazy, TrainOutput, TrainStep};
 use burn_deq::{Report, Status};
-use mopteq::Network;
+use mopteq::{Network, Precision};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{ConfigError, TrainConfig};
@@ -25,14 +25,21 @@ impl Classifier {
         self.model.num_parameters()
     }
 
-    /// A classifier with fresh parameters, drawn from the device's random numbers.
+    /// A classifier with fresh parameters, drawn from the device's random numbers. Where the device
+    /// lacks the configured precision, it computes in that of the parameters.
     ///
     /// # Errors
     ///
     /// When the model refuses its config.
     pub fn new(config: &TrainConfig, device: &Device) -> Result<Self, ConfigError> {
+        let mut network = config.model.clone();
+        if let Some(model) = network.mopteqs_mut()
+            && !model.precision.is_supported(device)
+        {
+            model.precision = Precision::Full;
+        }
         Ok(Self {
-            model: config.model.init(device)?,
+            model: network.init(device)?,
             label_smoothing: config.label_smoothing,
         })
     }

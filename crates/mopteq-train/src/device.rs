@@ -5,6 +5,7 @@ use std::fs;
 use std::str::FromStr;
 
 use burn::prelude::*;
+use mopteq::NetworkConfig;
 
 use crate::crash;
 use crate::names::nearest;
@@ -118,6 +119,25 @@ pub struct SelectedDevice {
     pub reason: String,
 }
 
+impl SelectedDevice {
+    /// Checks that a network can be trained here as its config says.
+    ///
+    /// # Errors
+    ///
+    /// When the device does not compute in its precision.
+    pub fn can_train(&self, network: &NetworkConfig) -> Result<(), DeviceError> {
+        match network.mopteqs() {
+            Some(model) if !model.precision.is_supported(&self.device) => {
+                Err(DeviceError::Precision {
+                    precision: model.precision.name(),
+                    device: self.name.clone(),
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 /// There is no such device.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
@@ -128,6 +148,17 @@ pub enum DeviceError {
         name: String,
         /// The cargo feature that brings it.
         feature: &'static str,
+    },
+    /// It does not compute in the precision that was asked for.
+    #[error(
+        "--precision {precision}: {device} does not compute in it; use --precision f32, or another \
+         --device"
+    )]
+    Precision {
+        /// The precision.
+        precision: &'static str,
+        /// Name of the device.
+        device: String,
     },
     /// It is built in, but does not work here.
     #[error("--device {name}: {reason}; use --device cpu, or install the driver")]

@@ -1,6 +1,7 @@
 //! What an objective depends on besides the state.
 
-use burn::tensor::Tensor;
+use burn::serde::{Deserialize, Serialize};
+use burn::tensor::{DType, FloatDType, Tensor};
 use burn_deq::{Input, Rows};
 
 use crate::norm::{convolve, transposed};
@@ -23,6 +24,44 @@ pub struct CrossKernel {
     pub from: usize,
     /// W_ij, `[hidden, channels, k, k]`.
     pub kernel: Tensor<4>,
+}
+
+/// The type in which W and its transpose are applied.
+///
+/// Everything else, the state with its norms and inner products, the estimate of ||W|| and the
+/// parameters, keeps its own type: what a solver judges itself by does not lose digits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(crate = "burn::serde", rename_all = "snake_case")]
+pub enum Precision {
+    /// That of the parameters, which the models make as `f32`. The default.
+    #[default]
+    #[serde(rename = "f32")]
+    Full,
+    /// bfloat16, of 8 significant bits, accumulated as the device does. An application is then
+    /// right to some 1e-3, and no residual falls much below that.
+    Bf16,
+}
+
+impl Precision {
+    /// The name in serialised configurations.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Full => "f32",
+            Self::Bf16 => "bf16",
+        }
+    }
+
+    /// Whether the device computes in it.
+    pub fn is_supported(self, device: &burn::tensor::Device) -> bool {
+        self == Self::Full || device.supports_dtype(DType::BF16)
+    }
+
+    fn round(self, kernel: Tensor<4>) -> Tensor<4> {
+        match self {
+            Self::Full => kernel,
+            Self::Bf16 => kernel.cast(FloatDType::BF16),
+        }
+    }
 }
 
 /// What an objective depends on besides the state: the block operator W and the injections c.
@@ -74,6 +113,19 @@ impl Context {
                 kernel,
             })
             .collect();
+        self
+    }
+
+    /// The same with W and its transpose applied in this precision: kernels are rounded to it
+    /// here, states on their way in, and what comes out has the type of the state again.
+    pub fn in_precision(mut self, precision: Precision) -> Self {
+        let round = |kernel: &mut Tensor<4>| *kernel = precision.round(kernel.clone());
+        self.kernels.iter_mut().for_each(round);
+        self.transposed.iter_mut().for_each(round);
+        for cross in &mut self.cross {
+            round(&mut cross.kernel);
+            round(&mut cross.transposed);
+        }
         self
     }
 

@@ -71,6 +71,14 @@ pub enum ConfigError {
         /// Name of the term.
         term: String,
     },
+    /// The device does not compute in a precision.
+    #[error("`precision` is {precision}, in which {device} does not compute; use f32")]
+    Precision {
+        /// The precision.
+        precision: &'static str,
+        /// The device.
+        device: String,
+    },
     /// The data have another number of classes.
     #[error("`classes` is {found}, but the data have {expected}")]
     Classes {

@@ -25,7 +25,7 @@ mod resample;
 pub mod terms;
 
 pub use constraint::{Constraint, Proximal};
-pub use context::{Branches, Context, CrossKernel};
+pub use context::{Branches, Context, CrossKernel, Precision};
 pub use diagnostics::{
     Agreement, IterateRecord, Trace, agreement, branch_energies, sensitivity, trace,
 };

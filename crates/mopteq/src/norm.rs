@@ -6,8 +6,12 @@ use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Device, Distribution, Tensor};
 
 /// Stride-1 convolution with zero padding that keeps the resolution; `kernel` is
-/// `[out, in, k, k]` with odd k.
+/// `[out, in, k, k]` with odd k. Computed in the type of the kernel; the result has that of x.
 pub(crate) fn convolve(x: Tensor<4>, kernel: Tensor<4>) -> Tensor<4> {
+    let [outer, inner] = [x.dtype(), kernel.dtype()];
+    if outer != inner {
+        return convolve(x.cast(inner), kernel).cast(outer);
+    }
     #[cfg(feature = "flex")]
     if let Some(y) = crate::native::convolve(&x, &kernel, None) {
         return y;

@@ -9,7 +9,9 @@ use std::sync::Arc;
 
 use burn::serde::{Deserialize, Serialize};
 use burn::tensor::Tensor;
-use burn_deq::{FixedPointMap, Input, Jacobian, Structure};
+#[cfg(feature = "flex")]
+use burn_deq::Input;
+use burn_deq::{FixedPointMap, Jacobian, Structure};
 
 use crate::constraint::Proximal;
 use crate::context::{Branches, Context, multiply};

@@ -53,6 +53,7 @@ pub fn run(arguments: &BenchArguments, json: bool) -> Result<(), Error> {
     }
     for choice in &arguments.devices {
         let device = select(*choice)?;
+        device.can_train(&config.model)?;
         for size in &sizes {
             let config = mopteq_train::config::TrainConfig {
                 batch_size: *size,

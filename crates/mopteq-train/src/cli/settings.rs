@@ -6,7 +6,7 @@ use clap::Args;
 use clap::builder::PossibleValuesParser;
 use serde_json::{Map, Value, json};
 
-use mopteq::NetworkKind;
+use mopteq::{NetworkKind, Precision};
 use mopteq_train::Error;
 use mopteq_train::config::{ConfigError, TrainConfig};
 use mopteq_train::data::{DataKind, DataSet, DataSource, RandAugment};
@@ -45,6 +45,10 @@ pub struct Settings {
     /// [default: that of the preset].
     #[arg(long, value_parser = PossibleValuesParser::new(["s", "p"]))]
     family: Option<String>,
+    /// What the convolutions of the hidden objective are computed in: f32, or bf16 where the device
+    /// has it [default: f32].
+    #[arg(long, value_parser = PossibleValuesParser::new([Precision::Full, Precision::Bf16].map(Precision::name)))]
+    precision: Option<String>,
     /// Size of the perturbation of the equilibrium in training; 0 turns it off.
     #[arg(long, value_name = "EPSILON")]
     perturbation: Option<f64>,
@@ -172,6 +176,7 @@ impl Settings {
     fn flags(&self) -> Vec<(&'static str, Value)> {
         let options = [
             ("model.family", json!(self.family)),
+            ("model.precision", json!(self.precision)),
             ("model.perturbation", json!(self.perturbation)),
             ("epochs", json!(self.epochs)),
             ("batch_size", json!(self.batch_size)),

@@ -112,6 +112,7 @@ fn every_mistake_gets_one_clear_line() {
     // Options that are not even options are the argument parser's, with its exit code.
     for (arguments, named) in [
         (&["train", "--device", "cude"][..], "did you mean cuda?"),
+        (&["train", "--precision", "fp16"], "f32, bf16"),
         (&["train", "--epochs", "many"], "many"),
         (
             &["train", "--resume", "run", "--epochs", "3"],

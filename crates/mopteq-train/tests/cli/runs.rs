@@ -242,3 +242,18 @@ fn every_network_trains_and_is_evaluated_and_inspected() {
     let arguments = [&SHORT[..], &["--model", "mdeq", "--family", "s"]].concat();
     assert!(fail(path, &arguments).contains("family"));
 }
+
+#[test]
+fn bf16_trains_and_stays_with_its_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let half = ["--precision", "bf16", "--epochs", "1", "--out", "half"];
+    train(path, &half);
+    let config = fs::read_to_string(path.join("half/config.json")).unwrap();
+    assert!(config.contains("\"precision\": \"bf16\""), "{config}");
+    let text = succeed(path, &["eval", "--run", "half", "--device", "cpu"]);
+    assert!(text.contains("accuracy"), "{text}");
+    // A network without a hidden objective has nothing to apply in it.
+    let arguments = ["train", "--model", "residual", "--precision", "bf16"];
+    assert!(fail(path, &arguments).contains("model.precision"));
+}

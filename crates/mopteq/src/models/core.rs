@@ -9,7 +9,7 @@ use burn::tensor::{Device, Tensor};
 use burn_deq::{EquilibriumConfig, FixedPointMap, Input, Solution, Solver};
 
 use crate::constraint::Constraint;
-use crate::context::{Branches, Context, CrossKernel};
+use crate::context::{Branches, Context, CrossKernel, Precision};
 use crate::error::ConfigError;
 use crate::norm::BoundedKernel;
 use crate::objective::{HiddenObjective, Step};
@@ -68,6 +68,9 @@ pub struct CoreConfig {
     /// Bound on the norm of W. Default: 0.95
     #[config(default = 0.95)]
     pub norm_bound: f64,
+    /// The type in which W is applied. Default: f32
+    #[config(default = "Default::default()")]
+    pub precision: Precision,
     /// Perturbation enhancement in training. Default: Gaussian, size 0.1, one step
     #[config(default = "Default::default()")]
     pub perturbation: Perturbation,
@@ -203,6 +206,12 @@ impl CoreConfig {
         device: &Device,
     ) -> Result<Core, ConfigError> {
         let objective = self.objective(branches.len())?;
+        if !self.precision.is_supported(device) {
+            return Err(ConfigError::Precision {
+                precision: self.precision.name(),
+                device: format!("{device:?}"),
+            });
+        }
         // A block operator is bounded by the number of blocks in a row times the largest of them.
         let blocks = if self.cross_branch { branches.len() } else { 1 };
         let bound = self.norm_bound / blocks as f64;
@@ -266,7 +275,7 @@ impl Core {
         &self.config
     }
 
-    /// The bounded block operator with these injections.
+    /// The bounded block operator with these injections, in the configured precision.
     pub fn context(&self, injection: Branches) -> Context {
         let kernels = self.kernels.iter().map(BoundedKernel::kernel).collect();
         let cross = self.cross.iter().map(|c| CrossKernel {
@@ -274,7 +283,9 @@ impl Core {
             from: c.from,
             kernel: c.kernel.kernel(),
         });
-        Context::new(kernels, injection).with_cross(cross.collect())
+        Context::new(kernels, injection)
+            .with_cross(cross.collect())
+            .in_precision(self.config.precision)
     }
 
     /// Norms of the blocks of W in use, the W_i first, by power iteration from a random start.

@@ -4,14 +4,14 @@ use burn::module::Module;
 use burn::tensor::{DType, Device, Tensor};
 use burn_deq::{EquilibriumConfig, FixedPointMap, Solver};
 use mopteq::{
-    ActivationConfig, Branches, ConfigError, Constraint, Family, Fusion, HiddenObjective,
-    MOptEqsConfig, MdeqConfig, NetworkConfig, Pairs, Residual, ResidualConfig, Setting, Smoothness,
-    Step, Term,
+    ActivationConfig, Branches, ConfigError, Constraint, Context, Family, Fusion, HiddenObjective,
+    MOptEqs, MOptEqsConfig, MdeqConfig, NetworkConfig, Pairs, Precision, Residual, ResidualConfig,
+    Setting, Smoothness, Step, Term,
 };
 
 use crate::support::{
-    Numbers, autodiff, flat, gradients_of, images, leaves, model_f64, nudged, parameter_gradients,
-    point, random_like, randomised, relative, tiny, values,
+    Numbers, autodiff, flat, gradients_of, images, images_of, leaves, model, model_f64, nudged,
+    parameter_gradients, point, random_like, randomised, relative, tiny, values,
 };
 
 #[test]
@@ -495,4 +495,58 @@ fn networks_display_themselves() {
     let config = NetworkConfig::from(MOptEqsConfig::digits(10, 1, [28, 28]));
     let text = format!("{}", config.init(&Device::flex()).unwrap());
     assert!(text.contains("stem") && text.contains("core"), "{text}");
+}
+
+#[test]
+fn bf16_rounds_the_applications_of_w_and_nothing_else() {
+    let numbers = &mut Numbers::new(8);
+    let round = |x: &Tensor<4>| x.clone().cast(DType::BF16).cast(DType::F32);
+    let kernel = numbers.tensor([4, 3, 3, 3], DType::F32);
+    let z = numbers.tensor([2, 3, 8, 8], DType::F32);
+    let c = numbers.tensor([2, 4, 8, 8], DType::F32);
+    let rounded = Context::new(vec![round(&kernel)], vec![c.clone()]);
+    let half = Context::new(vec![kernel], vec![c]).in_precision(Precision::Bf16);
+    let expected = rounded.w(&vec![round(&z)]);
+    let seen = half.w(&vec![z]);
+    assert_eq!(seen[0].dtype(), DType::F32);
+    // A sum in more than 8 bits, then rounded once to 8.
+    for (seen, expected) in flat(&seen).iter().zip(flat(&expected)) {
+        let error = (seen - expected).abs();
+        assert!(error <= expected.abs() / 256.0 + 1e-6, "{seen} {expected}");
+    }
+
+    for family in [Family::S, Family::P] {
+        let full = model(&tiny(family), DType::F32);
+        let to = |config: &MOptEqsConfig, relative| {
+            let solver = Solver::default().with_relative(relative).with_max_steps(99);
+            let config = config.clone();
+            let config = config.with_equilibrium(EquilibriumConfig::new().with_forward(solver));
+            // Clones share their running states, so this is a model of its own.
+            let model = config.init(&Device::flex()).unwrap();
+            model.load_record(full.clone().into_record())
+        };
+        let half = to(&tiny(family).with_precision(Precision::Bf16), 2e-3);
+        let full = to(&tiny(family), 1e-6);
+        let kernels = |model: &MOptEqs| model.core().context(Vec::new()).kernels().clone();
+        let rounded = kernels(&full).iter().map(round).collect();
+        assert_eq!(flat(&kernels(&half)), flat(&rounded), "{family:?}");
+        let run = |model: MOptEqs| {
+            let model = model.train();
+            let images = images_of(3, DType::F32).autodiff();
+            let out = model.forward(images.clone());
+            assert!(out.forward.all_converged(), "{:?}", out.forward);
+            let state = model.equilibrium(&model.context(images)).state;
+            assert_eq!(state[0].dtype(), DType::F32);
+            let gradients = out.logits.sin().sum().backward();
+            let report = out.adjoint.report().unwrap();
+            assert!(report.all_converged(), "{report:?}");
+            let gradients = parameter_gradients(&model, &gradients);
+            (flat(&state), gradients.concat())
+        };
+        let ((full, full_gradient), (half, half_gradient)) = (run(full), run(half));
+        let error = relative(&half, &full);
+        assert!(error > 1e-5 && error <= 1e-2, "{family:?} state: {error:e}");
+        let error = relative(&half_gradient, &full_gradient);
+        assert!(error <= 2e-2, "{family:?} gradient: {error:e}");
+    }
 }

@@ -7,6 +7,7 @@ use burn_deq::EquilibriumConfig;
 
 use super::model::MOptEqs;
 use crate::constraint::Constraint;
+use crate::context::Precision;
 use crate::error::ConfigError;
 use crate::models::core::{BranchShape, CoreConfig, Family, default_equilibrium};
 use crate::models::parts::{Fusion, HeadShape, StemShape, same_convolution};
@@ -54,6 +55,9 @@ pub struct MOptEqsConfig {
     pub diversity: f64,
     /// Bound on the norm of W. Default: 0.95
     pub norm_bound: f64,
+    /// The type in which W is applied. Default: f32
+    #[serde(default)]
+    pub precision: Precision,
     /// Side of the stem's kernel in pixels. Default: 3
     #[serde(default = "three")]
     pub stem_kernel: usize,
@@ -127,6 +131,7 @@ impl MOptEqsConfig {
             smoothness: 0.0,
             diversity: 0.0,
             norm_bound: 0.95,
+            precision: Precision::default(),
             stem_kernel: 3,
             stem_stride: 1,
             stem_padding: 1,
@@ -154,6 +159,7 @@ impl MOptEqsConfig {
         with_smoothness smoothness: f64,
         with_diversity diversity: f64,
         with_norm_bound norm_bound: f64,
+        with_precision precision: Precision,
         with_stem_kernel stem_kernel: usize,
         with_stem_stride stem_stride: usize,
         with_stem_padding stem_padding: usize,
@@ -307,6 +313,7 @@ impl MOptEqsConfig {
             smoothness: self.smoothness,
             diversity: self.diversity,
             norm_bound: self.norm_bound,
+            precision: self.precision,
             perturbation: self.perturbation(),
             equilibrium: self.equilibrium.clone(),
         }
