@@ -194,6 +194,16 @@ pub fn draw_residuals(path: &str, title: &str, lines: &[Line]) -> Result<(), Box
 pub fn draw_scaling(path: &str, lines: &[Line]) -> Result<(), Box<dyn Error>> {
     let points = || lines.iter().flat_map(|(_, points)| points);
     let last = points().fold(1.0, |m: f64, p| m.max(p.0).max(p.1)) * 1.2;
+    let rounded = |x: &f64| match x / 10f64.powf(x.log10().floor()) {
+        digit
+            if [1.0, 2.0, 5.0]
+                .map(|d| (digit - d).abs() < 1e-6)
+                .contains(&true) =>
+        {
+            format!("{x:.0}")
+        }
+        _ => String::new(),
+    };
     let root = SVGBackend::new(path, (760, 480)).into_drawing_area();
     root.fill(&WHITE)?;
     let mut chart = ChartBuilder::on(&root)
@@ -206,6 +216,9 @@ pub fn draw_scaling(path: &str, lines: &[Line]) -> Result<(), Box<dyn Error>> {
         .configure_mesh()
         .x_desc("work, relative to the least")
         .y_desc("time, relative to the least")
+        // All of them would overlap.
+        .x_label_formatter(&rounded)
+        .y_label_formatter(&rounded)
         .axis_desc_style((FONT, 18))
         .label_style((FONT, 16))
         .light_line_style(TRANSPARENT)

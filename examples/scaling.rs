@@ -13,8 +13,15 @@ use examples::layers::draw_scaling;
 use examples::random_context;
 use mopteq::{Branches, CoreConfig, Family};
 
-/// Milliseconds of a solve, the least of five, and the mean of the samples' steps.
-fn solve(side: usize, batch: usize, done: usize, solver: Solver) -> (f64, f64) {
+/// Rounds in which every solve of a line runs once: others on the same machine slow down all of
+/// them alike.
+const ROUNDS: usize = 15;
+
+/// A solve: milliseconds that it took, and the mean of the samples' steps.
+type Solve = Box<dyn Fn() -> (f64, f64)>;
+
+/// A solve for this many samples, of which so many start at their solution.
+fn solve(side: usize, batch: usize, done: usize, solver: Solver) -> Solve {
     let config = CoreConfig::new().with_family(Family::S);
     let objective = config.objective(3).expect("the defaults are valid");
     let x = random_context(side, batch);
@@ -27,14 +34,24 @@ fn solve(side: usize, batch: usize, done: usize, solver: Solver) -> (f64, f64) {
         Tensor::cat(parts.to_vec(), 0).narrow(0, usize::from(done == 0), batch)
     });
     let start: Branches = start.collect();
-    let run = |_| {
+    Box::new(move || {
         let begin = Instant::now();
         let out = equilibrium.solve_map(&objective, x.clone(), start.clone());
         let spent = out.forward.sample_evaluations as f64 / batch as f64;
         (begin.elapsed().as_secs_f64() * 1e3, spent)
-    };
-    let least = |a: (f64, f64), b: (f64, f64)| if b.0 < a.0 { b } else { a };
-    (0..5).map(run).reduce(least).unwrap_or_default()
+    })
+}
+
+/// The least time of every solve, and its mean of steps.
+fn least<const N: usize>(solves: [Solve; N]) -> [(f64, f64); N] {
+    let mut found = [(f64::INFINITY, 0.0); N];
+    for _ in 0..ROUNDS {
+        for (found, solve) in found.iter_mut().zip(&solves) {
+            let (time, steps) = solve();
+            *found = (found.0.min(time), steps);
+        }
+    }
+    found
 }
 
 /// Slope of log(time) over log(work) by least squares.
@@ -48,17 +65,24 @@ fn exponent(points: &[(f64, f64)]) -> f64 {
 
 fn main() -> Result<(), Box<dyn Error>> {
     let fixed = || Solver::anderson(6).with_relative(0.0).with_max_steps(8);
-    let batches = [4, 8, 16, 32, 64].map(|b| (b as f64, solve(32, b, 0, fixed()).0));
-    let sides = [16, 32, 64, 128].map(|s| ((s * s) as f64, solve(s, 4, 0, fixed()).0));
+    let along = |work: &[usize], found: &[(f64, f64)]| -> Vec<(f64, f64)> {
+        let pairs = work.iter().zip(found);
+        pairs
+            .map(|(work, (time, _))| (*work as f64, *time))
+            .collect()
+    };
+    let batches = [4, 8, 16, 32, 64];
+    let batches = along(&batches, &least(batches.map(|b| solve(32, b, 0, fixed()))));
+    let sides = [16, 32, 64, 128];
+    let found = least(sides.map(|s| solve(s, 4, 0, fixed())));
+    let pixels = along(&sides.map(|s| s * s), &found);
     let until_done = || Solver::anderson(6).with_relative(1e-3).with_max_steps(50);
-    let steps = [0, 8, 16, 24].map(|done| {
-        let (time, mean) = solve(32, 32, done, until_done());
-        (mean, time)
-    });
+    let found = least([0, 8, 16, 24].map(|done| solve(32, 32, done, until_done())));
+    let steps = found.map(|(time, steps)| (steps, time));
     let mut lines = Vec::new();
     for (name, points) in [
         ("samples of a batch", &batches[..]),
-        ("pixels", &sides),
+        ("pixels", &pixels),
         ("mean of the samples' steps", &steps),
     ] {
         println!("{name}: exponent {:.2}", exponent(points));
