@@ -1,7 +1,7 @@
 //! What an objective depends on besides the state.
 
 use burn::serde::{Deserialize, Serialize};
-use burn::tensor::{DType, FloatDType, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 use burn_deq::{Input, Rows};
 
 use crate::norm::{convolve, transposed};
@@ -52,14 +52,14 @@ impl Precision {
     }
 
     /// Whether the device computes in it.
-    pub fn is_supported(self, device: &burn::tensor::Device) -> bool {
+    pub fn is_supported(self, device: &Device) -> bool {
         self == Self::Full || device.supports_dtype(DType::BF16)
     }
 
     fn round(self, kernel: Tensor<4>) -> Tensor<4> {
         match self {
             Self::Full => kernel,
-            Self::Bf16 => kernel.cast(FloatDType::BF16),
+            Self::Bf16 => kernel.cast(DType::BF16),
         }
     }
 }
