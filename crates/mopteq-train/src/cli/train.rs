@@ -6,7 +6,6 @@ use clap::Args;
 
 use mopteq_train::Error;
 use mopteq_train::checkpoint::Position;
-use mopteq_train::config::TrainConfig;
 use mopteq_train::device::{DeviceChoice, SelectedDevice, select};
 use mopteq_train::progress::{View, duration, note, say, warn};
 use mopteq_train::report;
@@ -55,8 +54,8 @@ pub fn run(arguments: &TrainArguments, json: bool, stop: &StopFlag) -> Result<()
         Some(path) => {
             let run = RunFolder::open(path)?;
             let config = run.read_config()?;
-            trainable(&devices, &config)?;
             let task = Task::new(config, devices.clone())?;
+            task.check_devices()?;
             // A finished run needs no checkpoint to go on from.
             let start = match run.read_summary()? {
                 Some(_) => Position::after(task.config().epochs),
@@ -66,10 +65,10 @@ pub fn run(arguments: &TrainArguments, json: bool, stop: &StopFlag) -> Result<()
         }
         None => {
             let (config, data) = arguments.settings.resolve()?;
-            trainable(&devices, &config)?;
             super::data::report_skipped(&data);
             let name = config.data.kind.name();
             let task = Task::with_data(config, data, devices.clone())?;
+            task.check_devices()?;
             let run = match &arguments.settings.out {
                 Some(path) => RunFolder::create_at(path)?,
                 None => RunFolder::create_next(Path::new(RUNS), name)?,
@@ -99,14 +98,6 @@ pub fn run(arguments: &TrainArguments, json: bool, stop: &StopFlag) -> Result<()
         say(serde_json::json!({"event": "summary", "run": run.path(), "summary": summary}));
     } else {
         show_summary(&summary, &run);
-    }
-    Ok(())
-}
-
-/// Checks that every device can train what the config says.
-fn trainable(devices: &[SelectedDevice], config: &TrainConfig) -> Result<(), Error> {
-    for device in devices {
-        device.can_train(&config.model)?;
     }
     Ok(())
 }

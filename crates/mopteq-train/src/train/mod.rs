@@ -219,6 +219,19 @@ impl Task {
         &self.devices[0]
     }
 
+    /// Checks that every device can train the model as its config says; one that cannot may still
+    /// evaluate it.
+    ///
+    /// # Errors
+    ///
+    /// When a device does not compute in the model's precision.
+    pub fn check_devices(&self) -> Result<(), Error> {
+        for device in &self.devices {
+            device.can_train(&self.config.model)?;
+        }
+        Ok(())
+    }
+
     /// What the final model made of the test pictures, once this task has trained it.
     pub fn outcome(&self) -> Option<&Outcome> {
         self.outcome.get()
@@ -278,8 +291,8 @@ impl Task {
     ///
     /// # Errors
     ///
-    /// When another process trains in this folder, the device or the disk fails, the loss is no
-    /// number, or the user stops it. The run folder then holds the last whole checkpoint.
+    /// When a device cannot train the model, another process trains in this folder, the device or
+    /// the disk fails, the loss is no number, or the user stops it. The run folder then holds the last whole checkpoint.
     pub fn train(
         &self,
         run: &RunFolder,
@@ -287,6 +300,7 @@ impl Task {
         view: View,
         stop: &StopFlag,
     ) -> Result<Summary, Error> {
+        self.check_devices()?;
         let _lock = run.lock()?;
         if let Some(summary) = run.read_summary()? {
             return Ok(summary);
