@@ -3,7 +3,7 @@
 use burn::tensor::{Bool, Tensor, TensorData};
 
 #[cfg(feature = "flex")]
-use super::host::HostRing;
+use super::points::Points;
 use super::ring::Ring;
 use super::square_norm;
 use super::weights::{Decision, DeviceWeights, HostWeights, Weights, columns, decide};
@@ -22,36 +22,29 @@ pub(crate) struct Anderson {
     /// The current iterate, then the one before.
     current: Option<Point>,
     previous: Option<Point>,
-    /// Products of the newest differences, between `observe` and `advance`, and |r|^2, `[batch, 1]`,
-    /// if it is known.
+    /// Products of the newest differences, between `observe` and `advance`.
     products: Option<Tensor<2>>,
-    square: Option<Tensor<2>>,
     history: Option<History>,
     /// Slot of the ring that the last difference went to.
     slot: usize,
     observations: usize,
     weights: Weights,
+    /// Takes the place of all of the above where the host can read the iterates.
+    #[cfg(feature = "flex")]
+    points: Option<Points>,
 }
 
-/// An iterate with f there, and r if it has been written down: where the history is on the host,
-/// a pass over the memory costs more than a subtraction.
+/// f and the residual at an iterate.
 struct Point {
-    z: Tensor<2>,
     f: Tensor<2>,
-    r: Option<Tensor<2>>,
+    r: Tensor<2>,
 }
 
 impl Point {
-    fn residual(&self) -> Tensor<2> {
-        let r = self.r.clone();
-        r.unwrap_or_else(|| self.f.clone() - self.z.clone())
-    }
-
     fn map(self, each: impl Fn(Tensor<2>) -> Tensor<2>) -> Self {
         Self {
-            z: each(self.z),
             f: each(self.f),
-            r: self.r.map(each),
+            r: each(self.r),
         }
     }
 
@@ -60,9 +53,8 @@ impl Point {
         let wide = rows.clone().expand(self.f.dims());
         let pick = |own: Tensor<2>, other| own.mask_where(wide.clone(), other);
         Self {
-            z: pick(self.z, other.z),
             f: pick(self.f, other.f),
-            r: self.r.zip(other.r).map(|(own, other)| pick(own, other)),
+            r: pick(self.r, other.r),
         }
     }
 }
@@ -90,11 +82,12 @@ impl Anderson {
             current: None,
             previous: None,
             products: None,
-            square: None,
             history: None,
             slot: 0,
             observations: 0,
             weights: Weights::Unset,
+            #[cfg(feature = "flex")]
+            points: None,
         }
     }
 
@@ -102,11 +95,11 @@ impl Anderson {
     fn remember(&mut self, now: &Point, before: &Point) -> Tensor<2> {
         let m = self.config.history;
         let (f, f0) = (&now.f, &before.f);
-        let (r, r0) = (&now.residual(), before.residual());
+        let (r, r0) = (&now.r, &before.r);
         self.slot = (self.observations - 2) % m;
         let history = self.history.get_or_insert_with(|| History::new(f, m));
         let new_df = f.clone() - f0.clone();
-        let new_dr = r.clone() - r0;
+        let new_dr = r.clone() - r0.clone();
         history.df.store(self.slot, new_df.clone());
         history.dr.store(self.slot, new_dr.clone());
         let products = match self.config.kind {
@@ -119,39 +112,6 @@ impl Anderson {
         };
         debug_assert_eq!(products.dims()[1], columns(self.config.kind) * m);
         products
-    }
-
-    /// The same observation in one pass over the memory, where the history is on the host.
-    #[cfg(feature = "flex")]
-    fn observe_on_host(&mut self, image: &Tensor<2>) -> Option<Observation> {
-        if self.config.kind == AndersonType::I {
-            return None;
-        }
-        let m = self.config.history;
-        let history = self.history.get_or_insert_with(|| History::new(image, m));
-        let (Ring::Host(df), Ring::Host(dr)) = (&mut history.df, &mut history.dr) else {
-            return None;
-        };
-        if self.previous.is_some() {
-            self.slot = (self.observations - 2) % m;
-        }
-        let before = self.previous.as_ref().map(|p| [&p.z, &p.f]);
-        let look = HostRing::look([df, dr], [&self.z, image], before, self.slot);
-        self.products = look.products;
-        self.square = Some(look.squares.clone().narrow(1, 0, 1));
-        self.current = Some(Point {
-            z: self.z.clone(),
-            f: image.clone(),
-            r: None,
-        });
-        Some(Observation {
-            state: self.z.clone(),
-            image: image.clone(),
-            residual: None,
-            within: None,
-            squares: Some(look.squares),
-            extra: self.products.clone(),
-        })
     }
 
     /// Weights `[batch, m]`, `None` if all are zero, and the samples whose last step is taken
@@ -179,15 +139,15 @@ impl Anderson {
             self.weights.restart();
         }
         let products = self.products.take();
-        let square = self.square.take();
         match (&mut self.weights, scalars) {
             (Weights::Host(samples), Some(scalars)) => {
                 let decisions = decide(samples, scalars, self.slot, safeguard, accelerate);
                 let back: Vec<bool> = decisions.iter().map(|d| *d == Decision::TakeBack).collect();
                 let weights: Vec<f64> = decisions
                     .into_iter()
-                    .flat_map(|d| match d {
-                        Decision::Accelerate(gamma) => gamma,
+                    .zip(&*samples)
+                    .flat_map(|(decision, sample)| match decision {
+                        Decision::Accelerate => sample.gamma.clone(),
                         _ => vec![0.0; m],
                     })
                     .collect();
@@ -198,7 +158,7 @@ impl Anderson {
                 (gamma, back.contains(&true).then(|| mask(&back, &now.f)))
             }
             (Weights::Device(device), _) => {
-                let rr = square.unwrap_or_else(|| square_norm(now.residual()));
+                let rr = square_norm(now.r.clone());
                 let decision = device.update(rr, products, self.slot, safeguard, accelerate);
                 (Some(decision.gamma), Some(decision.back))
             }
@@ -213,14 +173,24 @@ impl Iteration for Anderson {
         let image = map.apply(self.z.clone());
         self.observations += 1;
         #[cfg(feature = "flex")]
-        if let Some(observation) = self.observe_on_host(&image) {
-            return observation;
+        if self.observations == 1 {
+            self.points = Points::new(&self.config, &self.z, &image);
+        }
+        #[cfg(feature = "flex")]
+        if let Some(points) = &mut self.points {
+            return Observation {
+                state: self.z.clone(),
+                squares: Some(points.observe(&self.z, &image)),
+                image,
+                residual: None,
+                within: None,
+                extra: None,
+            };
         }
         let residual = image.clone() - self.z.clone();
         let now = Point {
-            z: self.z.clone(),
             f: image.clone(),
-            r: Some(residual.clone()),
+            r: residual.clone(),
         };
         if let Some(before) = self.previous.take() {
             self.products = Some(self.remember(&now, &before));
@@ -238,6 +208,11 @@ impl Iteration for Anderson {
     }
 
     fn advance(&mut self, _map: &mut Operator<'_>, scalars: Option<&Scalars>) {
+        #[cfg(feature = "flex")]
+        if let Some(points) = &self.points {
+            self.z = points.next();
+            return;
+        }
         let Some(mut now) = self.current.take() else {
             return;
         };
@@ -254,7 +229,7 @@ impl Iteration for Anderson {
         let damping = self.config.damping;
         let mut next = now.f.clone();
         if damping != 1.0 {
-            next = next - now.residual() * (1.0 - damping);
+            next = next - now.r.clone() * (1.0 - damping);
         }
         if let (Some(history), Some(gamma)) = (&self.history, gamma) {
             next = history.df.less(next, gamma.clone());
@@ -272,12 +247,15 @@ impl Iteration for Anderson {
         self.current = of(self.current.take());
         self.previous = of(self.previous.take());
         self.products = self.products.take().map(|t| rows.of(t));
-        self.square = self.square.take().map(|t| rows.of(t));
         if let Some(History { df, dr }) = &mut self.history {
             df.keep(rows);
             dr.keep(rows);
         }
         self.weights.keep(rows);
+        #[cfg(feature = "flex")]
+        if let Some(points) = &mut self.points {
+            points.keep(rows);
+        }
     }
 
     fn recovers(&self) -> bool {

@@ -7,6 +7,8 @@ mod conjugate_gradients;
 mod host;
 mod minres;
 mod plain;
+#[cfg(feature = "flex")]
+mod points;
 mod ring;
 #[cfg(feature = "flex")]
 mod vectors;

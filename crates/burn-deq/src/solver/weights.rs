@@ -19,12 +19,12 @@ pub(crate) fn columns(kind: AndersonType) -> usize {
 }
 
 /// What to do with one sample.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Decision {
     /// A step without history.
     Plain,
-    /// A step with these weights.
-    Accelerate(Vec<f64>),
+    /// A step with the weights in [`HostWeights::gamma`].
+    Accelerate,
     /// The last accelerated step made things worse: a plain step from the point before it.
     TakeBack,
 }
@@ -46,6 +46,14 @@ pub(crate) struct HostWeights {
     /// Squared residual before the last step, and whether that step was accelerated.
     last: Option<f64>,
     accelerated: bool,
+    /// The weights of the last decision to accelerate, 0 for slots that are not in use.
+    pub(crate) gamma: Vec<f64>,
+    /// Memory of `solve`: lengths of all differences, the slots in use, and their system. Taking it
+    /// anew for every sample would cost as much as the arithmetic.
+    lengths: Vec<f64>,
+    slots: Vec<usize>,
+    factor: Cholesky,
+    x: Vec<f64>,
 }
 
 impl HostWeights {
@@ -56,9 +64,10 @@ impl HostWeights {
             // Rounding error of the Gram matrix's entries relative to its diagonal.
             _ => 1e-7,
         };
+        let ridge = config.regularization.max(floor);
         Self {
             kind: config.kind,
-            ridge: config.regularization.max(floor),
+            ridge,
             cap: config.weight_cap,
             gram: vec![0.0; m * m],
             secant: match config.kind {
@@ -69,6 +78,11 @@ impl HostWeights {
             valid: vec![false; m],
             last: None,
             accelerated: false,
+            gamma: Vec::new(),
+            lengths: Vec::new(),
+            slots: Vec::new(),
+            factor: Cholesky::new(ridge),
+            x: Vec::new(),
         }
     }
 
@@ -98,9 +112,12 @@ impl HostWeights {
             return Decision::TakeBack;
         }
         self.last = Some(squared_residual);
-        let weights = if accelerate { self.solve(slot) } else { None };
-        self.accelerated = weights.is_some();
-        weights.map_or(Decision::Plain, Decision::Accelerate)
+        self.accelerated = accelerate && self.solve(slot);
+        if self.accelerated {
+            Decision::Accelerate
+        } else {
+            Decision::Plain
+        }
     }
 
     /// Enters the products with the difference in `slot`.
@@ -128,63 +145,67 @@ impl HostWeights {
         self.valid[slot] = square > 0.0 && square.is_finite();
     }
 
-    /// gamma, on systems scaled to differences of unit length, so that neither the scale of z nor
-    /// the shrinking of the residuals matters. The newest difference comes first, and one that
+    /// Finds gamma, on systems scaled to differences of unit length, so that neither the scale of z
+    /// nor the shrinking of the residuals matters. The newest difference comes first, and one that
     /// depends on newer ones is left out: with more differences than dimensions the old ones would
-    /// drown the new. `None` without history, or when the weights exceed the cap or are not finite
+    /// drown the new. False without history, or when the weights exceed the cap or are not finite
     /// (then the history is dropped).
-    fn solve(&mut self, newest: usize) -> Option<Vec<f64>> {
+    fn solve(&mut self, newest: usize) -> bool {
         let m = self.rhs.len();
-        let lengths: Vec<f64> = (0..m).map(|j| self.gram[j * m + j].sqrt()).collect();
-        let mut slots: Vec<usize> = Vec::with_capacity(m);
-        let mut factor = Cholesky::new(m, self.ridge);
+        let (gram, lengths) = (&self.gram, &mut self.lengths);
+        lengths.clear();
+        lengths.extend((0..m).map(|j| gram[j * m + j].sqrt()));
+        let (slots, factor) = (&mut self.slots, &mut self.factor);
+        slots.clear();
+        factor.entries.clear();
         for j in (0..m)
             .map(|age| (newest + m - age) % m)
             .filter(|j| self.valid[*j])
         {
             // Cosines of the angles between differences.
-            let cosine = |i: &usize| self.gram[i * m + j] / (lengths[*i] * lengths[j]);
+            let cosine = |i: &usize| gram[i * m + j] / (lengths[*i] * lengths[j]);
             if factor.grow(slots.iter().map(cosine)) {
                 slots.push(j);
             }
         }
         if slots.is_empty() {
-            return None;
+            return false;
         }
-        let x = match self.kind {
+        self.x.clear();
+        match self.kind {
             AndersonType::II => {
-                let mut x: Vec<f64> = slots.iter().map(|j| self.rhs[*j] / lengths[*j]).collect();
-                factor.solve(&mut x);
-                Some(x)
+                let of = |j: &usize| self.rhs[*j] / lengths[*j];
+                self.x.extend(slots.iter().map(of));
+                factor.solve(&mut self.x);
             }
-            AndersonType::I => self.solve_secant(&slots),
-        };
-        let mut gamma = vec![0.0; m];
-        for (x, j) in x.into_iter().flatten().zip(&slots) {
-            gamma[*j] = x / lengths[*j];
+            AndersonType::I => self.x.extend(self.solve_secant().into_iter().flatten()),
         }
-        let size = gamma.iter().map(|g| g.abs()).sum::<f64>();
+        self.gamma.clear();
+        self.gamma.resize(m, 0.0);
+        for (x, j) in self.x.iter().zip(&self.slots) {
+            self.gamma[*j] = x / self.lengths[*j];
+        }
+        let size = self.gamma.iter().map(|g| g.abs()).sum::<f64>();
         // Type I may find no weights at all: its system can be singular where dR is not.
-        if size > 0.0 && size <= self.cap || self.kind == AndersonType::II && size == 0.0 {
-            Some(gamma)
-        } else {
+        let found = size > 0.0 && size <= self.cap || self.kind == AndersonType::II && size == 0.0;
+        if !found {
             self.restart();
-            None
         }
+        found
     }
 
     /// The secant system of type I, scaled like the Gram matrix. Its sign is turned, for dR is
     /// close to -dZ for contractions, and then regularisation moves it away from singularity.
-    fn solve_secant(&self, slots: &[usize]) -> Option<Vec<f64>> {
-        let (n, m) = (slots.len(), self.rhs.len());
-        let length: Vec<f64> = slots.iter().map(|j| self.gram[j * m + j].sqrt()).collect();
+    fn solve_secant(&self) -> Option<Vec<f64>> {
+        let (slots, n, m) = (&self.slots, self.slots.len(), self.rhs.len());
+        let length = |i: usize| self.lengths[slots[i]];
         let mut a: Vec<Vec<f64>> = (0..n)
             .map(|i| {
                 let entry =
-                    |j: usize| -self.secant[slots[i] * m + slots[j]] / (length[i] * length[j]);
+                    |j: usize| -self.secant[slots[i] * m + slots[j]] / (length(i) * length(j));
                 let mut row: Vec<f64> = (0..n).map(entry).collect();
                 row[i] += self.ridge;
-                row.push(-self.rhs[slots[i]] / length[i]);
+                row.push(-self.rhs[slots[i]] / length(i));
                 row
             })
             .collect();
@@ -193,6 +214,7 @@ impl HostWeights {
 }
 
 /// The Cholesky factor of a matrix with diagonal 1 + ridge, row by row.
+#[derive(Clone)]
 struct Cholesky {
     /// The lower triangle without gaps.
     entries: Vec<f64>,
@@ -200,9 +222,9 @@ struct Cholesky {
 }
 
 impl Cholesky {
-    fn new(most_rows: usize, ridge: f64) -> Self {
+    fn new(ridge: f64) -> Self {
         Self {
-            entries: Vec::with_capacity(most_rows * (most_rows + 1) / 2),
+            entries: Vec::new(),
             ridge,
         }
     }
@@ -511,7 +533,8 @@ mod tests {
     fn weights_minimise_the_regularised_least_squares() {
         for ridge in [1e-6, 1e-4, 1e-2, 1.0] {
             let mut w = weights([4.0, 1.0, 1.0, 2.0], [1.0, -3.0], ridge);
-            let gamma = w.solve(0).unwrap();
+            assert!(w.solve(0));
+            let gamma = &w.gamma;
             for i in 0..2 {
                 let lhs = (0..2).map(|j| w.gram[i * 2 + j] * gamma[j]).sum::<f64>()
                     + ridge * w.gram[i * 2 + i] * gamma[i];
@@ -550,13 +573,12 @@ mod tests {
                 ],
             };
             for (slot, products) in steps.into_iter().enumerate() {
-                let Decision::Accelerate(gamma) = host.update(1.0, &products, slot, 4.0, true)
-                else {
-                    panic!("accelerated");
-                };
+                let decision = host.update(1.0, &products, slot, 4.0, true);
+                assert_eq!(decision, Decision::Accelerate);
                 let rr = tensor(vec![1.0]);
                 let decision = on_device.update(rr, Some(tensor(products)), slot, 4.0, true);
                 let other: Vec<f64> = decision.gamma.into_data().iter::<f64>().collect();
+                let gamma = &host.gamma;
                 for (a, b) in gamma.iter().zip(&other) {
                     assert!((a - b).abs() < 1e-10, "{kind:?} {gamma:?} {other:?}");
                 }
@@ -567,9 +589,9 @@ mod tests {
     #[test]
     fn of_two_equal_differences_the_newer_is_used() {
         let mut w = weights([1.0, 1.0, 1.0, 1.0], [1.0, 1.0], 1e-15);
-        let gamma = w.solve(1).unwrap();
-        assert_eq!(gamma[0], 0.0);
-        assert!((gamma[1] - 1.0).abs() < 1e-12);
+        assert!(w.solve(1));
+        assert_eq!(w.gamma[0], 0.0);
+        assert!((w.gamma[1] - 1.0).abs() < 1e-12);
     }
 
     #[test]
@@ -581,7 +603,7 @@ mod tests {
             ([1.0, nan, nan, 1.0], [0.5, 1.0], true),
         ] {
             let mut w = weights(gram, rhs, 1e-15);
-            assert_eq!(w.solve(0).is_some(), accepted, "{gram:?} {rhs:?}");
+            assert_eq!(w.solve(0), accepted, "{gram:?} {rhs:?}");
         }
     }
 
