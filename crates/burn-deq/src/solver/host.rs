@@ -82,33 +82,19 @@ impl HostRing {
 
     pub(crate) fn combine(&self, weights: Tensor<2>) -> Tensor<2> {
         let weights = Floats::expected(&weights);
-        of_both!(self, slots => self.combination_of(None, slots, &weights, |w| w))
+        of_both!(self, slots => self.combination_of(slots, &weights))
     }
 
-    /// x less the combination with these weights.
-    pub(crate) fn less(&self, x: Tensor<2>, weights: Tensor<2>) -> Tensor<2> {
-        let (x, weights) = (Floats::expected(&x), Floats::expected(&weights));
-        of_both!(self, slots => self.combination_of(Some(&x), slots, &weights, |w| -w))
-    }
-
-    fn combination_of<T: Real>(
-        &self,
-        start: Option<&Floats>,
-        slots: &[Vec<T>],
-        weights: &Floats,
-        signed: impl Fn(T) -> T + Send + Sync,
-    ) -> Tensor<2> {
+    fn combination_of<T: Real>(&self, slots: &[Vec<T>], weights: &Floats) -> Tensor<2> {
         let (width, m) = (self.width, self.capacity);
         let weights: &[T] = weights.elements();
-        let start = start.map(Floats::elements::<T>);
         let add = |sample: usize, sum: &mut Vec<T>| {
             let row = sample * width..(sample + 1) * width;
             let weights = &weights[sample * m..(sample + 1) * m];
             let used = weights.iter().zip(slots);
             let used = used.filter(|(weight, _)| **weight != T::default());
-            let used: Vec<(T, &[T])> = used.map(|(w, s)| (signed(*w), &s[row.clone()])).collect();
+            let used: Vec<(T, &[T])> = used.map(|(w, s)| (*w, &s[row.clone()])).collect();
             Arch::new().dispatch(Combine {
-                start: start.map(|x| &x[row]),
                 used: &used,
                 width,
                 sum,

@@ -80,11 +80,7 @@ impl Ring {
 
     /// x less the sum of the slots with these weights, as [`combine`](Self::combine).
     pub(crate) fn less(&self, x: Tensor<2>, weights: Tensor<2>) -> Tensor<2> {
-        match self {
-            Self::Device(_) => x - self.combine(weights),
-            #[cfg(feature = "flex")]
-            Self::Host(ring) => ring.less(x, weights),
-        }
+        x - self.combine(weights)
     }
 
     /// Makes a slot zero for the samples in `rows`, `[batch, 1]`: it may hold NaN, and 0 * NaN is

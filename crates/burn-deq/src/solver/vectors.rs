@@ -56,7 +56,6 @@ pub(super) trait Real:
     + std::ops::AddAssign
     + std::ops::Div<Output = Self>
     + std::ops::Mul<Output = Self>
-    + std::ops::Neg<Output = Self>
     + std::ops::Sub<Output = Self>
 {
     /// Inner products of a with each x, all of one length.
@@ -346,9 +345,8 @@ impl<T: Real> WithSimd for Dots<'_, T> {
     }
 }
 
-/// Appends `start`, or zeros, plus the weighted slots.
+/// Appends the sum of the weighted slots.
 pub(super) struct Combine<'a, T> {
-    pub(super) start: Option<&'a [T]>,
     pub(super) used: &'a [(T, &'a [T])],
     pub(super) width: usize,
     pub(super) sum: &'a mut Vec<T>,
@@ -393,7 +391,6 @@ fn dots<S: Simd, T: Real>(simd: S, slots: &[&[T]], x: &[&[T]], products: &mut [T
 #[inline(always)]
 fn combine<T: Real>(work: Combine<'_, T>) {
     let Combine {
-        start,
         used,
         width,
         sum: out,
@@ -402,10 +399,7 @@ fn combine<T: Real>(work: Combine<'_, T>) {
     for first in (0..width).step_by(BLOCK) {
         let block = first..width.min(first + BLOCK);
         let sum = &mut buffer[..block.len()];
-        match start {
-            Some(x) => sum.copy_from_slice(&x[block.clone()]),
-            None => sum.fill(T::default()),
-        }
+        sum.fill(T::default());
         // Two slots at once save half of the passes over the sum.
         let (pairs, rest) = used.as_chunks::<2>();
         for [(a, x), (b, y)] in pairs {
