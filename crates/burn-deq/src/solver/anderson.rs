@@ -180,7 +180,7 @@ impl Iteration for Anderson {
         if let Some(points) = &mut self.points {
             return Observation {
                 state: self.z.clone(),
-                squares: Some(points.observe(&self.z, &image)),
+                squares: Some(points.observe(self.observations, &self.z, &image)),
                 image,
                 residual: None,
                 within: None,

@@ -96,7 +96,7 @@ fn read_backs_are_counted() {
 }
 
 #[test]
-fn decisions_on_the_device_solve_the_catalogue_too() {
+fn solves_that_are_seldom_looked_at_solve_the_catalogue_too() {
     for problem in catalogue() {
         for (name, solver) in accelerated() {
             let solver = solver.with_check(Check::Every(5));
@@ -111,7 +111,7 @@ fn decisions_on_the_device_solve_the_catalogue_too() {
 }
 
 #[test]
-fn a_bad_sample_leaves_the_others_alone_on_the_device_too() {
+fn a_bad_sample_leaves_the_others_alone_when_nobody_looks() {
     let place = Place::flex();
     let f = |z: Tensor<2>, x: Tensor<2>| (z * 0.5 + x).tanh();
     let x = place.tensor(&[0.3, f64::NAN, -0.2], [3, 1]);
