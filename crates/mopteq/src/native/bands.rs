@@ -4,32 +4,28 @@
 //! columns only: four rows of a 3 x 3 convolution are made of six products of weights and rows
 //! instead of twelve. In one direction the transforms are cheap, need no shuffles, and lose less
 //! than a digit.
+//!
+//! A band is four rows. Its six transformed rows have a zero at their left, which is also the one at
+//! the right of the row before. Vectors never run over the end of a row, and a block
+//! takes its vectors from several bands where rows are short.
 
 use std::cell::RefCell;
 
 use pulp::{Arch, Simd, WithSimd};
 
-use super::raster::{Correlate, PIXELS_AT_ONCE, Planes, Raster, SLACK, VECTORS, convolve_block};
-
-thread_local! {
-    static BANDS: RefCell<Bands> = RefCell::default();
-    static GRADIENT: RefCell<Bands> = RefCell::default();
-}
-
-/// Planes with borders, transformed.
-#[derive(Default)]
-pub(super) struct Bands {
-    /// `[channel][k][band][stride]`, and room to read past the end.
-    lines: Vec<f32>,
-    /// Length of the lines of a channel and a k.
-    line: usize,
-    count: usize,
-}
+use super::packed::{VECTORS, WIDE};
+use super::{lend, room};
 
 /// Rows of a band.
 const ROWS: usize = 4;
-/// G: the weights of column k from those of three rows, for the points 0, 1, -1, 2, -2 and infinity.
-pub(super) const BAND: [[f32; 3]; 6] = [
+/// Products that a band is made of.
+const PRODUCTS: usize = 6;
+/// Numbers of transformed input that are made at once: the first-level cache holds them.
+const INPUT_AT_ONCE: usize = 7 << 10;
+/// Transformed numbers that a kernel gradient works on at once: the second-level cache holds them.
+const GRADIENT_AT_ONCE: usize = 1 << 18;
+/// G: the weights of product k from those of three rows, for the points 0, 1, -1, 2, -2 and infinity.
+const WEIGHTS: [[f32; 3]; PRODUCTS] = [
     [1.0 / 4.0, 0.0, 0.0],
     [-1.0 / 6.0, -1.0 / 6.0, -1.0 / 6.0],
     [-1.0 / 6.0, 1.0 / 6.0, -1.0 / 6.0],
@@ -38,205 +34,123 @@ pub(super) const BAND: [[f32; 3]; 6] = [
     [0.0, 0.0, 1.0],
 ];
 
-/// Lends the task the planes, transformed, in this thread's memory.
-pub(super) fn of(raster: Raster, from: &[f32], task: impl FnOnce(&Bands)) {
-    // Taken out, for a thread that waits for others may be given another task.
-    let mut bands = BANDS.take();
-    bands.transform(raster, from);
-    task(&bands);
-    BANDS.set(bands);
+thread_local! {
+    static INPUT: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    static GRADIENT: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    static SUMS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
-/// As [`raster::add_kernel_gradient`](super::raster::add_kernel_gradient) for 3 x 3 kernels, with half
+/// Bands of a plane.
+pub(super) fn count([height, _]: [usize; 2]) -> usize {
+    height.div_ceil(ROWS)
+}
+
+/// Length of a transformed plane.
+pub(super) fn pixels(size: [usize; 2]) -> usize {
+    count(size) * (size[1] + 1)
+}
+
+/// The weights `[block][product][in][column][output channel]` of a kernel whose weight of an output
+/// channel, an input channel and a tap stands `at` a place.
+pub(super) fn fold(
+    weights: &[f32],
+    [out, channels_in]: [usize; 2],
+    block: usize,
+    at: impl Fn(usize, usize, usize) -> usize,
+) -> Vec<f32> {
+    let mut folded = vec![0.0; out.div_ceil(block) * block * channels_in * PRODUCTS * 3];
+    for o in 0..out {
+        for i in 0..channels_in {
+            for (k, g) in WEIGHTS.iter().enumerate() {
+                for column in 0..3 {
+                    let place = (o / block * PRODUCTS + k) * channels_in + i;
+                    let weight = |row: usize| g[row] * weights[at(o, i, 3 * row + column)];
+                    folded[(place * 3 + column) * block + o % block] =
+                        weight(0) + weight(1) + weight(2);
+                }
+            }
+        }
+    }
+    folded
+}
+
+/// Convolves planes with weights of [`fold`], in blocks of so many output channels.
+pub(super) fn convolve(
+    weights: &[f32],
+    block: usize,
+    size: [usize; 2],
+    from: &[f32],
+    to: &mut [f32],
+) {
+    lend(&INPUT, |lines| {
+        lend(&SUMS, |sums| {
+            Arch::new().dispatch(Convolve {
+                weights,
+                block,
+                size,
+                lines,
+                sums,
+                from,
+                to,
+            });
+        });
+    });
+}
+
+/// As [`packed::add_kernel_gradient`](super::packed::add_kernel_gradient) for 3 x 3 kernels, with half
 /// of the multiplications: the transpose of what a convolution does, with respect to its weights.
 pub(super) fn add_kernel_gradient(
-    raster: Raster,
+    size: [usize; 2],
     samples: usize,
     x: &[f32],
     g: &[f32],
     sum: &mut [f32],
 ) {
-    let samples = samples.max(1);
-    let [from, to] = [x, g].map(|planes| planes.len() / samples);
-    // A line is a quarter of a plane.
-    let group = (ROWS * PIXELS_AT_ONCE / raster.size().max(1)).clamp(1, samples);
-    let mut products = vec![0.0; sum.len() / 3 * BAND.len()];
-    let (mut inputs, mut gradients) = (BANDS.take(), GRADIENT.take());
-    for (x, g) in x.chunks(group * from).zip(g.chunks(group * to)) {
-        inputs.transform(raster, x);
-        gradients.transform_gradient(raster, g);
-        let line = inputs.line;
-        let offset = |k: usize| (0..3).map(move |column| (k * line + column, k * line));
-        let offsets: Vec<_> = (0..BAND.len()).flat_map(offset).collect();
-        let plane = BAND.len() * line;
-        let [of_x, of_g] = [from, to].map(|n| n / raster.plane() * plane);
-        Arch::new().dispatch(Correlate {
-            plane,
-            length: inputs.count * raster.stride(),
-            offsets: &offsets,
-            x: Planes {
-                of: &inputs.lines,
-                sample: of_x,
-            },
-            g: Planes {
-                of: &gradients.lines,
-                sample: of_g,
-            },
-            sum: &mut products,
-        });
-    }
-    BANDS.set(inputs);
-    GRADIENT.set(gradients);
-    let kernels = products.as_chunks::<{ 3 * BAND.len() }>().0;
-    for (products, sum) in kernels.iter().zip(sum.as_chunks_mut::<9>().0) {
-        for (k, weights) in BAND.iter().enumerate() {
-            for (row, weight) in weights.iter().enumerate() {
-                for column in 0..3 {
-                    sum[3 * row + column] += weight * products[3 * k + column];
+    let [from, to] = [x, g].map(|planes| planes.len() / samples.max(1));
+    let all = PRODUCTS * pixels(size) * (from + to) / (size[0] * size[1]);
+    let group = (GRADIENT_AT_ONCE / all).clamp(1, samples.max(1));
+    lend(&SUMS, |products| {
+        let products = room(products, sum.len() / 3 * PRODUCTS);
+        products.fill(0.0);
+        for (x, g) in x.chunks(group * from).zip(g.chunks(group * to)) {
+            lend(&INPUT, |inputs| {
+                lend(&GRADIENT, |gradients| {
+                    Arch::new().dispatch(Correlate {
+                        size,
+                        samples: x.len() / from,
+                        inputs,
+                        gradients,
+                        x,
+                        g,
+                        products: &mut *products,
+                    });
+                });
+            });
+        }
+        let kernels = products.as_chunks::<{ 3 * PRODUCTS }>().0;
+        for (products, sum) in kernels.iter().zip(sum.as_chunks_mut::<9>().0) {
+            for (k, weights) in WEIGHTS.iter().enumerate() {
+                for (row, weight) in weights.iter().enumerate() {
+                    for column in 0..3 {
+                        sum[3 * row + column] += weight * products[3 * k + column];
+                    }
                 }
             }
         }
-    }
+    });
 }
 
-impl Bands {
-    /// Convolves with weights `[block][k][in][column][output channel]`, in blocks of so many output
-    /// channels.
-    pub(super) fn convolve(&self, block: usize, weights: &[f32], raster: Raster, to: &mut [f32]) {
-        Arch::new().dispatch(ConvolveBands {
-            weights,
-            block,
-            bands: self,
-            raster,
-            to,
-        });
-    }
-
-    fn transform(&mut self, raster: Raster, from: &[f32]) {
-        self.count = raster.height.div_ceil(ROWS);
-        self.line = self.count * raster.stride() + SLACK;
-        self.lines
-            .resize(from.len() / raster.plane() * BAND.len() * self.line, 0.0);
-        Arch::new().dispatch(Transform {
-            bands: self,
-            raster,
-            from,
-        });
-    }
-
-    /// For the gradient of a convolution: A times four rows, with A' what makes four rows of six
-    /// products.
-    fn transform_gradient(&mut self, raster: Raster, from: &[f32]) {
-        self.count = raster.height.div_ceil(ROWS);
-        self.line = self.count * raster.stride() + SLACK;
-        self.lines
-            .resize(from.len() / raster.plane() * BAND.len() * self.line, 0.0);
-        Arch::new().dispatch(TransformGradient {
-            bands: self,
-            raster,
-            from,
-        });
-    }
-}
-
-struct Transform<'a> {
-    bands: &'a mut Bands,
-    raster: Raster,
-    from: &'a [f32],
-}
-
-impl WithSimd for Transform<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _simd: S) {
-        let (line, stride) = (self.bands.line, self.raster.stride());
-        let rows = self.raster.height + 2;
-        let channels = self.bands.lines.chunks_exact_mut(BAND.len() * line);
-        for (from, lines) in self.from.chunks_exact(self.raster.plane()).zip(channels) {
-            let mut lines = lines.chunks_exact_mut(line);
-            let mut lines: [&mut [f32]; 6] =
-                std::array::from_fn(|_| lines.next().unwrap_or_default());
-            for band in 0..self.bands.count {
-                // Below the plane all is zero, as is the first row of the border.
-                let row = |j: usize| match ROWS * band + j {
-                    y if y < rows => &from[y * stride..(y + 1) * stride],
-                    _ => &from[..stride],
-                };
-                let d: [&[f32]; 6] = std::array::from_fn(row);
-                let lines = lines.each_mut().map(|l| &mut l[band * stride..][..stride]);
-                for p in 0..stride {
-                    let d: [f32; 6] = std::array::from_fn(|j| d[j][p]);
-                    let [even, odd] = [d[4] - 4.0 * d[2], d[3] - 4.0 * d[1]];
-                    let [fine, coarse] = [d[4] - d[2], 2.0 * (d[3] - d[1])];
-                    lines[0][p] = 4.0 * d[0] - 5.0 * d[2] + d[4];
-                    lines[1][p] = even + odd;
-                    lines[2][p] = even - odd;
-                    lines[3][p] = fine + coarse;
-                    lines[4][p] = fine - coarse;
-                    lines[5][p] = 4.0 * d[1] - 5.0 * d[3] + d[5];
-                }
-            }
-            for line in &mut lines {
-                line[self.bands.count * stride..].fill(0.0);
-            }
-        }
-    }
-}
-
-struct TransformGradient<'a> {
-    bands: &'a mut Bands,
-    raster: Raster,
-    from: &'a [f32],
-}
-
-impl WithSimd for TransformGradient<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _simd: S) {
-        let (raster, line, stride) = (self.raster, self.bands.line, self.raster.stride());
-        let channels = self.bands.lines.chunks_exact_mut(BAND.len() * line);
-        for (from, lines) in self.from.chunks_exact(raster.plane()).zip(channels) {
-            let mut lines = lines.chunks_exact_mut(line);
-            let mut lines: [&mut [f32]; 6] =
-                std::array::from_fn(|_| lines.next().unwrap_or_default());
-            for band in 0..self.bands.count {
-                // With the border behind a row, which is zero as all below the plane.
-                let row = |j: usize| match ROWS * band + j {
-                    y if y < raster.height => &from[raster.origin() + y * stride..][..stride],
-                    _ => &from[..stride],
-                };
-                let g: [&[f32]; ROWS] = std::array::from_fn(row);
-                let lines = lines.each_mut().map(|l| &mut l[band * stride..][..stride]);
-                for p in 0..stride {
-                    let g: [f32; ROWS] = std::array::from_fn(|j| g[j][p]);
-                    let [even, odd] = [g[0] + g[2], g[1] + g[3]];
-                    let [fine, coarse] = [g[0] + 4.0 * g[2], 2.0 * g[1] + 8.0 * g[3]];
-                    lines[0][p] = g[0];
-                    lines[1][p] = even + odd;
-                    lines[2][p] = even - odd;
-                    lines[3][p] = fine + coarse;
-                    lines[4][p] = fine - coarse;
-                    lines[5][p] = g[3];
-                }
-            }
-            for line in &mut lines {
-                line[self.bands.count * stride..].fill(0.0);
-            }
-        }
-    }
-}
-
-struct ConvolveBands<'a> {
+struct Convolve<'a> {
     weights: &'a [f32],
     block: usize,
-    bands: &'a Bands,
-    raster: Raster,
+    size: [usize; 2],
+    lines: &'a mut Vec<f32>,
+    sums: &'a mut Vec<f32>,
+    from: &'a [f32],
     to: &'a mut [f32],
 }
 
-impl WithSimd for ConvolveBands<'_> {
+impl WithSimd for Convolve<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -249,78 +163,351 @@ impl WithSimd for ConvolveBands<'_> {
     }
 }
 
-impl ConvolveBands<'_> {
+impl Convolve<'_> {
     #[inline(always)]
     fn blocks<S: Simd, const OUT: usize>(self, simd: S) {
-        let (raster, bands) = (self.raster, self.bands);
-        let (plane, stride) = (raster.plane(), raster.stride());
-        let planes = BAND.len() * bands.line;
-        let weights_of_k = bands.lines.len() / planes * 3 * OUT;
-        let pixels = VECTORS * S::F32_LANES;
-        let taps: [[usize; 3]; 6] =
-            std::array::from_fn(|k| std::array::from_fn(|column| k * bands.line + column));
-        for band in 0..bands.count {
-            let rows = (raster.height - ROWS * band).min(ROWS);
-            for x in (0..raster.width).step_by(pixels) {
-                let valid = pixels.min(raster.width - x);
-                for (weights, to) in self
-                    .weights
-                    .chunks_exact(weights_of_k * BAND.len())
-                    .zip(self.to.chunks_mut(OUT * plane))
-                {
-                    let start = band * stride + x;
-                    let mut products = [[[simd.splat_f32s(0.0); VECTORS]; OUT]; 6];
-                    let of_k = weights.chunks_exact(weights_of_k).zip(&taps);
-                    for (products, (weights, taps)) in products.iter_mut().zip(of_k) {
-                        *products = convolve_block::<S, OUT>(
-                            simd,
-                            weights,
-                            &bands.lines,
-                            planes,
-                            taps,
-                            start,
-                        );
+        let [height, width] = self.size;
+        let (size, stride, lanes) = (height * width, width + 1, S::F32_LANES);
+        let channels = self.from.len() / size;
+        let (bands, across) = (count(self.size), width.div_ceil(lanes));
+        let mut chunk = (INPUT_AT_ONCE / (channels * PRODUCTS * stride)).clamp(1, bands);
+        if !across.is_multiple_of(VECTORS) {
+            chunk = chunk.next_multiple_of(VECTORS).min(bands);
+        }
+        // The last vector of a row may run past its end.
+        let line = (chunk - 1) * stride + across * lanes + 2;
+        let lines = room(self.lines, PRODUCTS * channels * line);
+        let sums = room(self.sums, PRODUCTS * OUT * VECTORS * lanes);
+        let weights_of_product = channels * 3 * OUT;
+        for first in (0..bands).step_by(chunk) {
+            let made = chunk.min(bands - first);
+            for (channel, from) in self.from.chunks_exact(size).enumerate() {
+                let line_of = |k: usize| (k * channels + channel) * line;
+                for band in 0..made {
+                    let at = |k: usize| line_of(k) + band * stride;
+                    enter(simd, from, self.size, first + band, lines, at);
+                }
+                for k in 0..PRODUCTS {
+                    lines[line_of(k) + made * stride..line_of(k) + line].fill(0.0);
+                }
+            }
+            let vectors = made * across;
+            let blocks = self.weights.chunks_exact(weights_of_product * PRODUCTS);
+            for (weights, to) in blocks.zip(self.to.chunks_mut(OUT * size)) {
+                for vector in (0..vectors).step_by(VECTORS) {
+                    let mut places = [[0; 2]; VECTORS];
+                    let mut starts = [0; VECTORS];
+                    for v in 0..VECTORS {
+                        // The last one twice where their number is odd.
+                        let vector = (vector + v).min(vectors - 1);
+                        let (band, x) = (vector / across, vector % across * lanes);
+                        places[v] = [ROWS * (first + band), x];
+                        starts[v] = band * stride + x;
                     }
-                    for (o, to) in to.chunks_exact_mut(plane).enumerate() {
-                        let made = rows_of_band(simd, std::array::from_fn(|k| products[k][o]));
-                        for (i, made) in made.iter().enumerate().take(rows) {
-                            let at = raster.origin() + (ROWS * band + i) * stride + x;
-                            let to = &mut to[at..at + valid];
-                            if valid == pixels {
-                                S::as_mut_simd_f32s(to).0.copy_from_slice(made);
-                            } else {
-                                let made: &[f32] = pulp::bytemuck::cast_slice(made);
-                                to.copy_from_slice(&made[..valid]);
+                    let of_product = weights.chunks_exact(weights_of_product);
+                    let of_product = of_product.zip(lines.chunks_exact(channels * line));
+                    let sums_of = sums.chunks_exact_mut(OUT * VECTORS * lanes);
+                    for ((weights, lines), sums) in of_product.zip(sums_of) {
+                        multiply::<S, OUT>(simd, weights, lines, line, starts, sums);
+                    }
+                    let (sums, _) = S::as_simd_f32s(sums);
+                    for (o, to) in to.chunks_exact_mut(size).enumerate() {
+                        for (v, [y, x]) in places.into_iter().enumerate() {
+                            let mut products = [simd.splat_f32s(0.0); PRODUCTS];
+                            for (k, product) in products.iter_mut().enumerate() {
+                                *product = sums[(k * OUT + o) * VECTORS + v];
+                            }
+                            let made = rows_of_band(simd, products);
+                            for (y, made) in (y..height).zip(&made) {
+                                store(simd, &mut to[y * width + x..(y + 1) * width], *made);
                             }
                         }
                     }
                 }
             }
         }
-        for plane in self.to.chunks_exact_mut(plane) {
-            raster.clear_border(plane);
+    }
+}
+
+/// The sums over input channels and columns for a block of output channels and pixels,
+/// `[output channel][vector]`.
+#[inline(always)]
+fn multiply<S: Simd, const OUT: usize>(
+    simd: S,
+    weights: &[f32],
+    lines: &[f32],
+    line: usize,
+    starts: [usize; VECTORS],
+    to: &mut [f32],
+) {
+    let lanes = S::F32_LANES;
+    let mut sums = [[simd.splat_f32s(0.0); VECTORS]; OUT];
+    let weights = weights.as_chunks::<OUT>().0.as_chunks::<3>().0;
+    for (weights, from) in weights.iter().zip(lines.chunks_exact(line)) {
+        let first = &from[starts[0]..starts[0] + lanes + 2];
+        let second = &from[starts[1]..starts[1] + lanes + 2];
+        for column in 0..3 {
+            let x = [
+                S::as_simd_f32s(&first[column..column + lanes]).0[0],
+                S::as_simd_f32s(&second[column..column + lanes]).0[0],
+            ];
+            for (sums, weight) in sums.iter_mut().zip(&weights[column]) {
+                let weight = simd.splat_f32s(*weight);
+                for (sum, x) in sums.iter_mut().zip(x) {
+                    *sum = simd.mul_add_e_f32s(weight, x, *sum);
+                }
+            }
+        }
+    }
+    let to = S::as_mut_simd_f32s(to).0.as_chunks_mut::<VECTORS>().0;
+    for (to, sums) in to.iter_mut().zip(sums) {
+        *to = sums;
+    }
+}
+
+/// The first numbers of a row, zero past its end.
+#[inline(always)]
+fn load<S: Simd>(simd: S, row: &[f32]) -> S::f32s {
+    match S::as_simd_f32s(row).0.first() {
+        Some(full) => *full,
+        None => simd.partial_load_f32s(row),
+    }
+}
+
+/// Writes as many numbers as the row has room for.
+#[inline(always)]
+fn store<S: Simd>(simd: S, row: &mut [f32], made: S::f32s) {
+    match S::as_mut_simd_f32s(row).0.first_mut() {
+        Some(full) => *full = made,
+        None => simd.partial_store_f32s(row, made),
+    }
+}
+
+/// Transforms the rows that a band of the output is made of, B'd. Line k, with the border on the
+/// left, stands `at(k)`; zeros may follow on its right.
+#[inline(always)]
+fn enter<S: Simd>(
+    simd: S,
+    plane: &[f32],
+    [height, width]: [usize; 2],
+    band: usize,
+    lines: &mut [f32],
+    at: impl Fn(usize) -> usize,
+) {
+    let lanes = S::F32_LANES;
+    let scaled = |c: f32, x: S::f32s, y: S::f32s| simd.mul_add_e_f32s(simd.splat_f32s(c), x, y);
+    for k in 0..PRODUCTS {
+        lines[at(k)] = 0.0;
+    }
+    for x in (0..width).step_by(lanes) {
+        let mut d = [simd.splat_f32s(0.0); PRODUCTS];
+        for (j, d) in d.iter_mut().enumerate() {
+            // The first row of the first band is above the plane.
+            let y = (ROWS * band + j).wrapping_sub(1);
+            if y < height {
+                *d = load(simd, &plane[y * width + x..(y + 1) * width]);
+            }
+        }
+        let [even, odd] = [scaled(-4.0, d[2], d[4]), scaled(-4.0, d[1], d[3])];
+        let [fine, coarse] = [simd.sub_f32s(d[4], d[2]), simd.sub_f32s(d[3], d[1])];
+        let coarse = simd.add_f32s(coarse, coarse);
+        let made = [
+            scaled(4.0, d[0], scaled(-5.0, d[2], d[4])),
+            simd.add_f32s(even, odd),
+            simd.sub_f32s(even, odd),
+            simd.add_f32s(fine, coarse),
+            simd.sub_f32s(fine, coarse),
+            scaled(4.0, d[1], scaled(-5.0, d[3], d[5])),
+        ];
+        for (k, made) in made.into_iter().enumerate() {
+            S::as_mut_simd_f32s(&mut lines[at(k) + 1 + x..][..lanes]).0[0] = made;
         }
     }
 }
 
-/// Four rows from six products.
+/// Transforms a band of the gradient, A g, with A' what makes four rows of six products. Line k, with
+/// the border on the right, stands `at(k)`.
 #[inline(always)]
-fn rows_of_band<S: Simd>(simd: S, m: [[S::f32s; VECTORS]; 6]) -> [[S::f32s; VECTORS]; ROWS] {
-    let mut rows = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
+fn enter_gradient<S: Simd>(
+    simd: S,
+    plane: &[f32],
+    [height, width]: [usize; 2],
+    band: usize,
+    lines: &mut [f32],
+    at: impl Fn(usize) -> usize,
+) {
+    let lanes = S::F32_LANES;
     let scaled = |c: f32, x: S::f32s, y: S::f32s| simd.mul_add_e_f32s(simd.splat_f32s(c), x, y);
-    for v in 0..VECTORS {
-        let [a, b] = [
-            simd.add_f32s(m[1][v], m[2][v]),
-            simd.sub_f32s(m[1][v], m[2][v]),
+    for x in (0..width).step_by(lanes) {
+        let mut g = [simd.splat_f32s(0.0); ROWS];
+        for (j, g) in g.iter_mut().enumerate() {
+            let y = ROWS * band + j;
+            if y < height {
+                *g = load(simd, &plane[y * width + x..(y + 1) * width]);
+            }
+        }
+        let [even, odd] = [simd.add_f32s(g[0], g[2]), simd.add_f32s(g[1], g[3])];
+        let [fine, coarse] = [scaled(4.0, g[2], g[0]), simd.add_f32s(g[1], g[1])];
+        let coarse = scaled(8.0, g[3], coarse);
+        let made = [
+            g[0],
+            simd.add_f32s(even, odd),
+            simd.sub_f32s(even, odd),
+            simd.add_f32s(fine, coarse),
+            simd.sub_f32s(fine, coarse),
+            g[3],
         ];
-        let [c, d] = [
-            simd.add_f32s(m[3][v], m[4][v]),
-            simd.sub_f32s(m[3][v], m[4][v]),
-        ];
-        rows[0][v] = simd.add_f32s(m[0][v], simd.add_f32s(a, c));
-        rows[1][v] = scaled(2.0, d, b);
-        rows[2][v] = scaled(4.0, c, a);
-        rows[3][v] = simd.add_f32s(m[5][v], scaled(8.0, d, b));
+        for (k, made) in made.into_iter().enumerate() {
+            S::as_mut_simd_f32s(&mut lines[at(k) + x..][..lanes]).0[0] = made;
+        }
     }
-    rows
+    for k in 0..PRODUCTS {
+        lines[at(k) + width] = 0.0;
+    }
+}
+
+/// A'm: four rows from six products.
+#[inline(always)]
+fn rows_of_band<S: Simd>(simd: S, m: [S::f32s; PRODUCTS]) -> [S::f32s; ROWS] {
+    let scaled = |c: f32, x: S::f32s, y: S::f32s| simd.mul_add_e_f32s(simd.splat_f32s(c), x, y);
+    let [a, b] = [simd.add_f32s(m[1], m[2]), simd.sub_f32s(m[1], m[2])];
+    let [c, d] = [simd.add_f32s(m[3], m[4]), simd.sub_f32s(m[3], m[4])];
+    [
+        simd.add_f32s(m[0], simd.add_f32s(a, c)),
+        scaled(2.0, d, b),
+        scaled(4.0, c, a),
+        simd.add_f32s(m[5], scaled(8.0, d, b)),
+    ]
+}
+
+/// Adds to `products`, `[out][in][product][column]`, those of the transformed planes, over all samples.
+struct Correlate<'a> {
+    size: [usize; 2],
+    samples: usize,
+    inputs: &'a mut Vec<f32>,
+    gradients: &'a mut Vec<f32>,
+    x: &'a [f32],
+    g: &'a [f32],
+    products: &'a mut [f32],
+}
+
+impl WithSimd for Correlate<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        if S::REGISTER_COUNT >= WIDE {
+            self.blocks::<S, 8>(simd);
+        } else {
+            self.blocks::<S, 4>(simd);
+        }
+    }
+}
+
+impl Correlate<'_> {
+    #[inline(always)]
+    fn blocks<S: Simd, const OUT: usize>(self, simd: S) {
+        let [height, width] = self.size;
+        let (size, stride, lanes) = (height * width, width + 1, S::F32_LANES);
+        let samples = self.samples;
+        let [channels_in, channels_out] = [self.x.len(), self.g.len()].map(|n| n / samples / size);
+        // The bands of all samples, one after the other, and zeros to the end of a vector.
+        let used = samples * pixels(self.size);
+        let length = used.next_multiple_of(lanes);
+        let line = (length + lanes + 2).next_multiple_of(lanes);
+        let inputs = room(self.inputs, PRODUCTS * channels_in * line);
+        let gradients = room(self.gradients, PRODUCTS * channels_out * line);
+        let bands = count(self.size);
+        for sample in 0..samples {
+            let first = sample * pixels(self.size);
+            for channel in 0..channels_in {
+                let x = &self.x[(sample * channels_in + channel) * size..][..size];
+                for band in 0..bands {
+                    let place = channel * line + first + band * stride;
+                    let at = |k: usize| k * channels_in * line + place;
+                    enter(simd, x, self.size, band, inputs, at);
+                }
+            }
+            for channel in 0..channels_out {
+                let g = &self.g[(sample * channels_out + channel) * size..][..size];
+                for band in 0..bands {
+                    let place = channel * line + first + band * stride;
+                    let at = |k: usize| k * channels_out * line + place;
+                    enter_gradient(simd, g, self.size, band, gradients, at);
+                }
+            }
+        }
+        for line in inputs.chunks_exact_mut(line) {
+            line[used..].fill(0.0);
+        }
+        for line in gradients.chunks_exact_mut(line) {
+            line[used..].fill(0.0);
+        }
+        let of_product = inputs.chunks_exact(channels_in * line);
+        let of_product = of_product.zip(gradients.chunks_exact(channels_out * line));
+        for (k, (inputs, gradients)) in of_product.enumerate() {
+            let mut o = 0;
+            while o < channels_out {
+                let g = &gradients[o * line..];
+                let place =
+                    |n: usize, i: usize| ((o + n) * channels_in + i) * (3 * PRODUCTS) + 3 * k;
+                let wide = o + OUT <= channels_out;
+                for (i, x) in inputs.chunks_exact(line).enumerate() {
+                    if wide {
+                        let sums = dots::<S, OUT>(simd, x, g, [line, length]);
+                        for (n, sums) in sums.into_iter().enumerate() {
+                            add(&mut self.products[place(n, i)..], sums);
+                        }
+                    } else {
+                        let [sums] = dots::<S, 1>(simd, x, g, [line, length]);
+                        add(&mut self.products[place(0, i)..], sums);
+                    }
+                }
+                o += if wide { OUT } else { 1 };
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn add(to: &mut [f32], sums: [f32; 3]) {
+    for (to, sum) in to.iter_mut().zip(sums) {
+        *to += sum;
+    }
+}
+
+/// Inner products of OUT lines of g with a line of x, shifted by each column.
+#[inline(always)]
+fn dots<S: Simd, const OUT: usize>(
+    simd: S,
+    x: &[f32],
+    g: &[f32],
+    [line, length]: [usize; 2],
+) -> [[f32; 3]; OUT] {
+    let vectors = length / S::F32_LANES;
+    let mut sums = [[simd.splat_f32s(0.0); 3]; OUT];
+    let mut xs: [&[S::f32s]; 3] = [&[]; 3];
+    for (column, shifted) in xs.iter_mut().enumerate() {
+        *shifted = &S::as_simd_f32s(&x[column..][..length]).0[..vectors];
+    }
+    let mut gs: [&[S::f32s]; OUT] = [&[]; OUT];
+    for (o, row) in gs.iter_mut().enumerate() {
+        *row = &S::as_simd_f32s(&g[o * line..][..length]).0[..vectors];
+    }
+    for p in 0..vectors {
+        let x = [xs[0][p], xs[1][p], xs[2][p]];
+        for (sums, g) in sums.iter_mut().zip(&gs) {
+            let g = g[p];
+            for (sum, x) in sums.iter_mut().zip(x) {
+                *sum = simd.mul_add_e_f32s(g, x, *sum);
+            }
+        }
+    }
+    let mut dots = [[0.0; 3]; OUT];
+    for (dots, sums) in dots.iter_mut().zip(sums) {
+        for (dot, sum) in dots.iter_mut().zip(sums) {
+            *dot = simd.reduce_sum_f32s(sum);
+        }
+    }
+    dots
 }

@@ -5,8 +5,9 @@
 
 use pulp::{Arch, Simd, WithSimd};
 
+use super::packed::Packed;
 use super::pool::Lines;
-use super::raster::{Packed, Raster};
+use super::room;
 use crate::constraint::Constraint;
 use crate::terms::{ActivationConfig, Coupling, Formula};
 
@@ -163,7 +164,6 @@ pub(crate) enum Job<'a> {
 /// Memory that one sample after the other is computed in.
 #[derive(Default)]
 pub(crate) struct Scratch {
-    z: Vec<f32>,
     a: Vec<f32>,
     t: Vec<f32>,
     /// Input of the product.
@@ -206,16 +206,18 @@ impl Sample<'_> {
     fn unmasked(&self, scratch: &mut Scratch, out: &mut [&mut [f32]]) {
         let recipe = self.recipe;
         for (i, kernels) in self.kernels.iter().enumerate() {
-            let raster = Raster::new(self.sizes[i], kernels.forward.size);
-            let Scratch { z, a, t, .. } = scratch;
+            let size = self.sizes[i];
+            let planes = |kernel: &Packed| kernel.channels_out() * size[0] * size[1];
+            let a = match self.job {
+                Job::Slopes(_) => &mut *out[i],
+                _ => room(&mut scratch.a, planes(&kernels.forward)),
+            };
             // Solves start at zero, where there is nothing to convolve.
             let zero = kernels.finite && self.z[i].iter().all(|z| *z == 0.0);
             if zero {
-                a.clear();
-                a.resize(kernels.forward.channels_out() * raster.plane(), 0.0);
+                a.fill(0.0);
             } else {
-                raster.enter(self.z[i], z);
-                kernels.forward.convolve(raster, z, a);
+                kernels.forward.convolve(size, self.z[i], a);
             }
             let middle = match (self.job, recipe.activation()) {
                 (Job::Step(c, _), Some(activation)) => Middle::Activate(activation, c[i]),
@@ -225,17 +227,15 @@ impl Sample<'_> {
                 }
                 (Job::Step(..) | Job::Slopes(_), None) => Middle::Nothing,
             };
-            let channels = kernels.forward.channels_out();
-            apply(raster, channels, middle, a);
+            apply(middle, a);
             if let Job::Slopes(_) = self.job {
-                raster.leave(a, out[i]);
                 continue;
             }
+            let t = room(&mut scratch.t, planes(&kernels.transposed));
             if zero && !matches!(middle, Middle::Activate(..)) {
-                t.clear();
-                t.resize(kernels.transposed.channels_out() * raster.plane(), 0.0);
+                t.fill(0.0);
             } else {
-                kernels.transposed.convolve(raster, a, t);
+                kernels.transposed.convolve(size, a, t);
             }
             let sign = if recipe.activation().is_some() {
                 -1.0
@@ -247,7 +247,6 @@ impl Sample<'_> {
                 _ => None,
             };
             Arch::new().dispatch(Combine {
-                raster,
                 keep: (1.0 - recipe.step * recipe.quadratic) as f32,
                 scale: (-recipe.step * sign) as f32,
                 step: recipe.step as f32,
@@ -315,36 +314,22 @@ pub(super) enum Middle<'a> {
     Multiply(&'a [f32]),
 }
 
-/// Applies it to planes with borders.
-pub(super) fn apply(raster: Raster, channels: usize, middle: Middle<'_>, a: &mut [f32]) {
-    Arch::new().dispatch(Apply {
-        raster,
-        channels,
-        middle,
-        a,
-    });
+/// Applies it.
+pub(super) fn apply(middle: Middle<'_>, a: &mut [f32]) {
+    Arch::new().dispatch(Apply { middle, a });
 }
 
 struct Apply<'a> {
-    raster: Raster,
-    channels: usize,
     middle: Middle<'a>,
     a: &'a mut [f32],
 }
 
 impl Apply<'_> {
-    /// a -> f(a, b) for all pixels; the border stays zero.
+    /// a -> f(a, b).
     #[inline(always)]
     fn zip(self, b: &[f32], f: impl Fn(f32, f32) -> f32) {
-        let [plane, size] = [self.raster.plane(), self.raster.size()];
-        let planes = self.a.chunks_exact_mut(plane).zip(b.chunks_exact(size));
-        for (a, b) in planes.take(self.channels) {
-            let rows = b.chunks_exact(self.raster.width);
-            for (a, b) in self.raster.rows_mut(a).zip(rows) {
-                for (a, b) in a.iter_mut().zip(b) {
-                    *a = f(*a, *b);
-                }
-            }
+        for (a, b) in self.a.iter_mut().zip(b) {
+            *a = f(*a, *b);
         }
     }
 }
@@ -397,7 +382,6 @@ fn softplus(a: f32) -> f32 {
 
 /// out = keep z + scale t + step c.
 struct Combine<'a> {
-    raster: Raster,
     keep: f32,
     scale: f32,
     step: f32,
@@ -413,29 +397,18 @@ impl WithSimd for Combine<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, _simd: S) {
         let Self {
-            raster,
-            keep,
-            scale,
-            step,
-            ..
+            keep, scale, step, ..
         } = self;
-        let (width, size) = (raster.width, raster.size());
-        let planes = self.t.chunks_exact(raster.plane());
-        for (channel, t) in planes.enumerate().take(self.out.len() / size.max(1)) {
-            for (y, t) in raster.rows(t).enumerate() {
-                let row = channel * size + y * width..channel * size + (y + 1) * width;
-                let (z, out) = (&self.z[row.clone()], &mut self.out[row.clone()]);
-                match self.injection {
-                    Some(c) => {
-                        for (((out, z), t), c) in out.iter_mut().zip(z).zip(t).zip(&c[row]) {
-                            *out = keep * z + scale * t + step * c;
-                        }
-                    }
-                    None => {
-                        for ((out, z), t) in out.iter_mut().zip(z).zip(t) {
-                            *out = keep * z + scale * t;
-                        }
-                    }
+        let terms = self.out.iter_mut().zip(self.z).zip(self.t);
+        match self.injection {
+            Some(c) => {
+                for (((out, z), t), c) in terms.zip(c) {
+                    *out = keep * z + scale * t + step * c;
+                }
+            }
+            None => {
+                for ((out, z), t) in terms {
+                    *out = keep * z + scale * t;
                 }
             }
         }

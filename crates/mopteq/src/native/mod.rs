@@ -9,6 +9,7 @@
 mod bands;
 mod cell;
 mod normalise;
+mod packed;
 mod pool;
 mod pullback;
 mod raster;
@@ -25,8 +26,8 @@ use rayon::prelude::*;
 pub(crate) use cell::{Finish, Recipe};
 use cell::{Job, Kernels, Sample, Scratch};
 pub(crate) use normalise::normalise;
+use packed::{Packed, add_kernel_gradient};
 pub(crate) use pool::pool;
-use raster::{Packed, Raster, add_kernel_gradient};
 
 use crate::context::{Branches, Context};
 
@@ -157,8 +158,6 @@ pub(crate) fn convolve(
 }
 
 thread_local! {
-    /// Planes with borders: input and output of a convolution.
-    static PLANES: RefCell<[Vec<f32>; 2]> = const { RefCell::new([Vec::new(), Vec::new()]) };
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
@@ -174,6 +173,19 @@ fn lend<T: Default, R>(
     result
 }
 
+/// So many numbers of this memory, from the start of a line of the cache on. The memory grows if need
+/// be; what stands there is left.
+fn room(memory: &mut Vec<f32>, numbers: usize) -> &mut [f32] {
+    const LINE: usize = 64;
+    let most = LINE / size_of::<f32>();
+    if memory.len() < numbers + most {
+        memory.resize(numbers + most, 0.0);
+    }
+    // It need not be possible: then it is only slower.
+    let start = memory.as_ptr().align_offset(LINE).min(most);
+    &mut memory[start..start + numbers]
+}
+
 fn convolve_batch(
     kernel: &Packed,
     x: &Floats,
@@ -182,18 +194,13 @@ fn convolve_batch(
 ) -> Tensor<4> {
     let [batch, _, height, width] = x.dims;
     let dims = [batch, kernel.channels_out(), height, width];
-    let raster = Raster::new([height, width], kernel.size);
     let mut out = vec![0.0; dims.iter().product()];
     let each = |(x, out): (&[f32], &mut [f32])| {
-        lend(&PLANES, |[from, to]| {
-            raster.enter(x, from);
-            kernel.convolve(raster, from, to);
-            raster.leave(to, out);
-            let planes = out.chunks_exact_mut(height * width);
-            for (plane, shift) in planes.zip(shift.map_or(&[][..], Floats::elements)) {
-                plane.iter_mut().for_each(|y| *y += shift);
-            }
-        });
+        kernel.convolve([height, width], x, out);
+        let planes = out.chunks_exact_mut(height * width);
+        for (plane, shift) in planes.zip(shift.map_or(&[][..], Floats::elements)) {
+            plane.iter_mut().for_each(|y| *y += shift);
+        }
     };
     if batch == 1 {
         each((x.elements(), &mut out));
@@ -207,7 +214,6 @@ fn convolve_batch(
 
 fn kernel_gradient(x: &Floats, g: &Floats, k: usize) -> Vec<f32> {
     let [_, channels, height, width] = x.dims;
-    let raster = Raster::new([height, width], k);
     let size = g.dims[1] * channels * k * k;
     let sums: Vec<Vec<f32>> = x
         .elements()
@@ -215,11 +221,8 @@ fn kernel_gradient(x: &Floats, g: &Floats, k: usize) -> Vec<f32> {
         .zip(g.elements().par_chunks(SAMPLES_A_TASK * g.sample()))
         .map(|(xs, gs)| {
             let mut sum = vec![0.0; size];
-            lend(&PLANES, |[from, to]| {
-                raster.enter(xs, from);
-                raster.enter(gs, to);
-                add_kernel_gradient(raster, xs.len() / x.sample(), from, to, &mut sum);
-            });
+            let samples = xs.len() / x.sample();
+            add_kernel_gradient([height, width], k, samples, xs, gs, &mut sum);
             sum
         })
         .collect();

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::cell::{Middle, Recipe, apply};
-use super::raster::{PIXELS_AT_ONCE, Packed, Raster, add_kernel_gradient};
+use super::packed::{Packed, add_kernel_gradient};
 use super::{Floats, SAMPLES_A_TASK};
 
 /// One branch of a step: what it was computed from, and its value.
@@ -14,16 +14,6 @@ pub(super) struct Branch {
     /// W, `[hidden, channels, k, k]`.
     pub(super) weights: Floats,
     pub(super) value: Floats,
-}
-
-/// Planes with borders of some samples.
-#[derive(Default)]
-struct Planes {
-    z: Vec<f32>,
-    v: Vec<f32>,
-    a: Vec<f32>,
-    p: Vec<f32>,
-    plain: Vec<f32>,
 }
 
 impl Branch {
@@ -51,27 +41,7 @@ impl Branch {
         let sums: Vec<Vec<f32>> = tasks
             .map(|((((dc, c), z), value), u)| {
                 let mut sum = vec![0.0; self.weights.elements().len()];
-                let mut planes = Planes::default();
-                let [_, _, height, width] = self.z.dims;
-                let raster = Raster::new([height, width], k);
-                let group = PIXELS_AT_ONCE.div_ceil(raster.size()).min(SAMPLES_A_TASK);
-                let states = z.chunks(group * state).zip(value.chunks(group * state));
-                let states = states.zip(u.chunks(group * state));
-                let injections = dc
-                    .chunks_mut(group * injected)
-                    .zip(c.chunks(group * injected));
-                for (((z, value), u), (dc, c)) in states.zip(injections) {
-                    let state = [z, value, u];
-                    self.group(
-                        &packed,
-                        raster,
-                        &mut planes,
-                        state,
-                        (dc, c),
-                        &mut sum,
-                        kernel,
-                    );
-                }
+                self.samples(&packed, [z, value, u], (dc, c), &mut sum, kernel);
                 sum
             })
             .collect();
@@ -83,67 +53,48 @@ impl Branch {
     }
 
     /// The gradients of a few samples.
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "all of them are parts of one computation"
-    )]
-    fn group(
+    fn samples(
         &self,
         packed: &Packed,
-        raster: Raster,
-        planes: &mut Planes,
         [z, value, u]: [&[f32]; 3],
         (dc, c): (&mut [f32], &[f32]),
         sum: &mut [f32],
         kernel: bool,
     ) {
-        let Planes {
-            z: x,
-            v,
-            a,
-            p,
-            plain,
-        } = planes;
-        let [hidden, channels, ..] = self.weights.dims;
-        let samples = z.len() / (channels * raster.size());
-        plain.clear();
-        plain.extend(
-            u.iter()
-                .zip(value)
-                .map(|(u, value)| self.recipe.pulled(*u, *value)),
-        );
-        let convolve = |from: &[f32], to: &mut Vec<f32>| {
-            to.resize(samples * hidden * raster.plane(), 0.0);
-            let from = from.chunks_exact(channels * raster.plane());
-            for (from, to) in from.zip(to.chunks_exact_mut(hidden * raster.plane())) {
-                packed.convolve_into(raster, from, to);
+        let [hidden, channels, k, _] = self.weights.dims;
+        let [.., height, width] = self.z.dims;
+        let size = [height, width];
+        let [state, image] = [channels, hidden].map(|n| n * height * width);
+        let samples = z.len() / state;
+        let pulled = u.iter().zip(value).map(|(u, v)| self.recipe.pulled(*u, *v));
+        let mut v: Vec<f32> = pulled.collect();
+        let convolve = |from: &[f32]| {
+            let mut to = vec![0.0; samples * image];
+            for (from, to) in from.chunks_exact(state).zip(to.chunks_exact_mut(image)) {
+                packed.convolve(size, from, to);
             }
+            to
         };
-        raster.enter(z, x);
-        convolve(x, a);
+        let mut a = convolve(z);
         if let Some(activation) = self.recipe.activation() {
-            raster.enter(plain, v);
-            convolve(v, p);
             // dc = s''(a + c) W v; then a becomes s'(a + c).
-            let mut slopes = a.clone();
-            apply(
-                raster,
-                samples * hidden,
-                Middle::Slope(activation, c),
-                &mut slopes,
-            );
-            p.iter_mut().zip(&slopes).for_each(|(p, s)| *p *= s);
-            apply(raster, samples * hidden, Middle::Activate(activation, c), a);
-            raster.leave(p, dc);
+            let p = convolve(&v);
+            dc.copy_from_slice(&a);
+            apply(Middle::Slope(activation, c), dc);
+            apply(Middle::Multiply(&p), dc);
+            if kernel {
+                apply(Middle::Activate(activation, c), &mut a);
+                add_kernel_gradient(size, k, samples, z, dc, sum);
+                add_kernel_gradient(size, k, samples, &v, &a, sum);
+            }
         } else {
-            dc.copy_from_slice(plain);
-            plain.iter_mut().for_each(|v| *v = -*v);
-            raster.enter(plain, v);
-            convolve(v, p);
-        }
-        if kernel {
-            add_kernel_gradient(raster, samples, x, p, sum);
-            add_kernel_gradient(raster, samples, v, a, sum);
+            dc.copy_from_slice(&v);
+            if kernel {
+                v.iter_mut().for_each(|v| *v = -*v);
+                let p = convolve(&v);
+                add_kernel_gradient(size, k, samples, z, &p, sum);
+                add_kernel_gradient(size, k, samples, &v, &a, sum);
+            }
         }
     }
 }

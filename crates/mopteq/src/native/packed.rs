@@ -1,0 +1,168 @@
+//! Kernels in the order in which convolutions on the CPU need them, and which way those take.
+
+use pulp::{Arch, Simd, WithSimd};
+use rayon::prelude::*;
+
+use super::bands;
+use super::raster::{self, Raster};
+
+/// Vectors of pixels in a block.
+pub(super) const VECTORS: usize = 2;
+/// Registers from which on blocks have 8 output channels instead of 4.
+pub(super) const WIDE: usize = 32;
+/// Multiplications from which on a convolution is spread over the cores: some tens of microseconds.
+const WORTH_SPREADING: usize = 1 << 21;
+/// Pixels of all samples from which on a kernel gradient goes by bands: with fewer, adding up the
+/// vectors at the end costs more than the multiplications saved.
+const LEAST_PIXELS: usize = 64;
+
+/// A kernel `[out, in, k, k]`, its weights in the order in which a block needs them:
+/// `[block of output channels][in][tap][output channel of the block]`.
+#[derive(Clone, Debug)]
+pub(crate) struct Packed {
+    weights: Vec<f32>,
+    /// Of 3 x 3 kernels, the weights of `bands`: `[block][k][in][column][output channel]`.
+    banded: Option<Vec<f32>>,
+    channels_out: usize,
+    size: usize,
+    machine: Machine,
+}
+
+/// What blocks look like on this machine.
+#[derive(Clone, Copy, Debug)]
+struct Machine {
+    /// Output channels: sums and operands have to fit the registers.
+    block: usize,
+    /// Numbers of a vector.
+    lanes: usize,
+}
+
+impl Machine {
+    fn new() -> Self {
+        struct Look;
+        impl WithSimd for Look {
+            type Output = Machine;
+
+            #[inline(always)]
+            fn with_simd<S: Simd>(self, _simd: S) -> Machine {
+                Machine {
+                    block: if S::REGISTER_COUNT >= WIDE { 8 } else { 4 },
+                    lanes: S::F32_LANES,
+                }
+            }
+        }
+        Arch::new().dispatch(Look)
+    }
+
+    /// Whether a 3 x 3 convolution of such planes takes no more multiplications by bands, counting
+    /// what vectors run past the ends of lines.
+    fn prefers_bands(self, size: [usize; 2]) -> bool {
+        let blocks = |vectors: usize| vectors.div_ceil(VECTORS);
+        let by_bands = 2 * blocks(bands::count(size) * size[1].div_ceil(self.lanes));
+        by_bands <= blocks(Raster::new(size, 3).span().div_ceil(self.lanes))
+    }
+}
+
+impl Packed {
+    /// The kernel `[out, in, k, k]` with these weights.
+    pub(crate) fn new(weights: &[f32], [out, channels_in, size]: [usize; 3]) -> Self {
+        Self::from(weights, [out, channels_in, size], |o, i, t| {
+            (o * channels_in + i) * size * size + t
+        })
+    }
+
+    /// The kernel of the transposed convolution: in and out exchanged, and flipped.
+    pub(crate) fn transposed(weights: &[f32], [out, channels_in, size]: [usize; 3]) -> Self {
+        let taps = size * size;
+        Self::from(weights, [channels_in, out, size], |o, i, t| {
+            (i * channels_in + o) * taps + taps - 1 - t
+        })
+    }
+
+    fn from(
+        weights: &[f32],
+        [out, channels_in, size]: [usize; 3],
+        at: impl Fn(usize, usize, usize) -> usize,
+    ) -> Self {
+        let machine = Machine::new();
+        let (block, taps) = (machine.block, size * size);
+        let mut packed = vec![0.0; out.div_ceil(block) * block * channels_in * taps];
+        for o in 0..out {
+            for i in 0..channels_in {
+                for t in 0..taps {
+                    let place = ((o / block * channels_in + i) * taps + t) * block + o % block;
+                    packed[place] = weights[at(o, i, t)];
+                }
+            }
+        }
+        let banded =
+            (size == 3).then(|| bands::fold(weights, [out, channels_in], machine.block, at));
+        Self {
+            weights: packed,
+            banded,
+            channels_out: out,
+            size,
+            machine,
+        }
+    }
+
+    /// Number of output channels.
+    pub(crate) fn channels_out(&self) -> usize {
+        self.channels_out
+    }
+
+    /// Convolves planes `[in, height, width]` to `[out, height, width]`. Work that is worth it is
+    /// spread over the cores by output channels.
+    pub(crate) fn convolve(&self, size: [usize; 2], from: &[f32], to: &mut [f32]) {
+        let block = self.machine.block;
+        match &self.banded {
+            Some(weights) if self.machine.prefers_bands(size) => {
+                self.spread(weights, size, to, |weights, to| {
+                    bands::convolve(weights, block, size, from, to);
+                });
+            }
+            _ => raster::with_border(Raster::new(size, self.size), from, |raster, from| {
+                self.spread(&self.weights, size, to, |weights, to| {
+                    raster::convolve(weights, block, raster, from, to);
+                });
+            }),
+        }
+    }
+
+    /// Computes output channels block by block, on several cores where the work is worth it.
+    fn spread(
+        &self,
+        weights: &[f32],
+        [height, width]: [usize; 2],
+        to: &mut [f32],
+        convolve: impl Fn(&[f32], &mut [f32]) + Send + Sync,
+    ) {
+        let blocks = self.channels_out.div_ceil(self.machine.block);
+        // Within a task there are others to keep the cores busy.
+        let task = rayon::current_thread_index().is_some();
+        if task || self.weights.len() * height * width < WORTH_SPREADING {
+            return convolve(weights, to);
+        }
+        let share = blocks.div_ceil(rayon::current_num_threads());
+        to.par_chunks_mut(share * self.machine.block * height * width)
+            .zip(weights.par_chunks(share * weights.len() / blocks))
+            .for_each(|(to, weights)| convolve(weights, to));
+    }
+}
+
+/// Adds to `sum`, `[out, in, k, k]`, the gradient with respect to the kernel of a convolution from
+/// the planes `x`, `[samples, in, height, width]`, to planes whose gradient is `g`.
+pub(crate) fn add_kernel_gradient(
+    size: [usize; 2],
+    kernel: usize,
+    samples: usize,
+    x: &[f32],
+    g: &[f32],
+    sum: &mut [f32],
+) {
+    if kernel == 3 && samples * bands::pixels(size) >= LEAST_PIXELS {
+        bands::add_kernel_gradient(size, samples, x, g, sum);
+    } else {
+        raster::add_kernel_gradient(Raster::new(size, kernel), samples, x, g, sum);
+    }
+}
