@@ -184,11 +184,12 @@ impl Convolve<'_> {
             for (channel, from) in self.from.chunks_exact(size).enumerate() {
                 let line_of = |k: usize| (k * channels + channel) * line;
                 for band in 0..made {
-                    let at = |k: usize| line_of(k) + band * stride;
-                    enter(simd, from, self.size, first + band, lines, at);
+                    let places = [line_of(0) + band * stride, line_of(1) - line_of(0)];
+                    enter(simd, from, self.size, first + band, lines, places);
                 }
+                // The border at the right of the last band.
                 for k in 0..PRODUCTS {
-                    lines[line_of(k) + made * stride..line_of(k) + line].fill(0.0);
+                    lines[line_of(k) + made * stride] = 0.0;
                 }
             }
             let vectors = made * across;
@@ -283,8 +284,8 @@ fn store<S: Simd>(simd: S, row: &mut [f32], made: S::f32s) {
     }
 }
 
-/// Transforms the rows that a band of the output is made of, B'd. Line k, with the border on the
-/// left, stands `at(k)`; zeros may follow on its right.
+/// Transforms the rows that a band of the output is made of, B'd. Lines, with the border on the left,
+/// stand at a place and so far from each other; zeros may follow on their right.
 #[inline(always)]
 fn enter<S: Simd>(
     simd: S,
@@ -292,20 +293,30 @@ fn enter<S: Simd>(
     [height, width]: [usize; 2],
     band: usize,
     lines: &mut [f32],
-    at: impl Fn(usize) -> usize,
+    [start, step]: [usize; 2],
 ) {
     let lanes = S::F32_LANES;
     let scaled = |c: f32, x: S::f32s, y: S::f32s| simd.mul_add_e_f32s(simd.splat_f32s(c), x, y);
+    let lines = &mut lines[start..];
     for k in 0..PRODUCTS {
-        lines[at(k)] = 0.0;
+        lines[k * step] = 0.0;
     }
+    // The first row of the first band is above the plane, and some of the last may be below.
+    let top = (ROWS * band).wrapping_sub(1);
+    let inside = plane.get(top.wrapping_mul(width)..).unwrap_or_default();
+    let inside = inside.get(..PRODUCTS * width).unwrap_or_default();
     for x in (0..width).step_by(lanes) {
         let mut d = [simd.splat_f32s(0.0); PRODUCTS];
-        for (j, d) in d.iter_mut().enumerate() {
-            // The first row of the first band is above the plane.
-            let y = (ROWS * band + j).wrapping_sub(1);
-            if y < height {
-                *d = load(simd, &plane[y * width + x..(y + 1) * width]);
+        if !inside.is_empty() && x + lanes <= width {
+            for (j, d) in d.iter_mut().enumerate() {
+                *d = S::as_simd_f32s(&inside[j * width + x..][..lanes]).0[0];
+            }
+        } else {
+            for (j, d) in d.iter_mut().enumerate() {
+                let y = top.wrapping_add(j);
+                if y < height {
+                    *d = load(simd, &plane[y * width + x..(y + 1) * width]);
+                }
             }
         }
         let [even, odd] = [scaled(-4.0, d[2], d[4]), scaled(-4.0, d[1], d[3])];
@@ -319,14 +330,14 @@ fn enter<S: Simd>(
             simd.sub_f32s(fine, coarse),
             scaled(4.0, d[1], scaled(-5.0, d[3], d[5])),
         ];
-        for (k, made) in made.into_iter().enumerate() {
-            S::as_mut_simd_f32s(&mut lines[at(k) + 1 + x..][..lanes]).0[0] = made;
+        for k in 0..PRODUCTS {
+            S::as_mut_simd_f32s(&mut lines[k * step + 1 + x..][..lanes]).0[0] = made[k];
         }
     }
 }
 
-/// Transforms a band of the gradient, A g, with A' what makes four rows of six products. Line k, with
-/// the border on the right, stands `at(k)`.
+/// Transforms a band of the gradient, A g, with A' what makes four rows of six products. Lines, with
+/// the border on the right, stand at a place and so far from each other.
 #[inline(always)]
 fn enter_gradient<S: Simd>(
     simd: S,
@@ -334,9 +345,10 @@ fn enter_gradient<S: Simd>(
     [height, width]: [usize; 2],
     band: usize,
     lines: &mut [f32],
-    at: impl Fn(usize) -> usize,
+    [start, step]: [usize; 2],
 ) {
     let lanes = S::F32_LANES;
+    let lines = &mut lines[start..];
     let scaled = |c: f32, x: S::f32s, y: S::f32s| simd.mul_add_e_f32s(simd.splat_f32s(c), x, y);
     for x in (0..width).step_by(lanes) {
         let mut g = [simd.splat_f32s(0.0); ROWS];
@@ -357,12 +369,12 @@ fn enter_gradient<S: Simd>(
             simd.sub_f32s(fine, coarse),
             g[3],
         ];
-        for (k, made) in made.into_iter().enumerate() {
-            S::as_mut_simd_f32s(&mut lines[at(k) + x..][..lanes]).0[0] = made;
+        for k in 0..PRODUCTS {
+            S::as_mut_simd_f32s(&mut lines[k * step + x..][..lanes]).0[0] = made[k];
         }
     }
     for k in 0..PRODUCTS {
-        lines[at(k) + width] = 0.0;
+        lines[k * step + width] = 0.0;
     }
 }
 
@@ -424,16 +436,15 @@ impl Correlate<'_> {
                 let x = &self.x[(sample * channels_in + channel) * size..][..size];
                 for band in 0..bands {
                     let place = channel * line + first + band * stride;
-                    let at = |k: usize| k * channels_in * line + place;
-                    enter(simd, x, self.size, band, inputs, at);
+                    enter(simd, x, self.size, band, inputs, [place, channels_in * line]);
                 }
             }
             for channel in 0..channels_out {
                 let g = &self.g[(sample * channels_out + channel) * size..][..size];
                 for band in 0..bands {
                     let place = channel * line + first + band * stride;
-                    let at = |k: usize| k * channels_out * line + place;
-                    enter_gradient(simd, g, self.size, band, gradients, at);
+                    let places = [place, channels_out * line];
+                    enter_gradient(simd, g, self.size, band, gradients, places);
                 }
             }
         }
