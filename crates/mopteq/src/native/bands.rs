@@ -436,7 +436,14 @@ impl Correlate<'_> {
                 let x = &self.x[(sample * channels_in + channel) * size..][..size];
                 for band in 0..bands {
                     let place = channel * line + first + band * stride;
-                    enter(simd, x, self.size, band, inputs, [place, channels_in * line]);
+                    enter(
+                        simd,
+                        x,
+                        self.size,
+                        band,
+                        inputs,
+                        [place, channels_in * line],
+                    );
                 }
             }
             for channel in 0..channels_out {

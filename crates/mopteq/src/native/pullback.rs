@@ -1,10 +1,21 @@
 //! Gradients of a step of the objective with respect to kernels and injections.
 
+use std::cell::RefCell;
+
 use rayon::prelude::*;
 
 use super::cell::{Middle, Recipe, apply};
 use super::packed::{Packed, add_kernel_gradient};
-use super::{Floats, SAMPLES_A_TASK};
+use super::{Floats, SAMPLES_A_TASK, lend, room};
+
+/// Numbers of the state that are worked on at once: the second-level cache holds all that is made of
+/// them.
+const AT_ONCE: usize = 1 << 16;
+
+thread_local! {
+    /// v, W z and W v.
+    static MADE: RefCell<[Vec<f32>; 3]> = const { RefCell::new([Vec::new(), Vec::new(), Vec::new()]) };
+}
 
 /// One branch of a step: what it was computed from, and its value.
 pub(super) struct Branch {
@@ -41,7 +52,17 @@ impl Branch {
         let sums: Vec<Vec<f32>> = tasks
             .map(|((((dc, c), z), value), u)| {
                 let mut sum = vec![0.0; self.weights.elements().len()];
-                self.samples(&packed, [z, value, u], (dc, c), &mut sum, kernel);
+                let group = (AT_ONCE / state).clamp(1, SAMPLES_A_TASK);
+                let states = z.chunks(group * state).zip(value.chunks(group * state));
+                let states = states.zip(u.chunks(group * state));
+                let injections = dc.chunks_mut(group * injected);
+                let injections = injections.zip(c.chunks(group * injected));
+                for (((z, value), u), injections) in states.zip(injections) {
+                    let states = [z, value, u];
+                    lend(&MADE, |made| {
+                        self.samples(&packed, states, injections, &mut sum, kernel, made);
+                    });
+                }
                 sum
             })
             .collect();
@@ -60,40 +81,42 @@ impl Branch {
         (dc, c): (&mut [f32], &[f32]),
         sum: &mut [f32],
         kernel: bool,
+        [v, a, p]: &mut [Vec<f32>; 3],
     ) {
         let [hidden, channels, k, _] = self.weights.dims;
         let [.., height, width] = self.z.dims;
         let size = [height, width];
         let [state, image] = [channels, hidden].map(|n| n * height * width);
         let samples = z.len() / state;
-        let pulled = u.iter().zip(value).map(|(u, v)| self.recipe.pulled(*u, *v));
-        let mut v: Vec<f32> = pulled.collect();
-        let convolve = |from: &[f32]| {
-            let mut to = vec![0.0; samples * image];
+        let v = room(v, z.len());
+        for ((v, u), value) in v.iter_mut().zip(u).zip(value) {
+            *v = self.recipe.pulled(*u, *value);
+        }
+        let convolve = |from: &[f32], to: &mut [f32]| {
             for (from, to) in from.chunks_exact(state).zip(to.chunks_exact_mut(image)) {
                 packed.convolve(size, from, to);
             }
-            to
         };
-        let mut a = convolve(z);
+        let [a, p] = [a, p].map(|memory| room(memory, samples * image));
+        convolve(z, a);
         if let Some(activation) = self.recipe.activation() {
             // dc = s''(a + c) W v; then a becomes s'(a + c).
-            let p = convolve(&v);
-            dc.copy_from_slice(&a);
+            convolve(v, p);
+            dc.copy_from_slice(a);
             apply(Middle::Slope(activation, c), dc);
-            apply(Middle::Multiply(&p), dc);
+            apply(Middle::Multiply(p), dc);
             if kernel {
-                apply(Middle::Activate(activation, c), &mut a);
+                apply(Middle::Activate(activation, c), a);
                 add_kernel_gradient(size, k, samples, z, dc, sum);
-                add_kernel_gradient(size, k, samples, &v, &a, sum);
+                add_kernel_gradient(size, k, samples, v, a, sum);
             }
         } else {
-            dc.copy_from_slice(&v);
+            dc.copy_from_slice(v);
             if kernel {
                 v.iter_mut().for_each(|v| *v = -*v);
-                let p = convolve(&v);
-                add_kernel_gradient(size, k, samples, z, &p, sum);
-                add_kernel_gradient(size, k, samples, &v, &a, sum);
+                convolve(v, p);
+                add_kernel_gradient(size, k, samples, z, p, sum);
+                add_kernel_gradient(size, k, samples, v, a, sum);
             }
         }
     }
