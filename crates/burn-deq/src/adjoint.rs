@@ -373,10 +373,9 @@ where
             Some(value) => self.map.attach(state, x, self.packing.unpack(value)),
             None => self.map.apply(state, x),
         };
-        let f = self.packing.repack(f);
         let (map, x, packing) = (self.map.clone(), self.plain.clone(), self.packing.clone());
         let monitor = monitor.clone();
-        let f = grad_hook(f, move |g| {
+        self.packing.hook(f, move |g| {
             let forward = Forward {
                 map: &map,
                 x,
@@ -385,8 +384,7 @@ where
             let (u, report) = solve(forward, at, g);
             monitor.deliver(report, u.clone());
             u
-        });
-        self.packing.unpack(f)
+        })
     }
 
     /// Tracked damped steps from z.

@@ -13,7 +13,7 @@ use burn::tensor::Tensor;
 #[cfg(any(feature = "flex", feature = "cube"))]
 pub use dispatched::custom_gradient;
 #[cfg(any(feature = "flex", feature = "cube"))]
-pub(crate) use dispatched::grad_hook;
+pub(crate) use dispatched::{grad_hook, joint_hook};
 
 #[cfg(any(feature = "flex", feature = "cube"))]
 mod dispatched {
@@ -228,6 +228,64 @@ mod dispatched {
         Tensor::from_dispatch(Dispatch::grad_hook(x.into_dispatch(), hook))
     }
 
+    /// Identity on several tensors; its backward pass replaces their gradients by
+    /// `hook(gradients)`, which sees them all at once.
+    ///
+    /// Burn's operations have one output. So every output is one of its own, and between them and
+    /// the inputs stands a node of one number: the outputs leave their gradients for it and the
+    /// inputs find theirs, and nothing is copied, neither forth nor back.
+    pub(crate) fn joint_hook(
+        inputs: Vec<Tensor<2>>,
+        hook: impl FnOnce(Vec<Tensor<2>>) -> Vec<Tensor<2>> + Send + 'static,
+    ) -> Vec<Tensor<2>> {
+        type Gradients = Arc<Mutex<Vec<Option<Tensor<2>>>>>;
+        let none = || Gradients::new(Mutex::new(vec![None; inputs.len()]));
+        let take = |all: &Gradients, i: usize| {
+            let mut all = all.lock().unwrap_or_else(|e| e.into_inner());
+            all[i].take()
+        };
+        let (left, found) = (none(), none());
+        let values: Vec<_> = inputs
+            .iter()
+            .cloned()
+            .map(Tensor::without_autodiff)
+            .collect();
+        let number = |i: usize| Tensor::<1>::zeros([1], &values[i].device());
+        let enter = |(i, input): (usize, Tensor<2>)| {
+            let found = found.clone();
+            let constants = (number(i), number(i));
+            let pullback = move |_g: Tensor<1>, _wanted| (take(&found, i), None, None);
+            custom_gradient((input, constants.0, constants.1), number(i), pullback)
+        };
+        let entered = inputs.into_iter().enumerate().map(enter);
+        let Some(node) = entered.reduce(|a, b| a + b) else {
+            return Vec::new();
+        };
+        let likes = values.clone();
+        let (outputs, inputs) = (left.clone(), found);
+        let node = grad_hook(node, move |number| {
+            // An output that the loss does not depend on has left nothing.
+            let gradient = |(i, like): (usize, &Tensor<2>)| {
+                take(&outputs, i).unwrap_or_else(|| like.zeros_like())
+            };
+            let gradients = hook(likes.iter().enumerate().map(gradient).collect());
+            let gradients = gradients.into_iter().map(Some).collect();
+            *inputs.lock().unwrap_or_else(|e| e.into_inner()) = gradients;
+            number
+        });
+        let leave = |(i, value): (usize, Tensor<2>)| {
+            let left = left.clone();
+            let constants = (number(i), number(i));
+            let pullback = move |g: Tensor<2>, _wanted| {
+                let number = Tensor::zeros([1], &g.device());
+                left.lock().unwrap_or_else(|e| e.into_inner())[i] = Some(g);
+                (Some(number), None, None)
+            };
+            custom_gradient((node.clone(), constants.0, constants.1), value, pullback)
+        };
+        values.iter().cloned().enumerate().map(leave).collect()
+    }
+
     /// Attaches `output`, which was computed off the tape, to the three tensors it was computed
     /// from: an operation with a backward pass of one's own, on any backend. With fewer inputs,
     /// give a constant for the rest.
@@ -310,6 +368,19 @@ pub(crate) fn grad_hook<const D: usize>(
     _x: Tensor<D>,
     _hook: impl FnOnce(Tensor<D>) -> Tensor<D> + Send + 'static,
 ) -> Tensor<D> {
+    without_backend()
+}
+
+#[cfg(not(any(feature = "flex", feature = "cube")))]
+pub(crate) fn joint_hook(
+    _inputs: Vec<Tensor<2>>,
+    _hook: impl FnOnce(Vec<Tensor<2>>) -> Vec<Tensor<2>> + Send + 'static,
+) -> Vec<Tensor<2>> {
+    without_backend()
+}
+
+#[cfg(not(any(feature = "flex", feature = "cube")))]
+fn without_backend() -> ! {
     panic!(
         "burn-deq was built without a backend: enable the feature of burn-deq that bears the name \
          of the backend in use (flex, wgpu, vulkan, metal, cuda, rocm or cpu)"

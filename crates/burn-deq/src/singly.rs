@@ -91,8 +91,8 @@ pub(crate) fn forward<S: State, F: FixedPointMap<S, X>, X: Input>(
     Some(Outcome {
         recorded: recorded.collect(),
         residual: residuals.map(|r| Tensor::cat(r, 0)),
-        image: images.map(|f| Tensor::cat(f, 0)),
-        state: Tensor::cat(outcomes.iter().map(|o| o.state.clone()).collect(), 0),
+        image: images.map(|f| solver::join(f, 0)),
+        state: solver::join(outcomes.iter().map(|o| o.state.clone()).collect(), 0),
         report: merged(outcomes.into_iter().map(|o| o.report)),
     })
 }
@@ -125,7 +125,7 @@ pub(crate) fn adjoint<S: State, F: FixedPointMap<S, X>, X: Input>(
         plan.solve(Linearised::<S, F, X>::new(forward, z, value), g)
     });
     let (solutions, reports): (Vec<_>, Vec<_>) = solutions.into_iter().unzip();
-    Some((Tensor::cat(solutions, 0), merged(reports.into_iter())))
+    Some((solver::join(solutions, 0), merged(reports.into_iter())))
 }
 
 /// The report on a batch from those on its samples.

@@ -6,6 +6,9 @@
 
 use burn::tensor::Tensor;
 
+use crate::hook::{grad_hook, joint_hook};
+use crate::solver::{join, split};
+
 /// One tensor or several whose first dimension is the batch.
 ///
 /// Implemented for `Tensor<D>`, `Vec` and arrays of states, and tuples of up to four states.
@@ -119,7 +122,7 @@ impl<L> Packing<L> {
         let widths = parts.iter().map(|p| p.dims()[1]).collect();
         let packed = match parts.len() {
             1 => parts.remove(0),
-            _ => Tensor::cat(parts, 1),
+            _ => join(parts, 1),
         };
         (packed, Self { widths, layout })
     }
@@ -133,18 +136,47 @@ impl<L> Packing<L> {
         S::assemble(&mut parts.into_iter(), &self.layout)
     }
 
+    /// Identity on what a map returned; its backward pass replaces the packed gradient by
+    /// `hook(gradient)`. The state itself is not packed.
+    pub(crate) fn hook<S: State<Layout = L>>(
+        &self,
+        state: S,
+        hook: impl FnOnce(Tensor<2>) -> Tensor<2> + Send + 'static,
+    ) -> S
+    where
+        L: PartialEq + std::fmt::Debug,
+    {
+        let mut parts = Vec::new();
+        let layout = state.disassemble(&mut parts);
+        let widths: Vec<usize> = parts.iter().map(|p| p.dims()[1]).collect();
+        self.check(&widths, &layout);
+        let parts = match parts.len() {
+            1 => vec![grad_hook(parts.remove(0), hook)],
+            _ => joint_hook(parts, move |gradients| {
+                split(hook(join(gradients, 1)), &widths)
+            }),
+        };
+        S::assemble(&mut parts.into_iter(), &self.layout)
+    }
+
+    fn check(&self, widths: &[usize], layout: &L)
+    where
+        L: std::fmt::Debug,
+    {
+        assert!(
+            *widths == self.widths,
+            "burn-deq: the map was given a state of shape {:?} and returned {layout:?}",
+            self.layout,
+        );
+    }
+
     /// Packs what a map returned, which must have the shape of what it was given.
     pub(crate) fn repack<S: State<Layout = L>>(&self, state: S) -> Tensor<2>
     where
         L: PartialEq + std::fmt::Debug,
     {
         let (packed, returned) = Self::pack(state);
-        assert!(
-            returned.widths == self.widths,
-            "burn-deq: the map was given a state of shape {:?} and returned {:?}",
-            self.layout,
-            returned.layout
-        );
+        self.check(&returned.widths, &returned.layout);
         packed
     }
 }

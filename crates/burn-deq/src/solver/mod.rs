@@ -64,6 +64,24 @@ pub(crate) fn solve(
     (outcome, iteration)
 }
 
+/// The tensors behind each other along a dimension.
+pub(crate) fn join(parts: Vec<Tensor<2>>, dim: usize) -> Tensor<2> {
+    #[cfg(feature = "flex")]
+    if let Some(joined) = vectors::join(&parts, dim) {
+        return joined;
+    }
+    Tensor::cat(parts, dim)
+}
+
+/// The columns of a tensor in parts of these widths.
+pub(crate) fn split(x: Tensor<2>, widths: &[usize]) -> Vec<Tensor<2>> {
+    #[cfg(feature = "flex")]
+    if let Some(parts) = vectors::split(&x, widths) {
+        return parts;
+    }
+    x.split_with_sizes(widths.to_vec(), 1)
+}
+
 /// Sum of squares over everything but the batch: `[batch, n] -> [batch, 1]`.
 pub(crate) fn square_norm(x: Tensor<2>) -> Tensor<2> {
     inner(x.clone(), x)
