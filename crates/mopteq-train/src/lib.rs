@@ -22,6 +22,7 @@ pub mod evaluate;
 pub mod files;
 pub mod history;
 pub mod inspect;
+pub mod memory;
 pub mod metrics;
 mod names;
 pub mod predict;

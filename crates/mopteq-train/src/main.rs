@@ -17,6 +17,7 @@ static MEMORY: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const INTERRUPTED: u8 = 130;
 
 fn main() -> ExitCode {
+    mopteq_train::memory::keep_freed_memory();
     prepare_environment();
     mopteq_train::crash::install_hook();
     let arguments = cli::Arguments::parse();
