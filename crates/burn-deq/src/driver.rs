@@ -64,8 +64,8 @@ impl<'a> Operator<'a> {
 pub(crate) struct Observation {
     /// The iterate z whose residual is reported.
     pub(crate) state: Tensor<2>,
-    /// f(z).
-    pub(crate) image: Tensor<2>,
+    /// f(z); without it, the sum of z and the residual. Always there or never.
+    pub(crate) image: Option<Tensor<2>>,
     /// f(z) - z, if it has been computed.
     pub(crate) residual: Option<Tensor<2>>,
     /// Zeros and ones: the elements whose norms count, if not all do.
@@ -74,6 +74,25 @@ pub(crate) struct Observation {
     pub(crate) squares: Option<Tensor<2>>,
     /// `[batch, k]`: scalars that the solver needs on the host for its next step.
     pub(crate) extra: Option<Tensor<2>>,
+}
+
+impl Observation {
+    fn image(&self) -> Tensor<2> {
+        match (&self.image, &self.residual) {
+            (Some(image), _) => image.clone(),
+            (None, Some(residual)) => self.state.clone() + residual.clone(),
+            (None, None) => unreachable!("a solver gives f(z) or the residual"),
+        }
+    }
+
+    /// The iterate, and f there or else the residual.
+    fn into_pair(self) -> [Tensor<2>; 2] {
+        let second = self.image.or(self.residual);
+        [
+            self.state,
+            second.expect("a solver gives f(z) or the residual"),
+        ]
+    }
 }
 
 /// Scalars of one observation on the host, one row a sample.
@@ -203,8 +222,10 @@ struct Run<'r> {
     samples: Vec<Sample>,
     /// Positions in the batch of the samples that are still iterated on.
     active: Vec<usize>,
-    /// Their best iterates so far, and f there if it was asked for.
+    /// Their best iterates so far, and f there if it was asked for, or the residual if the solver
+    /// gives only that.
     best: Vec<Tensor<2>>,
+    residuals: bool,
     /// Their norms, when the host does not follow them: see `Looks`.
     looks: Option<Looks>,
     /// The same of samples that have left, with their positions.
@@ -237,6 +258,7 @@ impl<'r> Run<'r> {
             samples: vec![Sample::new(); batch],
             active: (0..batch).collect(),
             best: vec![start; kept],
+            residuals: false,
             looks,
             left: Vec::new(),
             recorded: Vec::new(),
@@ -254,6 +276,12 @@ impl<'r> Run<'r> {
     /// Judges an observation. Returns its scalars if they were read.
     fn take_in(&mut self, observation: Observation, step: usize) -> Option<Scalars> {
         let state = observation.state.clone();
+        if observation.image.is_none() && !self.residuals {
+            self.residuals = true;
+            if let Some(residual) = self.best.get_mut(1) {
+                *residual = residual.zeros_like();
+            }
+        }
         let scalars = match self.looks.take() {
             None => Some(self.judge_on_host(observation, step)),
             Some(looks) => {
@@ -294,7 +322,7 @@ impl<'r> Run<'r> {
             columns.extend(self.norms(&observation));
             norms += 2;
         }
-        columns.extend(observation.extra);
+        columns.extend(observation.extra.clone());
         let tensor = Tensor::cat(columns, 1);
         let scalars = Scalars {
             width: tensor.dims()[1],
@@ -319,8 +347,7 @@ impl<'r> Run<'r> {
         if self.requests.trace {
             self.trace.push((step, seen));
         }
-        let new = [observation.state, observation.image];
-        for (best, new) in self.best.iter_mut().zip(new) {
+        for (best, new) in self.best.iter_mut().zip(observation.into_pair()) {
             let old = std::mem::replace(best, new.clone());
             *best = select(&improved, new, old);
         }
@@ -346,8 +373,7 @@ impl<'r> Run<'r> {
             better = better.bool_and(undone);
         }
         let wide = better.clone().expand(observation.state.dims());
-        let new = [observation.state, observation.image];
-        for (best, new) in self.best.iter_mut().zip(new) {
+        for (best, new) in self.best.iter_mut().zip(observation.into_pair()) {
             *best = best.clone().mask_where(wide.clone(), new);
         }
         let [residual, scale, found] = looks.best;
@@ -441,7 +467,14 @@ impl<'r> Run<'r> {
 
     fn finish(mut self, map: &Operator<'_>, elapsed: Duration) -> Outcome {
         let state = self.assemble(self.best[0].clone(), 0);
-        let image = self.best.get(1).map(|f| self.assemble(f.clone(), 1));
+        let image = self.best.get(1).map(|second| {
+            let second = self.assemble(second.clone(), 1);
+            if self.residuals {
+                state.clone() + second
+            } else {
+                second
+            }
+        });
         while self.recorded.len() < self.requests.record.len() {
             self.recorded.push(state.clone());
         }
@@ -493,10 +526,10 @@ fn squares(observation: &Observation) -> Tensor<2> {
 
 /// The residual and f, as far as their norms count.
 fn counted(observation: &Observation) -> [Tensor<2>; 2] {
-    let Observation { state, image, .. } = observation;
+    let image = observation.image();
     let residual = observation.residual.clone();
-    let residual = residual.unwrap_or_else(|| image.clone() - state.clone());
-    [residual, image.clone()].map(|x| match &observation.within {
+    let residual = residual.unwrap_or_else(|| image.clone() - observation.state.clone());
+    [residual, image].map(|x| match &observation.within {
         Some(within) => x * within.clone(),
         None => x,
     })

@@ -181,7 +181,7 @@ impl Iteration for Anderson {
             return Observation {
                 state: self.z.clone(),
                 squares: Some(points.observe(self.observations, &self.z, &image)),
-                image,
+                image: Some(image),
                 residual: None,
                 within: None,
                 extra: None,
@@ -199,7 +199,7 @@ impl Iteration for Anderson {
         self.current = Some(now);
         Observation {
             state: self.z.clone(),
-            image,
+            image: Some(image),
             residual: Some(residual),
             within: None,
             squares: None,

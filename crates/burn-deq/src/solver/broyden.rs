@@ -99,7 +99,7 @@ impl Iteration for Broyden {
         self.observed = Some(residual.clone());
         Observation {
             state: self.z.clone(),
-            image,
+            image: Some(image),
             residual: Some(residual),
             within: None,
             squares: None,

@@ -29,8 +29,8 @@ struct Krylov {
     p: Tensor<2>,
     /// <r, r>.
     rr: Tensor<2>,
-    /// u + r, and <r, r> and its own square, `[batch, 2]`, where a step gives them by the way.
-    image: Option<[Tensor<2>; 2]>,
+    /// |r|^2 and |u + r|^2, `[batch, 2]`, where a step gives them by the way.
+    squares: Option<Tensor<2>>,
 }
 
 impl ConjugateGradients {
@@ -55,7 +55,7 @@ impl Krylov {
             rr: inner_within(within, r.clone(), r.clone()),
             p: r.clone(),
             r,
-            image: None,
+            squares: None,
         }
     }
 }
@@ -63,20 +63,16 @@ impl Krylov {
 impl Iteration for ConjugateGradients {
     fn observe(&mut self, map: &mut Operator<'_>) -> Observation {
         let within = &self.within;
-        let Krylov { r, image, .. } = self.krylov.get_or_insert_with(|| {
+        let Krylov { r, squares, .. } = self.krylov.get_or_insert_with(|| {
             let r = map.apply(self.u.clone()) - self.u.clone();
             Krylov::new(r, within)
         });
-        let (image, squares) = match image.clone() {
-            Some([image, squares]) => (image, Some(squares)),
-            None => (self.u.clone() + r.clone(), None),
-        };
         Observation {
             state: self.u.clone(),
-            image,
+            image: None,
             residual: Some(r.clone()),
             within: within.clone(),
-            squares,
+            squares: squares.clone(),
             extra: None,
         }
     }
@@ -87,12 +83,16 @@ impl Iteration for ConjugateGradients {
         };
         let product = map.linear(p.clone());
         #[cfg(feature = "flex")]
-        if let Some((u, krylov)) =
-            on_host::step([&self.u, &r, &p, &product, &rr], self.within.as_ref())
-        {
-            (self.u, self.krylov) = (u, Some(krylov));
-            return;
-        }
+        let (p, product) = {
+            let read = [&self.u, &r, &rr];
+            match on_host::step(read, self.within.as_ref(), [p, product]) {
+                Ok((u, krylov)) => {
+                    (self.u, self.krylov) = (u, Some(krylov));
+                    return;
+                }
+                Err([p, product]) => (p, product),
+            }
+        };
         let q = p.clone() - product;
         // 0 where the curvature is not positive: there the sample is solved, or its system is not
         // positive definite and it must stand still (the driver then calls it stalled).
@@ -106,7 +106,7 @@ impl Iteration for ConjugateGradients {
             r,
             p,
             rr: rr_new,
-            image: None,
+            squares: None,
         });
     }
 
@@ -121,7 +121,7 @@ impl Iteration for ConjugateGradients {
             r: rows.of(k.r),
             p: rows.of(k.p),
             rr: rows.of(k.rr),
-            image: k.image.map(|parts| parts.map(|t| rows.of(t))),
+            squares: k.squares.map(|t| rows.of(t)),
         });
     }
 }
@@ -133,69 +133,66 @@ mod on_host {
     use pulp::{Arch, Simd, WithSimd};
     use rayon::prelude::*;
 
-    use super::super::vectors::{BLOCK, Floats, Real, worth_spreading};
+    use super::super::vectors::{BLOCK, Floats, Real, owned, worth_spreading};
     use super::Krylov;
 
-    /// The step from u, r, p, J p and <r, r>: the new u and the rest; `None` where the host cannot
-    /// read the tensors.
+    /// The step from u, r and <r, r>, p and J p: the new u and the rest. The memory of p and J p is
+    /// that of the new p and r. The latter two are returned where the host cannot read the tensors.
     pub(super) fn step(
-        vectors: [&Tensor<2>; 5],
+        [u, r, rr]: [&Tensor<2>; 3],
         within: Option<&Tensor<2>>,
-    ) -> Option<(Tensor<2>, Krylov)> {
-        let mut floats = Vec::with_capacity(vectors.len());
-        for vector in vectors {
-            floats.push(Floats::new(vector)?);
-        }
+        moved: [Tensor<2>; 2],
+    ) -> Result<(Tensor<2>, Krylov), [Tensor<2>; 2]> {
+        let read = || Some([Floats::new(u)?, Floats::new(r)?, Floats::new(rr)?]);
         let within = match within {
-            Some(within) => Some(Floats::new(within)?),
-            None => None,
+            Some(within) => Floats::new(within).map(Some),
+            None => Some(None),
         };
-        let [u, ..] = vectors;
+        let same = moved
+            .iter()
+            .all(|x| Floats::new(x).is_some() && x.dtype() == u.dtype());
+        let (Some(read), Some(within), true) = (read(), within, same) else {
+            return Err(moved);
+        };
         let (shape, device) = (u.dims(), u.device());
-        match u.dtype() {
-            DType::F32 => of::<f32>(shape, &device, &floats, within.as_ref()),
-            DType::F64 => of::<f64>(shape, &device, &floats, within.as_ref()),
-            _ => None,
-        }
+        Ok(match u.dtype() {
+            DType::F64 => of::<f64>(shape, &device, &read, within.as_ref(), moved),
+            _ => of::<f32>(shape, &device, &read, within.as_ref(), moved),
+        })
     }
 
     fn of<T: Real>(
         [batch, width]: [usize; 2],
         device: &Device,
-        floats: &[Floats],
+        [u, r, rr]: &[Floats; 3],
         within: Option<&Floats>,
-    ) -> Option<(Tensor<2>, Krylov)> {
-        let [u, r, p, product, rr] = floats.iter().map(Floats::elements).collect::<Vec<_>>()[..]
-        else {
-            return None;
-        };
+        moved: [Tensor<2>; 2],
+    ) -> (Tensor<2>, Krylov) {
         let within: Option<&[T]> = within.map(Floats::elements);
-        let vector = || vec![T::default(); batch * width];
-        let mut made = [vector(), vector(), vector(), vector()];
+        let rr: &[T] = rr.elements();
+        let mut u: Vec<T> = u.elements().to_vec();
+        let [mut p, mut product] = moved.map(owned::<T>);
         let mut squares = vec![T::default(); 2 * batch];
         let mut rows: Vec<Row<'_, T>> = Vec::with_capacity(batch);
-        let [new_u, new_r, new_p, image] = &mut made;
-        let outputs = new_u
+        let each = u
             .chunks_exact_mut(width)
-            .zip(new_r.chunks_exact_mut(width))
-            .zip(new_p.chunks_exact_mut(width))
-            .zip(image.chunks_exact_mut(width))
+            .zip(p.chunks_exact_mut(width))
+            .zip(product.chunks_exact_mut(width))
+            .zip(r.elements::<T>().chunks_exact(width))
             .zip(squares.chunks_exact_mut(2));
-        for (i, ((((new_u, new_r), new_p), image), squares)) in outputs.enumerate() {
-            let part = i * width..(i + 1) * width;
+        for (i, ((((u, p), product), r), squares)) in each.enumerate() {
             rows.push(Row {
-                u: &u[part.clone()],
-                r: &r[part.clone()],
-                p: &p[part.clone()],
-                product: &product[part.clone()],
-                within: within.map(|w| &w[part]),
+                u,
+                p,
+                product,
+                r,
+                within: within.map(|w| &w[i * width..(i + 1) * width]),
                 rr: rr[i],
-                made: [new_u, new_r, new_p, image],
                 squares,
             });
         }
-        // Four vectors are read and four written.
-        if worth_spreading(batch, 8 * batch * width) {
+        // Four vectors are read and three written.
+        if worth_spreading(batch, 7 * batch * width) {
             rows.into_par_iter()
                 .for_each(|row| Arch::new().dispatch(row));
         } else {
@@ -206,28 +203,25 @@ mod on_host {
             Tensor::from_data(data, (device, T::dtype()))
         };
         let rr = squares.iter().step_by(2).copied().collect();
-        let [new_u, new_r, new_p, image] = made;
         let krylov = Krylov {
-            r: tensor(new_r, width),
-            p: tensor(new_p, width),
+            r: tensor(product, width),
+            p: tensor(p, width),
             rr: tensor(rr, 1),
-            image: Some([tensor(image, width), tensor(squares, 2)]),
+            squares: Some(tensor(squares, 2)),
         };
-        Some((tensor(new_u, width), krylov))
+        (tensor(u, width), krylov)
     }
 
     /// One sample.
     struct Row<'a, T> {
-        u: &'a [T],
+        u: &'a mut [T],
+        p: &'a mut [T],
+        /// J p, then the new r.
+        product: &'a mut [T],
         r: &'a [T],
-        p: &'a [T],
-        /// J p.
-        product: &'a [T],
         within: Option<&'a [T]>,
         rr: T,
-        /// The new u, r and p, and u + r.
-        made: [&'a mut [T]; 4],
-        /// <r, r> and the square of u + r.
+        /// |r|^2 and |u + r|^2.
         squares: &'a mut [T],
     }
 
@@ -247,20 +241,16 @@ mod on_host {
         fn with_simd<S: Simd>(self, simd: S) {
             let Self {
                 u,
-                r,
                 p,
                 product,
+                r,
                 within,
                 rr,
-                made: [new_u, new_r, new_p, image],
                 squares,
             } = self;
-            let mut room = [T::default(); BLOCK];
-            let blocks = || {
-                (0..p.len())
-                    .step_by(BLOCK)
-                    .map(|i| i..p.len().min(i + BLOCK))
-            };
+            let [mut room, mut images] = [[T::default(); BLOCK]; 2];
+            let width = p.len();
+            let blocks = || (0..width).step_by(BLOCK).map(|i| i..width.min(i + BLOCK));
             let mut curvature = T::default();
             for block in blocks() {
                 let (p, product) = (&p[block.clone()], &product[block.clone()]);
@@ -274,18 +264,17 @@ mod on_host {
             }
             let alpha = ratio(rr, curvature);
             for block in blocks() {
-                let (p, product) = (&p[block.clone()], &product[block.clone()]);
-                let new_u = &mut new_u[block.clone()];
-                for ((new, u), p) in new_u.iter_mut().zip(&u[block.clone()]).zip(p) {
-                    *new = *u + alpha * *p;
+                let p = &p[block.clone()];
+                let u = &mut u[block.clone()];
+                for (u, p) in u.iter_mut().zip(p) {
+                    *u += alpha * *p;
                 }
-                let new_r = &mut new_r[block.clone()];
-                let old = r[block.clone()].iter().zip(p).zip(product);
-                for (new, ((r, p), product)) in new_r.iter_mut().zip(old) {
-                    *new = *r - alpha * (*p - *product);
+                let new_r = &mut product[block.clone()];
+                for ((new, r), p) in new_r.iter_mut().zip(&r[block.clone()]).zip(p) {
+                    *new = *r - alpha * (*p - *new);
                 }
-                let image = &mut image[block.clone()];
-                for ((image, u), r) in image.iter_mut().zip(&*new_u).zip(&*new_r) {
+                let image = &mut images[..new_r.len()];
+                for ((image, u), r) in image.iter_mut().zip(&*u).zip(&*new_r) {
                     *image = *u + *r;
                 }
                 for (x, square) in [&*new_r, &*image].into_iter().zip(squares.iter_mut()) {
@@ -297,8 +286,8 @@ mod on_host {
                 }
             }
             let beta = ratio(squares[0], rr);
-            for ((new, r), p) in new_p.iter_mut().zip(&*new_r).zip(p) {
-                *new = *r + beta * *p;
+            for (p, r) in p.iter_mut().zip(&*product) {
+                *p = *r + beta * *p;
             }
         }
     }

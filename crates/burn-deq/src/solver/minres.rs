@@ -55,7 +55,7 @@ impl Iteration for Minres {
             .clone();
         Observation {
             state: self.u.clone(),
-            image: self.u.clone() + r.clone(),
+            image: None,
             residual: Some(r),
             within: self.within.clone(),
             squares: None,

@@ -30,7 +30,7 @@ impl Iteration for Plain {
         self.observed = Some([image.clone(), residual.clone()]);
         Observation {
             state: self.z.clone(),
-            image,
+            image: Some(image),
             residual: Some(residual),
             within: None,
             squares: None,

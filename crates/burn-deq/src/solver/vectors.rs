@@ -112,6 +112,23 @@ pub(super) fn split(x: &Tensor<2>, widths: &[usize]) -> Option<Vec<Tensor<2>>> {
     Some(widths.iter().map(part).collect())
 }
 
+/// The elements of a tensor that [`Floats`] can read, in its own memory unless others use that, too.
+pub(super) fn owned<T: Real>(x: Tensor<2>) -> Vec<T> {
+    let Ok(x) = x.try_into_primitive::<Flex>() else {
+        unreachable!("the host can read the tensor")
+    };
+    let x = if x.is_contiguous() {
+        x
+    } else {
+        x.to_contiguous()
+    };
+    if x.is_unique() {
+        let data = x.into_data().try_into_vec();
+        return data.expect("elements of this type");
+    }
+    Floats(x).elements().to_vec()
+}
+
 pub(super) trait Real:
     Element
     + Pod
