@@ -83,16 +83,12 @@ impl Iteration for ConjugateGradients {
         };
         let product = map.linear(p.clone());
         #[cfg(feature = "flex")]
-        let (p, product) = {
+        if on_host::applies([&self.u, &r, &rr, &p, &product], self.within.as_ref()) {
             let read = [&self.u, &r, &rr];
-            match on_host::step(read, self.within.as_ref(), [p, product]) {
-                Ok((u, krylov)) => {
-                    (self.u, self.krylov) = (u, Some(krylov));
-                    return;
-                }
-                Err([p, product]) => (p, product),
-            }
-        };
+            let (u, krylov) = on_host::step(read, self.within.as_ref(), [p, product]);
+            (self.u, self.krylov) = (u, Some(krylov));
+            return;
+        }
         let q = p.clone() - product;
         // 0 where the curvature is not positive: there the sample is solved, or its system is not
         // positive definite and it must stand still (the driver then calls it stalled).
@@ -136,29 +132,30 @@ mod on_host {
     use super::super::vectors::{BLOCK, Floats, Real, owned, worth_spreading};
     use super::Krylov;
 
+    /// Whether the host can read the tensors.
+    pub(super) fn applies(tensors: [&Tensor<2>; 5], within: Option<&Tensor<2>>) -> bool {
+        let dtype = tensors[0].dtype();
+        tensors
+            .into_iter()
+            .chain(within)
+            .all(|x| x.dtype() == dtype && Floats::new(x).is_some())
+    }
+
     /// The step from u, r and <r, r>, p and J p: the new u and the rest. The memory of p and J p is
-    /// that of the new p and r. The latter two are returned where the host cannot read the tensors.
+    /// that of the new p and r.
     pub(super) fn step(
-        [u, r, rr]: [&Tensor<2>; 3],
+        read: [&Tensor<2>; 3],
         within: Option<&Tensor<2>>,
         moved: [Tensor<2>; 2],
-    ) -> Result<(Tensor<2>, Krylov), [Tensor<2>; 2]> {
-        let read = || Some([Floats::new(u)?, Floats::new(r)?, Floats::new(rr)?]);
-        let within = match within {
-            Some(within) => Floats::new(within).map(Some),
-            None => Some(None),
-        };
-        let same = moved
-            .iter()
-            .all(|x| Floats::new(x).is_some() && x.dtype() == u.dtype());
-        let (Some(read), Some(within), true) = (read(), within, same) else {
-            return Err(moved);
-        };
-        let (shape, device) = (u.dims(), u.device());
-        Ok(match u.dtype() {
+    ) -> (Tensor<2>, Krylov) {
+        let [u, ..] = read;
+        let (shape, device, dtype) = (u.dims(), u.device(), u.dtype());
+        let read = read.map(Floats::expected);
+        let within = within.map(Floats::expected);
+        match dtype {
             DType::F64 => of::<f64>(shape, &device, &read, within.as_ref(), moved),
             _ => of::<f32>(shape, &device, &read, within.as_ref(), moved),
-        })
+        }
     }
 
     fn of<T: Real>(

@@ -35,7 +35,7 @@ impl Floats {
     }
 
     pub(super) fn expected(x: &Tensor<2>) -> Self {
-        Self::new(x).expect("a ring is used with tensors like the one it was made for")
+        Self::new(x).expect("the host has read such tensors before")
     }
 
     pub(super) fn elements<T: Real>(&self) -> &[T] {
