@@ -260,20 +260,27 @@ fn states_of_several_branches_match_unrolled() {
             Tensor::<3>::zeros([3, 4, 2], (&device, DType::F64)),
         )
     };
-    let merge = |(a, b): Branches| Tensor::cat(vec![a, b.reshape([3, 8])], 1);
     let deq = tight(Solver::default(), Solver::default());
-    let implicit = gradients_of(&cell, &x, |c, x| {
-        merge(deq.solve(c, step, x, start()).state)
-    });
-    let reference = gradients_of(&cell, &x, |c, x| {
-        let mut z = start();
-        for _ in 0..200 {
-            z = step(c, z, x.clone());
-        }
-        merge(z)
-    });
-    let error = worst(&implicit, &reference);
-    assert!(error <= 1e-9, "{error:e}");
+    // A loss of both, and of either: the other branch then has no gradient of its own.
+    let merges: [fn(Branches) -> Tensor<2>; 3] = [
+        |(a, b)| Tensor::cat(vec![a, b.reshape([3, 8])], 1),
+        |(a, _)| a,
+        |(_, b)| b.reshape([3, 8]),
+    ];
+    for merge in merges {
+        let implicit = gradients_of(&cell, &x, |c, x| {
+            merge(deq.solve(c, step, x, start()).state)
+        });
+        let reference = gradients_of(&cell, &x, |c, x| {
+            let mut z = start();
+            for _ in 0..200 {
+                z = step(c, z, x.clone());
+            }
+            merge(z)
+        });
+        let error = worst(&implicit, &reference);
+        assert!(error <= 1e-9, "{error:e}");
+    }
 }
 
 #[test]
