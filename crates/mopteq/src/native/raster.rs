@@ -8,8 +8,8 @@
 //! stays in the first-level cache while all output channels are made of it. The instruction set is
 //! chosen at run time.
 //!
-//! Inner loops are over arrays. Closures, those of `array::from_fn` and `map` too, would be calls of
-//! functions that are not compiled for that instruction set.
+//! Inner loops are over arrays. A closure, also one of `array::from_fn` or `map`, may stay a function of its
+//! own, which is not compiled for that instruction set.
 
 use std::cell::RefCell;
 
