@@ -3,7 +3,6 @@
 use std::time::Instant;
 
 use burn::optim::SgdConfig;
-use burn::train::TrainStep;
 use serde::Serialize;
 
 use crate::Error;
@@ -77,11 +76,10 @@ pub fn measure(
             let raw = batches[index % batches.len()].clone();
             let pictures = raw.len();
             let started = Instant::now();
-            let output = TrainStep::step(&model, raw.to_device(&autodiff));
-            model = model.optimize(&mut optimizer, 1e-4.into(), output.grads);
+            let step = model.step(raw.to_device(&autodiff));
+            model = optimizer.step(1e-4, model, step.gradients);
             // Reading the loss waits for all that was queued before it.
-            output
-                .item
+            step.item
                 .loss
                 .into_data()
                 .try_into_vec_as::<f32>()

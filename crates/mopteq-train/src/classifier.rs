@@ -1,9 +1,8 @@
-//! The model as Burn's training loop sees it: loss, and what the solver did.
+//! The model as the training loop sees it: loss, gradients, and what the solver did.
 
 use burn::nn::loss::CrossEntropyLossConfig;
+use burn::optim::GradientsParams;
 use burn::prelude::*;
-use burn::tensor::ExecutionError;
-use burn::train::{InferenceStep, ItemLazy, TrainOutput, TrainStep};
 use burn_deq::{Report, Status};
 use mopteq::{Network, Precision};
 use serde::{Deserialize, Serialize};
@@ -90,24 +89,16 @@ impl Classifier {
         &self.model
     }
 
-    fn loss(&self, logits: &Tensor<2>, targets: &Tensor<1, Int>) -> Tensor<1> {
-        let smoothing = self.label_smoothing as f32;
-        CrossEntropyLossConfig::new()
-            .with_smoothing((smoothing > 0.0).then_some(smoothing))
-            .init(&logits.device())
-            .forward(logits.clone(), targets.clone())
-    }
-}
-
-impl TrainStep for Classifier {
-    type Input = Batch;
-    type Output = ClassificationItem;
-
-    fn step(&self, batch: Batch) -> TrainOutput<ClassificationItem> {
+    /// The loss of a batch and its gradients. The model and the batch are on a device with autodiff.
+    ///
+    /// # Panics
+    ///
+    /// When the device fails, or the batch is on another device.
+    pub fn step(&self, batch: Batch) -> TrainingStep {
         let labels = batch.targets.clone();
         let prediction = self.model.forward_labelled(batch.images, labels);
         let loss = self.loss(&prediction.logits, &batch.targets);
-        let gradients = loss.backward();
+        let gradients = GradientsParams::from_grads(loss.backward(), self);
         let item = ClassificationItem {
             loss,
             logits: prediction.logits,
@@ -122,25 +113,15 @@ impl TrainStep for Classifier {
                     .and_then(SolveStats::of),
             },
         };
-        TrainOutput::new(self, gradients, item)
+        TrainingStep { gradients, item }
     }
-}
 
-impl InferenceStep for Classifier {
-    type Input = Batch;
-    type Output = ClassificationItem;
-
-    fn step(&self, batch: Batch) -> ClassificationItem {
-        let (logits, forward) = self.infer(batch.images);
-        ClassificationItem {
-            loss: self.loss(&logits, &batch.targets),
-            logits,
-            targets: batch.targets,
-            solver: SolverItem {
-                forward,
-                backward: None,
-            },
-        }
+    fn loss(&self, logits: &Tensor<2>, targets: &Tensor<1, Int>) -> Tensor<1> {
+        let smoothing = self.label_smoothing as f32;
+        CrossEntropyLossConfig::new()
+            .with_smoothing((smoothing > 0.0).then_some(smoothing))
+            .init(&logits.device())
+            .forward(logits.clone(), targets.clone())
     }
 }
 
@@ -191,16 +172,64 @@ pub struct ClassificationItem {
     pub solver: SolverItem,
 }
 
-impl ItemLazy for ClassificationItem {
-    fn sync(self) -> Result<Self, ExecutionError> {
-        // As Burn's own output does: start the queued work, read nothing back, and leave the tape
-        // behind, for the metrics run on another thread.
-        self.loss.device().flush()?;
-        Ok(Self {
-            loss: self.loss.without_autodiff(),
-            logits: self.logits.without_autodiff(),
-            targets: self.targets.without_autodiff(),
-            solver: self.solver,
-        })
+/// What one training step computes.
+pub struct TrainingStep {
+    /// Gradients of the mean cross entropy.
+    pub gradients: GradientsParams,
+    /// Loss, logits and solver statistics.
+    pub item: ClassificationItem,
+}
+
+/// The classifier in Burn's `Learner`.
+#[cfg(feature = "learner")]
+mod learner {
+    use burn::tensor::ExecutionError;
+    use burn::train::{InferenceStep, ItemLazy, TrainOutput, TrainStep};
+
+    use super::{Batch, ClassificationItem, Classifier, SolverItem, TrainingStep};
+
+    impl TrainStep for Classifier {
+        type Input = Batch;
+        type Output = ClassificationItem;
+
+        fn step(&self, batch: Batch) -> TrainOutput<ClassificationItem> {
+            let TrainingStep { gradients, item } = Classifier::step(self, batch);
+            TrainOutput {
+                grads: gradients,
+                item,
+            }
+        }
+    }
+
+    impl InferenceStep for Classifier {
+        type Input = Batch;
+        type Output = ClassificationItem;
+
+        fn step(&self, batch: Batch) -> ClassificationItem {
+            let (logits, forward) = self.infer(batch.images);
+            ClassificationItem {
+                loss: self.loss(&logits, &batch.targets),
+                logits,
+                targets: batch.targets,
+                solver: SolverItem {
+                    forward,
+                    backward: None,
+                },
+            }
+        }
+    }
+
+    impl ItemLazy for ClassificationItem {
+        fn sync(self) -> Result<Self, ExecutionError> {
+            // Starts the queued work and leaves the tape behind, because Burn computes its metrics
+            // on another thread. It reads nothing back.
+            self.loss.device().flush()?;
+            Ok(Self {
+                loss: self.loss.without_autodiff(),
+                logits: self.logits.without_autodiff(),
+                targets: self.targets.without_autodiff(),
+                solver: self.solver,
+            })
+        }
     }
 }

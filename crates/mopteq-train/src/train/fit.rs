@@ -1,29 +1,25 @@
 //! The training loop.
 //!
-//! Burn's `SupervisedTraining` knows only whole epochs; this loop can stop, save and go on after
-//! any batch. Steps, gradients, optimiser and the work of several devices are Burn's.
+//! This loop can stop, save and go on after any batch. Gradients and the optimiser are Burn's.
 
 use std::time::{Duration, Instant};
 
-use burn::data::dataloader::{DataLoaderIterator, Progress};
-use burn::data::dataset::DatasetError;
 use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams, ModuleOptimizer};
 use burn::prelude::*;
 use burn::store::ModuleRecord;
-use burn::train::train::MultiDevicesTrainStep;
-use burn::train::{Interrupter, TrainOutput, TrainStep};
 
 use super::parameters::{average, norm, scale};
+use super::team::Team;
 use super::{StopFlag, Task, TrainError};
 use crate::Error;
 use crate::checkpoint::{self, Position, Snapshot, State};
-use crate::classifier::{ClassificationItem, Classifier};
-use crate::data::{Batch, Loader, PictureBatcher, RawBatch};
+use crate::classifier::{ClassificationItem, Classifier, TrainingStep};
+use crate::data::{Loader, PictureBatcher, RawBatch};
 use crate::evaluate::{batcher, evaluate, likeliest};
 use crate::history::{EpochRow, History};
 use crate::metrics;
-use crate::progress::{Reporter, View};
+use crate::progress::{Display, Extent, View, display};
 use crate::run::RunFolder;
 use crate::schedule::Schedule;
 use crate::seed::{Stream, derive};
@@ -46,15 +42,12 @@ pub(super) struct Fit<'a> {
     /// Of the first device, with autodiff.
     device: Device,
     /// Several devices share a batch.
-    team: Option<MultiDevicesTrainStep<Classifier>>,
+    team: Option<Team>,
     /// Gradients of the batches since the last step, and their pictures.
     gradients: GradientsAccumulator<Classifier>,
     gathered: usize,
     saved: Instant,
 }
-
-/// The outputs of one batch, each with its number of pictures.
-type Outputs = Vec<(usize, TrainOutput<ClassificationItem>)>;
 
 impl<'a> Fit<'a> {
     pub(super) fn new(
@@ -99,7 +92,7 @@ impl<'a> Fit<'a> {
             optimizer,
             schedule: Schedule::new(config, steps),
             loader,
-            team: (devices.len() > 1).then(|| MultiDevicesTrainStep::new(&devices)),
+            team: (devices.len() > 1).then(|| Team::new(&devices)),
             device,
             gradients: GradientsAccumulator::new(),
             gathered: 0,
@@ -111,25 +104,29 @@ impl<'a> Fit<'a> {
     /// is a checkpoint of that place then.
     pub(super) fn run(mut self, view: View, stop: &StopFlag) -> Result<Position, Error> {
         let config = &self.task.config;
-        let interrupter = Interrupter::new();
         let first = self.state.position.epochs + 1;
-        let pictures = self.loader.pictures();
-        let mut reporter = Reporter::start(view, &interrupter, first, config.epochs, pictures);
-        let wants_to_stop = || stop.is_set() || interrupter.should_stop();
+        let extent = Extent {
+            first,
+            epochs: config.epochs,
+            pictures: self.loader.pictures(),
+            done: self.state.sums.pictures,
+        };
+        let mut display = display(view, extent);
         for epoch in first..=config.epochs {
-            if !self.epoch(epoch, &mut reporter, &wants_to_stop)? {
+            if !self.epoch(epoch, &mut *display, stop)? {
                 self.save()?;
                 return Ok(self.state.position);
             }
             let over = self.task.is_over(self.history);
             let every = config.checkpoint_epochs;
-            let due = (every > 0 && epoch.is_multiple_of(every)) || wants_to_stop();
+            let stopped = stop.is_set() || display.wants_to_stop();
+            let due = (every > 0 && epoch.is_multiple_of(every)) || stopped;
             // The best epoch is what early stopping tests in the end.
             let is_best = config.patience > 0 && self.history.best() == Some(epoch);
             if due || over || is_best {
                 self.save()?;
             }
-            if over || wants_to_stop() {
+            if over || stopped {
                 break;
             }
         }
@@ -140,8 +137,8 @@ impl<'a> Fit<'a> {
     fn epoch(
         &mut self,
         epoch: usize,
-        reporter: &mut Reporter,
-        wants_to_stop: &dyn Fn() -> bool,
+        display: &mut dyn Display,
+        stop: &StopFlag,
     ) -> Result<bool, Error> {
         let config = &self.task.config;
         self.adapt_solver(epoch)?;
@@ -149,17 +146,16 @@ impl<'a> Fit<'a> {
         let started = Instant::now();
         let before = self.state.seconds;
         let batches = self.loader.batches();
-        reporter.start_epoch();
+        display.start_epoch();
         for raw in self.loader.epoch(epoch, self.state.position.batches) {
             let raw = raw?;
-            let count = raw.len();
             self.batch(epoch, raw)?;
             self.state.position.batches += 1;
             self.state.seconds = before + started.elapsed().as_secs_f64();
-            reporter.batch(epoch, count, &self.state.sums);
+            display.batch(epoch, &self.state.sums);
             // Gathered gradients are not saved: only the end of a step can be gone on from.
             if self.gathered == 0 && self.state.position.batches < batches {
-                if wants_to_stop() {
+                if stop.is_set() || display.wants_to_stop() {
                     return Ok(false);
                 }
                 let minutes = config.checkpoint_minutes * 60.0;
@@ -187,7 +183,7 @@ impl<'a> Fit<'a> {
             seconds: before + started.elapsed().as_secs_f64(),
             values,
         };
-        reporter.end_epoch(&row);
+        display.end_epoch(&row);
         self.history.truncate(epoch - 1);
         self.history.epochs.push(row);
         self.state = State {
@@ -215,9 +211,9 @@ impl<'a> Fit<'a> {
         if self.state.position.batches.is_multiple_of(NOISE_BLOCK) {
             self.seed_noise(epoch);
         }
-        for (count, output) in self.outputs(raw)? {
-            self.measure(epoch, &output.item)?;
-            self.gather(count, output.grads);
+        for TrainingStep { gradients, item } in self.compute(raw)? {
+            self.measure(epoch, &item)?;
+            self.gather(item.targets.dims()[0], gradients);
         }
         let done = self.state.position.batches + 1;
         if done.is_multiple_of(config.accumulation) || done == self.loader.batches() {
@@ -258,34 +254,13 @@ impl<'a> Fit<'a> {
         Ok(())
     }
 
-    fn outputs(&self, raw: RawBatch) -> Result<Outputs, Error> {
-        let Some(team) = &self.team else {
-            let count = raw.len();
-            let output = TrainStep::step(&self.model, raw.to_device(&self.device));
-            return Ok(vec![(count, output)]);
-        };
-        let mut parts: Vec<Box<dyn DataLoaderIterator<Batch>>> = Vec::new();
-        let devices = &self.task.devices;
-        let mut cut = raw.split(devices.len()).into_iter();
-        for device in devices {
-            let batch = cut.next().map(|part| {
-                let device = device.device.clone().autodiff();
-                part.to_device(&device)
-            });
-            parts.push(Box::new(One(batch)));
+    fn compute(&self, raw: RawBatch) -> Result<Vec<TrainingStep>, Error> {
+        match &self.team {
+            None => Ok(vec![self.model.step(raw.to_device(&self.device))]),
+            Some(team) => team
+                .step(&self.model, raw)
+                .map_err(|crash| super::crashed("the training", crash, self.run).into()),
         }
-        let (outputs, _) = team.step(&mut parts, &self.model).map_err(|error| {
-            let crash = crate::crash::Crash {
-                message: error.to_string(),
-                backtrace: String::new(),
-            };
-            super::crashed("the training", crash, self.run)
-        })?;
-        let counted = outputs.into_iter().map(|output| {
-            let count = output.output.item.targets.dims()[0];
-            (count, output.output)
-        });
-        Ok(counted.collect())
     }
 
     fn measure(&mut self, epoch: usize, item: &ClassificationItem) -> Result<(), Error> {
@@ -356,7 +331,7 @@ impl<'a> Fit<'a> {
         }
         let rate = self.schedule.rate(self.state.steps);
         let model = self.model.clone();
-        self.model = model.optimize(&mut self.optimizer, rate.into(), grads);
+        self.model = self.optimizer.step(rate, model, grads);
         self.state.steps += 1;
         if let Some(ema) = self.ema.take() {
             // At first an average over few steps must forget the random start sooner.
@@ -385,22 +360,5 @@ impl<'a> Fit<'a> {
         checkpoint::prune(self.run, self.history)?;
         self.saved = Instant::now();
         Ok(())
-    }
-}
-
-/// One batch as Burn's workers take them.
-struct One(Option<Batch>);
-
-impl Iterator for One {
-    type Item = Result<Batch, DatasetError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        self.0.take().map(Ok)
-    }
-}
-
-impl DataLoaderIterator<Batch> for One {
-    fn progress(&self) -> Progress {
-        Progress::new(1, 1, None)
     }
 }

@@ -2,6 +2,7 @@
 
 mod fit;
 mod parameters;
+mod team;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -151,6 +152,7 @@ pub struct Task {
     train: Arc<[Picture]>,
     valid: Vec<Picture>,
     test: Vec<Picture>,
+    parameters: usize,
     /// What the final model made of the test pictures, for the report.
     outcome: OnceLock<Outcome>,
 }
@@ -198,13 +200,14 @@ impl Task {
         if split.train.is_empty() || devices.is_empty() {
             return Err(TrainError::NoPictures.into());
         }
-        Classifier::new(&config, &devices[0].device)?;
+        let parameters = Classifier::new(&config, &devices[0].device)?.num_parameters();
         Ok(Self {
             config,
             devices,
             train: split.train.into(),
             valid: split.valid,
             test,
+            parameters,
             outcome: OnceLock::new(),
         })
     }
@@ -240,6 +243,11 @@ impl Task {
     /// The pictures that are tested at the end.
     pub fn test_pictures(&self) -> &[Picture] {
         &self.test
+    }
+
+    /// Number of parameters that are trained.
+    pub fn parameters(&self) -> usize {
+        self.parameters
     }
 
     /// Number of pictures that the gradient sees.

@@ -99,7 +99,6 @@ pub(super) fn average(ema: Classifier, model: &Classifier, decay: f64) -> Classi
 mod tests {
     use super::*;
     use crate::config::TrainConfig;
-    use burn::train::TrainStep;
 
     fn batch(device: &Device) -> crate::data::Batch {
         crate::data::Batch {
@@ -114,7 +113,7 @@ mod tests {
         let model = Classifier::new(&TrainConfig::digits(), &device)
             .unwrap()
             .materialised();
-        let grads = TrainStep::step(&model, batch(&device)).grads;
+        let grads = model.step(batch(&device)).gradients;
         struct All<'a>(&'a GradientsParams, f64);
         impl ModuleVisitor for All<'_> {
             fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {

@@ -213,6 +213,19 @@ fn two_devices_share_a_batch() {
     };
     assert!(loss(1) < loss(0), "{metrics}");
     assert!(summary["test_accuracy"].as_f64().unwrap() > 10.0);
+    // However the threads happen to run, the parts are added in the order of the devices.
+    let shared = ["--devices", "cpu,cpu", "--out", "again"];
+    succeed(folder.path(), &[&arguments[..], &shared].concat());
+    assert_eq!(
+        values(&metrics),
+        values(&self::metrics(&folder.path().join("again")))
+    );
+}
+
+/// The metrics of all epochs, without the times.
+fn values(metrics: &serde_json::Value) -> Vec<&serde_json::Value> {
+    let epochs = metrics["epochs"].as_array().unwrap();
+    epochs.iter().map(|epoch| &epoch["values"]).collect()
 }
 
 #[test]
