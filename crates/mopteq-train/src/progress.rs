@@ -1,45 +1,44 @@
 //! What a training tells the user while it runs.
 //!
-//! On a terminal that is Burn's dashboard. Everywhere else, in a pipe, a log file or a job system,
-//! it is plain lines, one an epoch, and one every few seconds within a long epoch; for machines,
-//! one JSON object an epoch.
+//! People get a line for each epoch. Within an epoch, a terminal shows a line that is rewritten,
+//! and a pipe or a log file gets a line every few seconds. Machines get a JSON object for each
+//! epoch. A build with the feature `dashboard` shows Burn's dashboard on a terminal.
 
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-use burn::train::Interrupter;
-use burn::train::metric::{
-    MetricDefinition, MetricEntry, MetricId, NumericAttributes, NumericEntry, SerializedEntry,
-};
-use burn::train::renderer::tui::TuiMetricsRendererWrapper;
-use burn::train::renderer::{MetricState, MetricsRenderer};
-
+#[cfg(feature = "dashboard")]
+use crate::dashboard::Dashboard;
 use crate::history::EpochRow;
 use crate::metrics::{self, Sums};
 
+/// Time after which a training shows how far it is.
+const FIRST: Duration = Duration::from_secs(2);
 /// Time between two lines within an epoch.
 const PERIOD: Duration = Duration::from_secs(10);
+/// Time between two changes of the line on a terminal.
+const PERIOD_ON_TERMINAL: Duration = Duration::from_millis(500);
 
 /// How a training is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum View {
-    /// Burn's dashboard.
+    /// Burn's dashboard, where it is built in; plain lines elsewhere.
     Dashboard,
     /// Plain lines.
     Plain,
-    /// JSON objects, one a line.
+    /// JSON objects, one on each line.
     Json,
     /// Nothing.
     Silent,
 }
 
 impl View {
-    /// JSON or plain lines if asked for, else the dashboard on a terminal.
+    /// JSON or plain lines if asked for. Otherwise the dashboard on a terminal, if it is built in.
     pub fn choose(plain: bool, json: bool) -> Self {
         let terminal = io::stdout().is_terminal() && io::stdin().is_terminal();
         if json {
             Self::Json
-        } else if terminal && !plain {
+        } else if terminal && !plain && cfg!(feature = "dashboard") {
             Self::Dashboard
         } else {
             Self::Plain
@@ -73,118 +72,170 @@ pub fn duration(seconds: f64) -> String {
 }
 
 /// Shows a training.
-pub(crate) struct Reporter {
-    view: View,
-    dashboard: Option<Dashboard>,
-    epochs: usize,
-    /// Pictures of an epoch, and those done since the start of this process.
-    pictures: usize,
-    done: usize,
-    started: Instant,
-    last_line: Instant,
+pub(crate) trait Display {
+    fn start_epoch(&mut self);
+
+    /// The batches of this epoch so far gave `sums`.
+    fn batch(&mut self, epoch: usize, sums: &Sums);
+
+    fn end_epoch(&mut self, row: &EpochRow);
+
+    /// Whether the user asked here to stop.
+    fn wants_to_stop(&self) -> bool {
+        false
+    }
 }
 
-impl Reporter {
-    /// Begins with the training of `epoch`, counted from 1.
-    pub(crate) fn start(
-        view: View,
-        interrupter: &Interrupter,
-        epoch: usize,
-        epochs: usize,
-        pictures: usize,
-    ) -> Self {
-        let dashboard = (view == View::Dashboard).then(|| {
-            let resumed = (epoch > 1).then_some(epoch - 1);
-            let mut dashboard = Dashboard::new(interrupter.clone(), resumed);
-            dashboard.renderer.start(epochs, epoch, None, None);
-            dashboard
-        });
-        let now = Instant::now();
+/// How much a training has to do.
+#[derive(Clone, Copy)]
+pub(crate) struct Extent {
+    /// The first epoch of this process, counted from 1.
+    pub(crate) first: usize,
+    /// Epochs of the run.
+    pub(crate) epochs: usize,
+    /// Pictures of an epoch.
+    pub(crate) pictures: usize,
+    /// Pictures of the first epoch that an earlier process trained on.
+    pub(crate) done: usize,
+}
+
+/// The display for a view.
+pub(crate) fn display(view: View, extent: Extent) -> Box<dyn Display> {
+    match view {
+        #[cfg(feature = "dashboard")]
+        View::Dashboard => Box::new(Dashboard::start(extent)),
+        #[cfg(not(feature = "dashboard"))]
+        View::Dashboard => Box::new(Lines::new(extent)),
+        View::Plain => Box::new(Lines::new(extent)),
+        View::Json => Box::new(Json),
+        View::Silent => Box::new(Silent),
+    }
+}
+
+struct Silent;
+
+impl Display for Silent {
+    fn start_epoch(&mut self) {}
+    fn batch(&mut self, _: usize, _: &Sums) {}
+    fn end_epoch(&mut self, _: &EpochRow) {}
+}
+
+struct Json;
+
+impl Display for Json {
+    fn start_epoch(&mut self) {}
+    fn batch(&mut self, _: usize, _: &Sums) {}
+    fn end_epoch(&mut self, row: &EpochRow) {
+        say(serde_json::json!({"event": "epoch", "metrics": row}));
+    }
+}
+
+/// Plain lines with the time left.
+struct Lines {
+    extent: Extent,
+    started: Instant,
+    shown: Option<Instant>,
+    terminal: bool,
+    /// Whether a line on the terminal has to be wiped.
+    drawn: bool,
+}
+
+impl Lines {
+    fn new(extent: Extent) -> Self {
         Self {
-            view,
-            dashboard,
-            epochs,
-            pictures,
-            done: 0,
-            started: now,
-            last_line: now,
+            extent,
+            started: Instant::now(),
+            shown: None,
+            terminal: io::stdout().is_terminal(),
+            drawn: false,
         }
     }
 
-    pub(crate) fn start_epoch(&mut self) {
-        self.last_line = Instant::now();
-        if let Some(dashboard) = &mut self.dashboard {
-            dashboard.renderer.start_split("train", self.pictures);
-        }
-    }
-
-    /// A batch of `count` pictures is done.
-    pub(crate) fn batch(&mut self, epoch: usize, count: usize, sums: &Sums) {
-        self.done += count;
-        if let Some(dashboard) = &mut self.dashboard {
-            for (name, value) in sums.values() {
-                dashboard.show(&name, value);
-            }
-            dashboard.renderer.update_split(sums.pictures);
-        }
-        if self.view == View::Plain && self.last_line.elapsed() >= PERIOD {
-            self.last_line = Instant::now();
-            say(format_args!(
-                "{}, {} of {} pictures | loss {:.4}{}",
-                self.head(epoch),
-                sums.pictures,
-                self.pictures,
-                sums.loss / sums.pictures.max(1) as f64,
-                self.time_left(epoch, sums.pictures),
-            ));
-        }
-    }
-
-    pub(crate) fn end_epoch(&mut self, row: &EpochRow) {
-        if let Some(dashboard) = &mut self.dashboard {
-            dashboard.renderer.end_split();
-            for (name, value) in &row.values {
-                dashboard.show(name, *value);
-            }
-            dashboard.renderer.update_epoch(row.epoch);
-        }
-        match self.view {
-            View::Plain => {
-                let left = self.time_left(row.epoch, self.pictures);
-                say(format_args!(
-                    "{} | {}{left}",
-                    self.head(row.epoch),
-                    describe(row)
-                ));
-            }
-            View::Json => say(serde_json::json!({"event": "epoch", "metrics": row})),
-            View::Dashboard | View::Silent => {}
+    fn period(&self) -> Duration {
+        if self.terminal {
+            PERIOD_ON_TERMINAL
+        } else {
+            PERIOD
         }
     }
 
     fn head(&self, epoch: usize) -> String {
-        let width = self.epochs.to_string().len();
-        format!("epoch {epoch:>width$}/{}", self.epochs)
+        let width = self.extent.epochs.to_string().len();
+        format!("epoch {epoch:>width$}/{}", self.extent.epochs)
     }
 
+    /// The time left, from the pace of this process so far.
     fn time_left(&self, epoch: usize, done_in_epoch: usize) -> String {
-        let left = self.epochs.saturating_sub(epoch) * self.pictures
-            + self.pictures.saturating_sub(done_in_epoch);
-        if self.done == 0 || left == 0 {
+        let Extent {
+            first,
+            epochs,
+            pictures,
+            done,
+        } = self.extent;
+        let left = epochs.saturating_sub(epoch) * pictures + pictures.saturating_sub(done_in_epoch);
+        let trained = ((epoch - first) * pictures + done_in_epoch).saturating_sub(done);
+        if trained == 0 || left == 0 {
             return String::new();
         }
-        let each = self.started.elapsed().as_secs_f64() / self.done as f64;
+        let each = self.started.elapsed().as_secs_f64() / trained as f64;
         format!(", {} left", duration(each * left as f64))
+    }
+
+    fn wipe(&mut self) {
+        if std::mem::take(&mut self.drawn) {
+            let _ = write!(io::stdout(), "\r\x1b[2K");
+        }
     }
 }
 
-impl Drop for Reporter {
-    // Gives the terminal back, however the training ended.
-    fn drop(&mut self) {
-        if let Some(dashboard) = &mut self.dashboard {
-            dashboard.renderer.end();
-            let _ = dashboard.renderer.on_train_end(None);
+impl Display for Lines {
+    fn start_epoch(&mut self) {}
+
+    fn batch(&mut self, epoch: usize, sums: &Sums) {
+        let now = Instant::now();
+        let due = match self.shown {
+            None => now - self.started >= FIRST.min(self.period()),
+            Some(shown) => now - shown >= self.period(),
+        };
+        if !due {
+            return;
         }
+        self.shown = Some(now);
+        let line = format!(
+            "{}, {} of {} pictures | loss {:.4}{}",
+            self.head(epoch),
+            sums.pictures,
+            self.extent.pictures,
+            sums.loss / sums.pictures.max(1) as f64,
+            self.time_left(epoch, sums.pictures),
+        );
+        if self.terminal {
+            self.drawn = true;
+            // Returns to the start of the line and wipes it.
+            let _ = write!(io::stdout(), "\r\x1b[2K{line}");
+            let _ = io::stdout().flush();
+        } else {
+            say(line);
+        }
+    }
+
+    fn end_epoch(&mut self, row: &EpochRow) {
+        self.wipe();
+        if self.shown.is_some() {
+            self.shown = Some(Instant::now());
+        }
+        let left = self.time_left(row.epoch, self.extent.pictures);
+        say(format_args!(
+            "{} | {}{left}",
+            self.head(row.epoch),
+            describe(row)
+        ));
+    }
+}
+
+impl Drop for Lines {
+    fn drop(&mut self) {
+        self.wipe();
     }
 }
 
@@ -221,69 +272,6 @@ fn describe(row: &EpochRow) -> String {
         _ => {}
     }
     format!("{text} | {}", duration(row.seconds))
-}
-
-/// Burn's dashboard, fed with the names of the metrics.
-struct Dashboard {
-    renderer: Box<dyn MetricsRenderer>,
-}
-
-impl Dashboard {
-    /// Metrics that are shown, under which title, with which unit, and whether more is better.
-    const SHOWN: [(&'static str, &'static str, Option<&'static str>, bool); 8] = [
-        (metrics::TRAIN_LOSS, "Loss", None, false),
-        (metrics::VALID_LOSS, "Loss", None, false),
-        (metrics::TRAIN_ACCURACY, "Accuracy", Some("%"), true),
-        (metrics::VALID_ACCURACY, "Accuracy", Some("%"), true),
-        (metrics::FORWARD_STEPS, "Forward steps", None, false),
-        (metrics::BACKWARD_STEPS, "Backward steps", None, false),
-        (metrics::FORWARD_RESIDUAL, "Forward residual", None, false),
-        (metrics::BACKWARD_RESIDUAL, "Backward residual", None, false),
-    ];
-
-    fn new(interrupter: Interrupter, resumed_from: Option<usize>) -> Self {
-        let mut renderer: Box<dyn MetricsRenderer> =
-            Box::new(TuiMetricsRendererWrapper::new(interrupter, resumed_from));
-        for (name, title, unit, higher_is_better) in Self::SHOWN {
-            if name.starts_with("train") {
-                renderer.register_metric(MetricDefinition {
-                    metric_id: Self::id(title),
-                    name: title.to_owned().into(),
-                    description: None,
-                    attributes: NumericAttributes {
-                        unit: unit.map(str::to_owned),
-                        higher_is_better,
-                    }
-                    .into(),
-                });
-            }
-        }
-        Self { renderer }
-    }
-
-    fn id(title: &str) -> MetricId {
-        MetricId::new(title.to_owned().into())
-    }
-
-    fn show(&mut self, name: &str, value: f64) {
-        let Some((_, title, unit, _)) = Self::SHOWN.iter().find(|shown| shown.0 == name) else {
-            return;
-        };
-        let text = format!(
-            "{value:.4}{}",
-            unit.map(|unit| format!(" {unit}")).unwrap_or_default()
-        );
-        let entry = MetricEntry::new(
-            Self::id(title),
-            SerializedEntry::new(text, value.to_string()),
-        );
-        let state = MetricState::Numeric(entry, Some(NumericEntry::Value(value)));
-        if name.starts_with("train") {
-            self.renderer.update_train(state);
-        } else {
-            self.renderer.update_valid(state);
-        }
-    }
 }
 
 #[cfg(test)]

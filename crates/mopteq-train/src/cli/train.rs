@@ -56,6 +56,7 @@ pub fn run(arguments: &TrainArguments, json: bool, stop: &StopFlag) -> Result<()
             let config = run.read_config()?;
             let task = Task::new(config, devices.clone())?;
             task.check_devices()?;
+            stop_on_signals(stop);
             // A finished run needs no checkpoint to go on from.
             let start = match run.read_summary()? {
                 Some(_) => Position::after(task.config().epochs),
@@ -69,6 +70,7 @@ pub fn run(arguments: &TrainArguments, json: bool, stop: &StopFlag) -> Result<()
             let name = config.data.kind.name();
             let task = Task::with_data(config, data, devices.clone())?;
             task.check_devices()?;
+            stop_on_signals(stop);
             let run = match &arguments.settings.out {
                 Some(path) => RunFolder::create_at(path)?,
                 None => RunFolder::create_next(Path::new(RUNS), name)?,
@@ -82,11 +84,16 @@ pub fn run(arguments: &TrainArguments, json: bool, stop: &StopFlag) -> Result<()
     for device in &devices {
         tell(format!("device  {}: {}", device.name, device.reason));
     }
+    tell(format!("data    {}", in_words(&task)));
+    tell(format!(
+        "model   {} parameters, {} epochs",
+        task.parameters(),
+        task.config().epochs
+    ));
     if start > Position::default() {
         tell(format!("resume  after {start} of {}", task.config().epochs));
     }
     let view = View::choose(arguments.plain, json);
-    stop_on_signals(stop);
     let summary = task.train(&run, start, view, stop)?;
     // A report is for looking at: a run is none the worse without.
     if !run.report_path().exists()
@@ -100,6 +107,28 @@ pub fn run(arguments: &TrainArguments, json: bool, stop: &StopFlag) -> Result<()
         show_summary(&summary, &run);
     }
     Ok(())
+}
+
+/// What a training has before it.
+fn in_words(task: &Task) -> String {
+    let config = task.config();
+    let shape = config.shape;
+    let mut text = format!(
+        "{} pictures of {} x {} {} in {} classes",
+        task.training_pictures(),
+        shape.height,
+        shape.width,
+        if shape.channels == 1 { "grey" } else { "RGB" },
+        config.classes.len(),
+    );
+    if task.validation_pictures() > 0 {
+        text.push_str(&format!(
+            ", {} more to validate",
+            task.validation_pictures()
+        ));
+    }
+    text.push_str(&format!(", {} to test", task.test_pictures().len()));
+    text
 }
 
 /// Ctrl-C and SIGTERM ask the training to save and stop; a second one stops it at once. Where

@@ -1,12 +1,13 @@
 //! How far a download or a decoding is, on standard error.
 //!
-//! On a terminal a line that is rewritten, elsewhere a line every ten seconds: the usual crate for
-//! this changes the features of one that the GPU backends are built with.
+//! A terminal shows a line that is rewritten. Elsewhere there is a line after two seconds and then
+//! one every ten seconds.
 
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 const PERIOD_ON_TERMINAL: Duration = Duration::from_millis(200);
+const FIRST_ELSEWHERE: Duration = Duration::from_secs(2);
 const PERIOD_ELSEWHERE: Duration = Duration::from_secs(10);
 
 pub(super) struct Meter {
@@ -23,6 +24,7 @@ pub(super) struct Meter {
 
 impl Meter {
     /// Of bytes, those from `start` on.
+    #[cfg(any(feature = "download", test))]
     pub(super) fn bytes(what: &str, start: u64, total: Option<u64>) -> Self {
         let mut meter = Self::count(what);
         (meter.bytes, meter.start, meter.total) = (true, start, total);
@@ -48,10 +50,10 @@ impl Meter {
     }
 
     pub(super) fn set(&mut self, done: u64) {
-        let period = if self.terminal {
-            PERIOD_ON_TERMINAL
-        } else {
-            PERIOD_ELSEWHERE
+        let period = match (self.terminal, self.shown == self.started) {
+            (true, _) => PERIOD_ON_TERMINAL,
+            (false, true) => FIRST_ELSEWHERE,
+            (false, false) => PERIOD_ELSEWHERE,
         };
         if self.shown.elapsed() < period {
             return;
