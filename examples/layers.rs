@@ -1,24 +1,11 @@
 //! Data and drawing for the examples of the solver crate.
 #![allow(clippy::print_stdout, reason = "an example talks to its user")]
 
-use std::collections::{BTreeMap, HashMap};
 use std::error::Error;
-use std::sync::Arc;
 
-use burn::data::dataloader::batcher::Batcher;
-use burn::data::dataloader::{DataLoader, DataLoaderBuilder};
-use burn::data::dataset::InMemDataset;
 use burn::nn::loss::CrossEntropyLossConfig;
-use burn::tensor::{Device, Int, Tensor, TensorData};
-use burn::train::LearnerSummary;
-use burn::train::logger::{EvaluationProgressLogger, TrainingProgressLogger};
-use burn::train::metric::{MetricDefinition, MetricId};
-use burn::train::renderer::{
-    EvaluationName, MetricState, MetricsRenderer, MetricsRendererEvaluation,
-    MetricsRendererTraining,
-};
+use burn::tensor::{Int, Tensor};
 use burn_deq::{Report, Status};
-use mopteq_train::data::Batch;
 use plotters::prelude::*;
 
 const FONT: &str = "sans-serif";
@@ -257,122 +244,4 @@ where
         .label_font((FONT, 17))
         .draw()
         .map_err(|error| error.to_string().into())
-}
-
-/// A digit: its normalised pixels and its class.
-type Digit = (Vec<f32>, i32);
-
-/// Puts digits into batches.
-#[derive(Clone)]
-struct Stack;
-
-impl Batcher<Digit, Batch> for Stack {
-    fn batch(&self, digits: Vec<Digit>, device: &Device) -> Batch {
-        let n = digits.len();
-        let (images, labels): (Vec<_>, Vec<_>) = digits.into_iter().unzip();
-        let images = TensorData::new(images.concat(), [n, 1, 28, 28]);
-        Batch {
-            images: Tensor::from_data(images, device),
-            targets: Tensor::from_data(TensorData::new(labels, [n]), device),
-        }
-    }
-}
-
-/// Batches, again every epoch.
-pub type Loader = Arc<dyn DataLoader<Batch>>;
-
-/// Loaders of embedded digits in batches of 50: so many to train on, shuffled, and to test on.
-///
-/// # Errors
-///
-/// When the embedded files cannot be read.
-pub fn digits(train: usize, test: usize, device: &Device) -> Result<[Loader; 2], Box<dyn Error>> {
-    let part = |digits: crate::Digits, n: usize| {
-        let digits = digits.range(0, n);
-        let pixels: Vec<f32> = digits.images.into_data().iter::<f32>().collect();
-        let labels = digits.labels.into_data();
-        let labels: Vec<i32> = labels.iter::<i32>().collect();
-        let digits = pixels.chunks(28 * 28).map(<[f32]>::to_vec).zip(labels);
-        InMemDataset::new(digits.collect::<Vec<Digit>>())
-    };
-    let (all, tests) = crate::digits(device)?;
-    let loader = || DataLoaderBuilder::new(Stack).batch_size(50);
-    let on = device.clone().autodiff();
-    Ok([
-        loader().set_device(on).shuffle(1).build(part(all, train)),
-        loader().set_device(device.clone()).build(part(tests, test)),
-    ])
-}
-
-/// Shows a training as one line an epoch.
-#[derive(Default)]
-pub struct EpochLines {
-    names: HashMap<MetricId, String>,
-    values: BTreeMap<String, f64>,
-    epoch: usize,
-}
-
-impl EpochLines {
-    fn update(&mut self, split: &str, state: MetricState) {
-        if let MetricState::Numeric(entry, Some(value)) = state
-            && let Some(name) = self.names.get(&entry.metric_id)
-        {
-            let name = format!("{split} {}", name.to_lowercase());
-            self.values.insert(name, value.current());
-        }
-    }
-}
-
-impl MetricsRendererTraining for EpochLines {
-    fn update_train(&mut self, state: MetricState) {
-        self.update("train", state);
-    }
-
-    fn update_valid(&mut self, state: MetricState) {
-        self.update("test", state);
-    }
-
-    fn on_train_end(&mut self, _: Option<LearnerSummary>) -> Result<(), Box<dyn Error>> {
-        Ok(())
-    }
-}
-
-impl TrainingProgressLogger for EpochLines {
-    fn update_epoch(&mut self, _: usize) {
-        self.epoch += 1;
-        print!("epoch {}", self.epoch);
-        for (name, value) in &self.values {
-            print!(" | {name} {value:.4}");
-        }
-        println!();
-    }
-
-    fn start(&mut self, _: usize, _: usize, _: Option<usize>, _: Option<&str>) {}
-    fn start_split(&mut self, _: &str, _: usize) {}
-    fn update_split(&mut self, _: usize) {}
-    fn end_split(&mut self) {}
-    fn end(&mut self) {}
-    fn log_event_training(&mut self, _: String) {}
-}
-
-impl MetricsRenderer for EpochLines {
-    fn manual_close(&mut self) {}
-
-    fn register_metric(&mut self, metric: MetricDefinition) {
-        self.names.insert(metric.metric_id, metric.name.to_string());
-    }
-}
-
-// Burn asks every renderer for these, too.
-impl MetricsRendererEvaluation for EpochLines {
-    fn update_test(&mut self, _: EvaluationName, _: MetricState) {}
-}
-
-impl EvaluationProgressLogger for EpochLines {
-    fn start_global_progress(&mut self, _: usize) {}
-    fn start_test(&mut self, _: &str, _: usize) {}
-    fn update_test_progress(&mut self, _: usize) {}
-    fn end_test(&mut self) {}
-    fn end_global_progress(&mut self) {}
-    fn log_event_evaluation(&mut self, _: String) {}
 }

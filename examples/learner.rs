@@ -1,6 +1,6 @@
 //! A convolutional module of one's own as an equilibrium layer in Burn's `Learner`, on 1,000 digits.
 //!
-//! cargo run --release -p examples --example learner
+//! cargo run --release -p examples --features learner --example learner
 
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{GroupNorm, GroupNormConfig, Linear, LinearConfig, PaddingConfig2d};
@@ -8,7 +8,8 @@ use burn::train::{ClassificationOutput, InferenceStep, Learner, SupervisedTraini
 use burn::train::{TrainOutput, TrainStep, metric::*};
 use burn::{optim::AdamConfig, prelude::*, tensor::activation::relu};
 use burn_deq::{EquilibriumConfig, WeightNormConfig};
-use examples::layers::{EpochLines, cross_entropy, digits};
+use examples::layers::cross_entropy;
+use examples::learner_parts::{EpochLines, digits};
 use mopteq_train::data::Batch;
 
 #[derive(Module, Debug)]

@@ -3,6 +3,8 @@
 //! What several of them need is here.
 
 pub mod layers;
+#[cfg(feature = "learner")]
+pub mod learner_parts;
 
 use burn::nn::loss::CrossEntropyLossConfig;
 use burn::optim::{GradientsParams, SgdConfig};

@@ -8,7 +8,7 @@ use burn::nn::{Linear, LinearConfig};
 use burn::optim::{AdamConfig, GradientsParams};
 use burn::prelude::*;
 use burn_deq::{EquilibriumConfig, Solution, SpectralNormConfig, SpectralOperator};
-use examples::layers::{cross_entropy, digits, in_words};
+use examples::layers::{cross_entropy, in_words};
 
 /// z* = tanh(W z* + U x + b), with ||W|| <= 0.9.
 #[derive(Module, Debug)]
@@ -52,13 +52,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     .train();
     let mut optimizer = AdamConfig::new().init();
-    let [train, _] = digits(1000, 0, &device)?;
+    let train = examples::digits(&device)?.0.range(0, 1000).autodiff();
     for epoch in 1..=5 {
-        for (step, batch) in train.iter().enumerate() {
-            let batch = batch?;
+        for step in 0..20 {
+            let batch = train.range(50 * step, 50);
             let first = net.first.forward(batch.images.flatten(1, 3));
             let second = net.second.forward(first.state.clone());
-            let loss = cross_entropy(&net.head.forward(second.state.clone()), &batch.targets);
+            let loss = cross_entropy(&net.head.forward(second.state.clone()), &batch.labels);
             // Backwards through the head, the second solve, the first solve.
             let gradients = GradientsParams::from_grads(loss.backward(), &net);
             if step == 0 {

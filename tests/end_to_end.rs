@@ -100,6 +100,7 @@ fn difference(a: &[Likelihood], b: &[Likelihood]) -> f64 {
 }
 
 #[test]
+#[cfg(feature = "wgpu")]
 #[ignore = "needs a Vulkan driver; .ci/run runs it by name on Mesa's software Vulkan"]
 fn wgpu_predicts_what_the_cpu_predicts() {
     let _alone = alone();
@@ -125,6 +126,7 @@ fn wgpu_predicts_what_the_cpu_predicts() {
 }
 
 #[test]
+#[cfg(feature = "wgpu")]
 #[ignore = "needs a Vulkan driver; .ci/run runs it by name on Mesa's software Vulkan"]
 fn wgpu_trains_with_the_losses_of_the_cpu() {
     let _alone = alone();

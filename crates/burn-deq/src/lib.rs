@@ -15,9 +15,9 @@
 //! Enable the feature that bears the name of the backend in use: `flex`, `wgpu`, `vulkan`, `metal`,
 //! `cuda`, `rocm` or `cpu`.
 
-// The README's example is compiled with the tests.
+// The README's example is run with the tests.
 #[cfg(doctest)]
-#[doc = include_str!("../../../README.md")]
+#[doc = include_str!("../README.md")]
 struct Readme;
 
 mod adjoint;

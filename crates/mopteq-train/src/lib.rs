@@ -10,11 +10,19 @@
 //!
 //! The library prints nothing but training progress and warnings ([`progress`]).
 
+// The READMEs' examples are compiled with the tests: that of this crate and that of the workspace.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+#[doc = include_str!("../../../README.md")]
+struct Readme;
+
 pub mod bench;
 pub mod checkpoint;
 pub mod classifier;
 pub mod config;
 pub mod crash;
+#[cfg(feature = "dashboard")]
+mod dashboard;
 pub mod data;
 pub mod device;
 mod error;

@@ -9,6 +9,11 @@
 //! 2022). The paper's text was not at hand: objective, coupling and perturbation are
 //! reconstructions from its public summary and from later papers of the same authors.
 
+// The README's example is run with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 mod constraint;
 mod context;
 mod diagnostics;

@@ -1,29 +1,18 @@
-//! The embedded digits: `datasets/mnist-5k`, inside the program so that it runs from anywhere.
+//! The embedded digits, inside the program so that it runs from anywhere.
+
+use mopteq_digits::{File, TEST_IMAGES, TEST_LABELS, TRAIN_IMAGES, TRAIN_LABELS};
 
 use super::{DataError, DataSet, Picture, PictureShape, idx::read_pictures};
 
 const CLASSES: usize = 10;
 
-macro_rules! embedded {
-    ($name:literal) => {
-        (
-            $name,
-            include_bytes!(concat!("../../../../datasets/mnist-5k/", $name)).as_slice(),
-        )
-    };
-}
-
 pub(super) fn load() -> Result<DataSet, DataError> {
-    let (shape, train) = part(
-        embedded!("train-images-idx3-ubyte.gz"),
-        embedded!("train-labels-idx1-ubyte.gz"),
-    )?;
-    let images = embedded!("test-images-idx3-ubyte.gz");
-    let (test_shape, test) = part(images, embedded!("test-labels-idx1-ubyte.gz"))?;
+    let (shape, train) = part(TRAIN_IMAGES, TRAIN_LABELS)?;
+    let (test_shape, test) = part(TEST_IMAGES, TEST_LABELS)?;
     if shape != test_shape {
         let text = |shape: PictureShape| format!("{} x {}", shape.height, shape.width);
         return Err(DataError::Shape {
-            file: images.0.into(),
+            file: TEST_IMAGES.0.into(),
             found: text(test_shape),
             expected: text(shape),
         });
@@ -38,9 +27,7 @@ pub(super) fn load() -> Result<DataSet, DataError> {
     })
 }
 
-type NamedBytes = (&'static str, &'static [u8]);
-
-fn part(images: NamedBytes, labels: NamedBytes) -> Result<(PictureShape, Vec<Picture>), DataError> {
+fn part(images: File, labels: File) -> Result<(PictureShape, Vec<Picture>), DataError> {
     let (shape, pictures) = read_pictures(images.0, images.1, labels.0, labels.1)?;
     match pictures.iter().position(|picture| picture.label >= CLASSES) {
         None => Ok((shape, pictures)),

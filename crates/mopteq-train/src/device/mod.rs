@@ -1,7 +1,8 @@
 //! Choosing what to compute on, without ever panicking for want of a driver.
 
+mod hardware;
+
 use std::fmt;
-use std::fs;
 use std::str::FromStr;
 
 use burn::prelude::*;
@@ -9,6 +10,7 @@ use mopteq::NetworkConfig;
 
 use crate::crash;
 use crate::names::nearest;
+use hardware::Maker;
 
 /// What there is to compute on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -186,36 +188,62 @@ pub fn select(choice: DeviceChoice) -> Result<SelectedDevice, DeviceError> {
 
 /// CUDA, then wgpu, then the CPU; the reason tells why those before were not taken.
 fn auto() -> Result<SelectedDevice, DeviceError> {
-    let mut passed_over = Vec::new();
-    if !cfg!(feature = "cuda") {
-        passed_over.push("CUDA is not in this build".to_owned());
-    } else if !nvidia_device(0) {
-        passed_over.push("there is no NVIDIA GPU".to_owned());
-    } else {
+    let mut passed_over: Vec<String> = Vec::new();
+    let makers = hardware::makers();
+    if cfg!(feature = "cuda") && makers.contains(&Maker::Nvidia) {
         match gpu(Backend::Cuda, 0, "there is an NVIDIA GPU".into()) {
             Ok(found) => return Ok(found),
             Err(error) => passed_over.push(reason(error, "CUDA")),
         }
     }
-    if !cfg!(feature = "wgpu") {
-        passed_over.push("wgpu is not in this build".to_owned());
-    } else {
-        let adapters = adapters();
-        if let Some(real) = adapters.iter().find(|adapter| !adapter.software) {
-            match gpu(Backend::Wgpu, 0, format!("there is a GPU ({})", real.name)) {
-                Ok(found) => return Ok(found),
-                Err(error) => passed_over.push(reason(error, "wgpu")),
-            }
-        } else if let Some(software) = adapters.first() {
-            passed_over.push(format!(
-                "wgpu has only a software rasteriser ({})",
-                software.name
-            ));
-        } else {
-            passed_over.push("wgpu finds no GPU".to_owned());
+    let adapters = adapters();
+    if let Some(real) = adapters.iter().find(|adapter| !adapter.software) {
+        match gpu(GRAPHICS, 0, format!("there is a GPU ({})", real.name)) {
+            Ok(found) => return Ok(found),
+            Err(error) => passed_over.push(reason(error, GRAPHICS.name())),
         }
+    } else if let Some(software) = adapters.first() {
+        let name = &software.name;
+        passed_over.push(format!(
+            "{} has only a software rasteriser ({name})",
+            GRAPHICS.name()
+        ));
+    } else if HAS_GRAPHICS {
+        passed_over.push(format!("{} finds no GPU", GRAPHICS.name()));
+    }
+    passed_over.extend(makers.into_iter().filter_map(not_built_in));
+    if passed_over.is_empty() {
+        passed_over.push("there is no GPU".into());
     }
     cpu(passed_over.join("; "))
+}
+
+/// Whether this build can compute by way of a graphics driver.
+const HAS_GRAPHICS: bool = cfg!(any(feature = "wgpu", feature = "vulkan", feature = "metal"));
+
+/// The graphics backend of this build, for `auto`.
+const GRAPHICS: Backend = if cfg!(feature = "wgpu") {
+    Backend::Wgpu
+} else if cfg!(feature = "metal") {
+    Backend::Metal
+} else {
+    Backend::Vulkan
+};
+
+/// Names the command that uses a GPU for which this build has no backend.
+fn not_built_in(maker: Maker) -> Option<String> {
+    let built_in = match maker {
+        Maker::Nvidia => cfg!(feature = "cuda"),
+        Maker::Amd => HAS_GRAPHICS || cfg!(feature = "rocm"),
+        Maker::Intel | Maker::Apple => HAS_GRAPHICS,
+    };
+    (!built_in).then(|| {
+        format!(
+            "there is {}; cargo run --release --features {} uses it",
+            maker.gpu(),
+            maker.feature()
+        )
+    })
 }
 
 fn reason(error: DeviceError, name: &str) -> String {
@@ -265,7 +293,7 @@ fn gpu(backend: Backend, index: usize, reason: String) -> Result<SelectedDevice,
         #[cfg(feature = "metal")]
         Backend::Metal => on_adapter(name, Device::metal(graphics_device(index)), reason),
         #[cfg(feature = "cuda")]
-        Backend::Cuda if !nvidia_device(index) => Err(DeviceError::Unusable {
+        Backend::Cuda if !hardware::has_nvidia(index) => Err(DeviceError::Unusable {
             name,
             reason: format!("there is no NVIDIA GPU with the number {index}"),
         }),
@@ -368,26 +396,6 @@ fn probed(name: String, device: Device, reason: String) -> Result<SelectedDevice
     })
 }
 
-/// Whether this process can see the NVIDIA GPU of that number. The driver's version in /proc is
-/// visible in a container that was not given the GPU, so the device nodes are what counts.
-fn nvidia_device(index: usize) -> bool {
-    if !cfg!(target_os = "linux") {
-        // Elsewhere, let the probe find out.
-        return true;
-    }
-    let is_gpu = |name: &str| {
-        // /dev/dxg is the GPU under Windows' Linux subsystem.
-        let number = name.strip_prefix("nvidia");
-        name == "dxg"
-            || number.is_some_and(|n| !n.is_empty() && n.bytes().all(|byte| byte.is_ascii_digit()))
-    };
-    let entries = fs::read_dir("/dev").into_iter().flatten().flatten();
-    let count = entries
-        .filter(|entry| entry.file_name().to_str().is_some_and(is_gpu))
-        .count();
-    index < count
-}
-
 #[cfg(all(test, feature = "flex"))]
 mod tests {
     use super::*;
@@ -425,8 +433,21 @@ mod tests {
     fn auto_says_why_it_took_what_it_took() {
         let found = select(DeviceChoice::Auto).unwrap();
         if found.name.starts_with("cpu") {
-            assert!(found.reason.contains("CUDA") || found.reason.contains("NVIDIA"));
-            assert!(found.reason.contains("wgpu"), "{}", found.reason);
+            let reason = &found.reason;
+            assert!(
+                reason.contains("GPU") || reason.contains("rasteriser"),
+                "{reason}"
+            );
         }
+    }
+
+    #[test]
+    fn a_gpu_without_its_backend_is_named_with_the_command_that_uses_it() {
+        if !cfg!(feature = "cuda") {
+            let reason = not_built_in(Maker::Nvidia).unwrap();
+            let expected = "there is an NVIDIA GPU; cargo run --release --features cuda uses it";
+            assert_eq!(reason, expected);
+        }
+        assert_eq!(not_built_in(Maker::Intel).is_none(), HAS_GRAPHICS);
     }
 }

@@ -11,6 +11,7 @@ mod multi_view;
 mod native;
 mod objective;
 mod perturbation;
+mod pytorch;
 mod support;
 mod terms;
 mod wgpu;

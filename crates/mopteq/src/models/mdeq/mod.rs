@@ -1,10 +1,11 @@
 //! Multiscale deep equilibrium models (Bai, Koltun and Kolter 2020, arXiv:2006.08656).
 //!
-//! The layout is that of TorchDEQ's `deq-zoo/mdeq/mdeq_cifar`, whose checkpoints can be read: see
-//! [`Mdeq::read_pytorch`].
+//! The layout is that of TorchDEQ's `deq-zoo/mdeq/mdeq_cifar`, whose checkpoints `Mdeq::read_pytorch`
+//! reads (feature `pytorch`).
 
 mod cell;
 mod head;
+#[cfg(feature = "pytorch")]
 mod pytorch;
 
 use burn::config::Config;

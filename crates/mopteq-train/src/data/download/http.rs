@@ -1,86 +1,18 @@
-//! Getting a file from the net: progress, resume after a cut, checksum, several mirrors.
+//! The connections of a download.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::path::{Path, PathBuf};
+use std::io::{Read, Write};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use md5::{Digest, Md5};
-
-use super::meter::Meter;
+use super::{Download, DownloadError};
+use crate::data::meter::Meter;
 
 /// Connections that are tried for one address before the next, or an error.
 const TRIES: u32 = 4;
 /// Pause before another try, times the number of the try.
 const PAUSE: Duration = Duration::from_millis(200);
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// A file could not be got. Every variant names the address or the file.
-#[derive(Debug, thiserror::Error)]
-pub enum DownloadError {
-    /// The server does not have the file, or refuses it.
-    #[error("{url}: the server answers {status}; try another mirror with --url")]
-    Status {
-        /// The address.
-        url: String,
-        /// Status code and its meaning.
-        status: String,
-    },
-    /// The server sends a page for people instead of the file.
-    #[error(
-        "{url}: the server sends an HTML page instead of the file (a login or error page?); try \
-         another mirror with --url"
-    )]
-    Html {
-        /// The address.
-        url: String,
-    },
-    /// The connection failed, or broke off again and again.
-    #[error(
-        "{url}: {reason}; {kept} bytes are kept, the same command goes on from there (a file that \
-         you have already is named by --data-path)"
-    )]
-    Broken {
-        /// The address.
-        url: String,
-        /// What happened.
-        reason: String,
-        /// Bytes that are on the disk.
-        kept: u64,
-    },
-    /// The file is another one, or damaged on the way.
-    #[error(
-        "{url}: wrong checksum (md5 {found} instead of {expected}); what came was removed, try \
-         again or another mirror with --url"
-    )]
-    Checksum {
-        /// The address.
-        url: String,
-        /// The checksum wanted.
-        expected: String,
-        /// The checksum found.
-        found: String,
-    },
-    /// The disk refused.
-    #[error("{file}: cannot be written ({source})")]
-    Disk {
-        /// The file.
-        file: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-}
-
-/// A file that is to be got.
-#[derive(Clone, Debug)]
-pub struct Download {
-    /// Where it can be had, in order of preference.
-    pub urls: Vec<String>,
-    /// Its MD5 checksum in hexadecimal digits; `None` trusts the server.
-    pub md5: Option<String>,
-    /// Where it is put.
-    pub file: PathBuf,
-}
 
 /// How one connection ended.
 enum Outcome {
@@ -90,18 +22,8 @@ enum Outcome {
 }
 
 impl Download {
-    /// Gets the file unless it is there already and its checksum is right.
-    ///
-    /// What has come is kept in `FILE.part` when the connection breaks off, and the next call goes
-    /// on from there.
-    ///
-    /// # Errors
-    ///
-    /// The first address's error, when no address gives the file.
-    pub fn fetch(&self) -> Result<(), DownloadError> {
-        if self.file.is_file() && self.checksum_is_right(&self.file)?.is_ok() {
-            return Ok(());
-        }
+    /// Gets the file from the first address that gives it.
+    pub(super) fn get(&self) -> Result<(), DownloadError> {
         if let Some(folder) = self.file.parent() {
             fs::create_dir_all(folder).map_err(|source| self.disk(source))?;
         }
@@ -119,11 +41,6 @@ impl Download {
             reason: "there is no address for it".into(),
             kept: 0,
         }))
-    }
-
-    fn disk(&self, source: io::Error) -> DownloadError {
-        let file = self.file.clone();
-        DownloadError::Disk { file, source }
     }
 
     fn part(&self) -> PathBuf {
@@ -279,39 +196,6 @@ impl Download {
                 "the connection ended after {have} of {total} bytes"
             )),
             _ => Outcome::Complete,
-        })
-    }
-
-    /// `Err` holds the expected and the found checksum.
-    #[allow(clippy::type_complexity)]
-    fn checksum_is_right(
-        &self,
-        file: &Path,
-    ) -> Result<Result<(), (String, String)>, DownloadError> {
-        let Some(expected) = &self.md5 else {
-            return Ok(Ok(()));
-        };
-        let read = || -> io::Result<String> {
-            let (mut file, mut hash) = (File::open(file)?, Md5::new());
-            let mut buffer = vec![0; 1 << 16];
-            loop {
-                match file.read(&mut buffer)? {
-                    0 => break,
-                    count => hash.update(&buffer[..count]),
-                }
-            }
-            let hexadecimal = hash
-                .finalize()
-                .iter()
-                .map(|byte| format!("{byte:02x}"))
-                .collect();
-            Ok(hexadecimal)
-        };
-        let found = read().map_err(|source| self.disk(source))?;
-        Ok(if found.eq_ignore_ascii_case(expected) {
-            Ok(())
-        } else {
-            Err((expected.clone(), found))
         })
     }
 }
