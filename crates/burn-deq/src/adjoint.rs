@@ -2,16 +2,15 @@
 //! in the way that was chosen.
 
 use burn::tensor::Tensor;
+use deq_kernels::grad_hook;
 
 use crate::config::{Gradient, Implicit, LinearMethod, LinearSolver, Method, Termination};
 use crate::driver::{Clock, Iteration, Operator, PackedMap, Requests};
-use crate::hook::grad_hook;
 use crate::map::{FixedPointMap, Input, Jacobian, Rows, Structure};
 use crate::report::{AdjointMonitor, Report};
 use crate::singly;
 use crate::solver;
 use crate::state::{Packing, State};
-
 /// The map on packed plain tensors.
 pub(crate) struct Forward<'a, F, X, L> {
     pub(crate) map: &'a F,

@@ -26,7 +26,6 @@ mod config;
 mod driver;
 mod dropout;
 mod equilibrium;
-mod hook;
 mod jacobian;
 mod map;
 mod normalization;
@@ -41,10 +40,9 @@ pub use config::{
     AdjointStart, AndersonConfig, AndersonType, BroydenConfig, Check, ConfigError, Freezing,
     Gradient, Implicit, LinearMethod, LinearSolver, Method, Norm, Solver, SolverOf, Termination,
 };
+pub use deq_kernels::custom_gradient;
 pub use dropout::dropout_mask;
 pub use equilibrium::{Equilibrium, EquilibriumConfig, Intermediate, Solution, Start};
-#[cfg(any(feature = "flex", feature = "cube"))]
-pub use hook::custom_gradient;
 pub use jacobian::{JacobianNormConfig, jacobian_norm, spectral_radius};
 pub use map::{Declared, FixedPointMap, Input, Jacobian, Rows, Shared, Structure, WithModule};
 pub use normalization::{

@@ -5,10 +5,9 @@
 //! that a step costs a handful of operations however many branches there are.
 
 use burn::tensor::Tensor;
+use deq_kernels::{grad_hook, joint_hook};
 
-use crate::hook::{grad_hook, joint_hook};
 use crate::solver::{join, split};
-
 /// One tensor or several whose first dimension is the batch.
 ///
 /// Implemented for `Tensor<D>`, `Vec` and arrays of states, and tuples of up to four states.

@@ -3,10 +3,10 @@
 use burn::serde::{Deserialize, Serialize};
 use burn::tensor::{DType, Device, Tensor};
 use burn_deq::{Input, Rows};
+use deq_kernels::convolution::{convolve, transposed};
+use deq_kernels::step::{Inputs, PreparedKernels};
 
-use crate::norm::{convolve, transposed};
 use crate::resample::resample;
-
 /// One tensor `[batch, channels, height, width]` a branch.
 ///
 /// The resolutions are those of nested grids: of two branches, the sides of one divide those of the
@@ -75,8 +75,7 @@ pub struct Context {
     transposed: Branches,
     cross: Vec<Cross>,
     injection: Branches,
-    #[cfg(feature = "flex")]
-    folded: crate::native::Folded,
+    prepared: PreparedKernels,
 }
 
 #[derive(Clone, Debug)]
@@ -97,8 +96,7 @@ impl Context {
             transposed,
             cross: Vec::new(),
             injection,
-            #[cfg(feature = "flex")]
-            folded: Default::default(),
+            prepared: PreparedKernels::default(),
         }
     }
 
@@ -179,16 +177,13 @@ impl Context {
         self.cross.iter().map(kernel).collect()
     }
 
-    /// The kernels of this context for the native path.
-    #[cfg(feature = "flex")]
-    pub(crate) fn folded(&self) -> &crate::native::Folded {
-        &self.folded
-    }
-
-    /// Whether there are kernels between branches.
-    #[cfg(feature = "flex")]
-    pub(crate) fn has_cross(&self) -> bool {
-        !self.cross.is_empty()
+    /// What a step in one go depends on; `None` with kernels between branches.
+    pub(crate) fn inputs(&self) -> Option<Inputs<'_>> {
+        self.cross.is_empty().then_some(Inputs {
+            kernels: &self.kernels,
+            prepared: &self.prepared,
+            injections: &self.injection,
+        })
     }
 
     /// The kernels W_i of the branches.
@@ -228,8 +223,7 @@ impl Input for Context {
             transposed: self.transposed.plain(),
             cross: self.cross.plain(),
             injection: self.injection.plain(),
-            #[cfg(feature = "flex")]
-            folded: Default::default(),
+            prepared: PreparedKernels::default(),
         }
     }
 

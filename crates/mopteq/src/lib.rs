@@ -20,8 +20,6 @@ mod diagnostics;
 mod error;
 mod interchange;
 mod models;
-#[cfg(feature = "flex")]
-mod native;
 mod norm;
 mod objective;
 mod perturbation;

@@ -1,36 +1,8 @@
 //! Bounds on the norm of a convolution at its real resolution.
 
 use burn::module::{Initializer, Module, Param, RunningState};
-use burn::tensor::module::conv2d;
-use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Device, Distribution, Tensor};
-
-/// Stride-1 convolution with zero padding that keeps the resolution; `kernel` is
-/// `[out, in, k, k]` with odd k. Computed in the type of the kernel; the result has that of x.
-pub(crate) fn convolve(x: Tensor<4>, kernel: Tensor<4>) -> Tensor<4> {
-    let [outer, inner] = [x.dtype(), kernel.dtype()];
-    if outer != inner {
-        return convolve(x.cast(inner), kernel).cast(outer);
-    }
-    #[cfg(feature = "flex")]
-    if let Some(y) = crate::native::convolve(&x, &kernel, None) {
-        return y;
-    }
-    let [_, _, k, _] = kernel.dims();
-    let half = k / 2;
-    conv2d(
-        x,
-        kernel,
-        None,
-        ConvOptions::new([1, 1], [half, half], [1, 1], 1),
-    )
-}
-
-/// The kernel of the transposed convolution: flipped, with in and out exchanged. For stride 1 the
-/// transpose of a convolution is a convolution.
-pub(crate) fn transposed(kernel: Tensor<4>) -> Tensor<4> {
-    kernel.flip([2, 3]).swap_dims(0, 1)
-}
+use deq_kernels::convolution::{convolve, transposed};
 
 /// A convolution kernel whose operator norm is kept at or below a bound.
 ///

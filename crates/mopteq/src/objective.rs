@@ -9,16 +9,13 @@ use std::sync::Arc;
 
 use burn::serde::{Deserialize, Serialize};
 use burn::tensor::Tensor;
-#[cfg(feature = "flex")]
-use burn_deq::Input;
-use burn_deq::{FixedPointMap, Jacobian, Structure};
+use burn_deq::{FixedPointMap, Input, Jacobian, Structure};
+use deq_kernels::step::{StepFormula, StepProduct};
 
 use crate::constraint::Proximal;
 use crate::context::{Branches, Context, multiply};
 use crate::error::ConfigError;
-#[cfg(feature = "flex")]
-use crate::native;
-use crate::terms::{Curvature, Hessian, Setting, Sum, Term};
+use crate::terms::{Curvature, Hessian, Setting, Sum, Term, step_formula};
 
 /// How far the map goes along -dG/dz.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -42,8 +39,8 @@ pub struct HiddenObjective {
     constraint: Option<Arc<dyn Proximal>>,
     step: f64,
     curvature: Curvature,
-    #[cfg(feature = "flex")]
-    recipe: Option<Arc<native::Recipe>>,
+    /// The step in one go, if the terms have such a form.
+    formula: Option<Arc<StepFormula>>,
 }
 
 impl HiddenObjective {
@@ -81,22 +78,13 @@ impl HiddenObjective {
                 expected: "positive and finite",
             });
         }
-        #[cfg(feature = "flex")]
-        let recipe = {
-            let formulas = smooth.terms().iter().map(|t| t.formula());
-            let known = constraint.as_ref().map(|c| c.config());
-            match known {
-                Some(None) => None,
-                known => native::Recipe::new(formulas, known.flatten(), step).map(Arc::new),
-            }
-        };
+        let formula = step_formula(smooth.terms(), constraint.as_deref(), step).map(Arc::new);
         Ok(Self {
             smooth: Arc::new(smooth),
             constraint,
             step,
             curvature,
-            #[cfg(feature = "flex")]
-            recipe,
+            formula,
         })
     }
 
@@ -106,8 +94,7 @@ impl HiddenObjective {
     /// tensors are `f32` on the CPU, with the same result up to rounding.
     pub fn portable(self) -> Self {
         Self {
-            #[cfg(feature = "flex")]
-            recipe: None,
+            formula: None,
             ..self
         }
     }
@@ -177,8 +164,7 @@ impl HiddenObjective {
 
     /// The Jacobian of the map at z; the arguments are plain tensors.
     pub fn linearise(&self, z: &Branches, x: &Context) -> DescentJacobian {
-        #[cfg(feature = "flex")]
-        if let Some(jacobian) = self.linearise_natively(z, x, None) {
+        if let Some(jacobian) = self.linearise_in_one_go(z, x, None) {
             return jacobian;
         }
         let mask = self
@@ -194,23 +180,22 @@ impl HiddenObjective {
         }
     }
 
-    #[cfg(feature = "flex")]
-    fn linearise_natively(
+    fn linearise_in_one_go(
         &self,
         z: &Branches,
         x: &Context,
         value: Option<&Branches>,
     ) -> Option<DescentJacobian> {
-        let recipe = self.recipe.as_ref()?;
+        let (formula, inputs) = (self.formula.as_ref()?, x.inputs()?);
         let mask = match (&self.constraint, value) {
-            (Some(_), Some(value)) => Some(native::mask(recipe, value)?),
-            (Some(_), None) => Some(native::step(recipe, z, x, native::Finish::Mask)?),
+            (Some(_), Some(value)) => Some(formula.mask_of(value)?),
+            (Some(_), None) => Some(formula.mask(z, inputs)?),
             (None, _) => None,
         };
-        let product = native::Product::new(recipe, z, x, mask.as_ref())?;
+        let product = formula.linearise(z, inputs, mask.as_deref())?;
         Some(DescentJacobian {
-            operator: Operator::Native {
-                recipe: recipe.clone(),
+            operator: Operator::Step {
+                formula: formula.clone(),
                 product,
                 x: x.clone(),
             },
@@ -221,12 +206,11 @@ impl HiddenObjective {
 
 impl FixedPointMap<Branches, Context> for HiddenObjective {
     fn apply(&self, z: Branches, x: Context) -> Branches {
-        #[cfg(feature = "flex")]
-        if let Some(recipe) = &self.recipe {
+        if let (Some(formula), Some(inputs)) = (&self.formula, x.inputs()) {
             let next = if x.is_autodiff() {
-                native::tracked_step(recipe, &z, &x, None)
+                formula.tracked_step(&z, inputs, None)
             } else {
-                native::step(recipe, &z, &x, native::Finish::Prox)
+                formula.step(&z, inputs)
             };
             if let Some(next) = next {
                 return next;
@@ -243,26 +227,25 @@ impl FixedPointMap<Branches, Context> for HiddenObjective {
         Some(Box::new(self.linearise(&z, &x)))
     }
 
-    #[cfg(feature = "flex")]
     fn reuses_values(&self) -> bool {
-        self.recipe.is_some()
+        self.formula.is_some()
     }
 
-    #[cfg(feature = "flex")]
     fn attach(&self, z: Branches, x: Context, value: Branches) -> Branches {
-        let recipe = self.recipe.as_ref().filter(|_| x.is_autodiff());
-        let attached = recipe.and_then(|r| native::tracked_step(r, &z, &x, Some(value)));
+        let formula = self.formula.as_ref().filter(|_| x.is_autodiff());
+        let attached = formula
+            .zip(x.inputs())
+            .and_then(|(formula, inputs)| formula.tracked_step(&z, inputs, Some(value)));
         attached.unwrap_or_else(|| self.apply(z, x))
     }
 
-    #[cfg(feature = "flex")]
     fn jacobian_of(
         &self,
         z: Branches,
         x: Context,
         value: &Branches,
     ) -> Option<Box<dyn Jacobian<Branches>>> {
-        let jacobian = self.linearise_natively(&z, &x, Some(value));
+        let jacobian = self.linearise_in_one_go(&z, &x, Some(value));
         Some(Box::new(jacobian.unwrap_or_else(|| self.linearise(&z, &x))))
     }
 
@@ -281,11 +264,9 @@ impl FixedPointMap<Branches, Context> for HiddenObjective {
         true
     }
 
-    #[cfg(feature = "flex")]
     fn prefers_single_samples(&self, z: &Branches, x: &Context) -> bool {
-        self.recipe
-            .as_ref()
-            .is_some_and(|recipe| native::applies(recipe, z, x))
+        let formula = self.formula.as_ref().zip(x.inputs());
+        formula.is_some_and(|(formula, inputs)| formula.applies(z, inputs))
     }
 }
 
@@ -301,10 +282,9 @@ enum Operator {
         hessian: Hessian,
         step: f64,
     },
-    #[cfg(feature = "flex")]
-    Native {
-        recipe: Arc<native::Recipe>,
-        product: native::Product,
+    Step {
+        formula: Arc<StepFormula>,
+        product: StepProduct,
         x: Context,
     },
 }
@@ -319,9 +299,13 @@ impl DescentJacobian {
                 let products = u.into_iter().zip(h).map(|(u, h)| u - h * *step);
                 self.masked(products.collect(), after)
             }
-            #[cfg(feature = "flex")]
-            Operator::Native { recipe, product, x } => product
-                .apply(recipe, &u, x, [before, after])
+            Operator::Step {
+                formula,
+                product,
+                x,
+            } => x
+                .inputs()
+                .and_then(|inputs| product.apply(formula, &u, inputs, [before, after]))
                 .expect("a vector in the shape, the type and the place of the state"),
         }
     }

@@ -6,17 +6,8 @@
 //! different ratios, s is their geometric mean.
 
 use burn::tensor::Tensor;
-use burn::tensor::module::{adaptive_avg_pool2d, avg_pool2d, interpolate};
+use burn::tensor::module::{avg_pool2d, interpolate};
 use burn::tensor::ops::{AvgPoolOptions, InterpolateMode, InterpolateOptions};
-
-/// Means over the cells of a grid of `[height, width]`.
-pub(crate) fn mean_pool(x: Tensor<4>, size: [usize; 2]) -> Tensor<4> {
-    #[cfg(feature = "flex")]
-    if let Some(y) = crate::native::pool(&x, size) {
-        return y;
-    }
-    adaptive_avg_pool2d(x, size)
-}
 
 /// Q: `[batch, channels, s h, s w] -> [batch, channels, h, w]`.
 ///

@@ -6,11 +6,10 @@ use burn::nn::conv::Conv2d;
 use burn::nn::{Linear, LinearConfig};
 use burn::serde::{Deserialize, Serialize};
 use burn::tensor::{Device, Int, Tensor};
+use deq_kernels::convolution;
 
 use super::core::{BranchShape, Core, CoreConfig};
-use super::parts::{
-    Fusion, Head, HeadShape, Stem, StemShape, convolution, same_convolution, trainable,
-};
+use super::parts::{Fusion, Head, HeadShape, Stem, StemShape, same_convolution, trainable};
 use super::{Prediction, check_pictures};
 use crate::context::{Branches, Context};
 use crate::error::ConfigError;
@@ -290,7 +289,7 @@ impl MultiView {
                         },
                     ) => {
                         check_pictures(&x, channels, size);
-                        self::convolution(convolution, features(stem.forward(x)))
+                        convolution::forward(convolution, features(stem.forward(x)))
                     }
                     (
                         ViewInput::Vector(x),

@@ -8,9 +8,9 @@ use burn::serde::{Deserialize, Serialize};
 use burn::tensor::module::interpolate;
 use burn::tensor::ops::{InterpolateMode, InterpolateOptions};
 use burn::tensor::{Device, Int, Tensor};
+use deq_kernels::{convolution, mean_pool, norm_relu};
 
 use crate::context::{Branches, map_branches};
-use crate::resample::mean_pool;
 
 /// Convolution, batch norm, ReLU: `[batch, in, height, width] -> [batch, out, h, w]`.
 #[derive(Module, Debug)]
@@ -51,17 +51,8 @@ impl StemShape {
 
 impl Stem {
     pub(crate) fn forward(&self, images: Tensor<4>) -> Tensor<4> {
-        norm_relu(&self.norm, convolution(&self.conv, images))
+        norm_relu(&self.norm, convolution::forward(&self.conv, images))
     }
-}
-
-/// Batch norm and ReLU, by the native path where that applies.
-pub(crate) fn norm_relu(norm: &BatchNorm, x: Tensor<4>) -> Tensor<4> {
-    #[cfg(feature = "flex")]
-    if let Some(y) = crate::native::normalise(norm, &x) {
-        return y;
-    }
-    norm.forward(x).clamp_min(0.0)
 }
 
 /// A 3 x 3 convolution with bias that keeps the resolution.
@@ -69,27 +60,6 @@ pub(crate) fn same_convolution([from, to]: [usize; 2], device: &Device) -> Conv2
     Conv2dConfig::new([from, to], [3, 3])
         .with_padding(PaddingConfig2d::Explicit(1, 1, 1, 1))
         .init(device)
-}
-
-/// The convolution, by the native path where that applies.
-pub(crate) fn convolution(conv: &Conv2d, x: Tensor<4>) -> Tensor<4> {
-    #[cfg(feature = "flex")]
-    {
-        let [_, _, k, _] = conv.weight.dims();
-        let half = k / 2;
-        let keeps_resolution = conv.stride == [1, 1]
-            && conv.dilation == [1, 1]
-            && conv.groups == 1
-            && conv.padding == PaddingConfig2d::Explicit(half, half, half, half);
-        if keeps_resolution {
-            let bias = conv.bias.as_ref().map(|bias| bias.val());
-            let y = crate::native::convolve(&x, &conv.weight.val(), bias.as_ref());
-            if let Some(y) = y {
-                return y;
-            }
-        }
-    }
-    conv.forward(x)
 }
 
 /// How branches become one vector of features.

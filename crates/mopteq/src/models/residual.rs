@@ -5,15 +5,13 @@ use burn::module::Module;
 use burn::nn::conv::Conv2d;
 use burn::nn::{BatchNorm, BatchNormConfig};
 use burn::tensor::{Device, Tensor};
+use deq_kernels::{convolution, mean_pool, norm_relu};
 
 use super::mopteqs::{MOptEqsConfig, check_halving};
-use super::parts::{
-    Fusion, Head, HeadShape, Stem, StemShape, convolution, norm_relu, same_convolution, trainable,
-};
+use super::parts::{Fusion, Head, HeadShape, Stem, StemShape, same_convolution, trainable};
 use super::{Prediction, check_pictures};
 use crate::context::Branches;
 use crate::error::ConfigError;
-use crate::resample::mean_pool;
 
 /// Configuration of [`Residual`].
 #[derive(Config, Debug, PartialEq)]
@@ -143,8 +141,11 @@ struct Block {
 
 impl Block {
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let h = norm_relu(&self.first_norm, convolution(&self.first, x.clone()));
-        let h = convolution(&self.second, h);
+        let h = norm_relu(
+            &self.first_norm,
+            convolution::forward(&self.first, x.clone()),
+        );
+        let h = convolution::forward(&self.second, h);
         (x + self.second_norm.forward(h)).clamp_min(0.0)
     }
 }

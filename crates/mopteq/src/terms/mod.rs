@@ -43,6 +43,7 @@ mod activation;
 mod by_value;
 mod coupling;
 mod diversity;
+mod formula;
 mod quadratic;
 mod smoothness;
 
@@ -55,6 +56,8 @@ pub use activation::{Activation, ActivationConfig, ActivationPotential};
 pub use by_value::{ByValue, Energy};
 pub use coupling::{Coupling, Pairs};
 pub use diversity::Diversity;
+pub use formula::Formula;
+pub(crate) use formula::step_formula;
 pub use quadratic::{KernelEnergy, Proximity, Quadratic};
 pub use smoothness::Smoothness;
 
@@ -149,22 +152,6 @@ pub trait Term: Debug + Send + Sync {
     fn formula(&self) -> Option<Formula> {
         None
     }
-}
-
-/// Formulas that are evaluated together, instead of term by term, where the device allows.
-#[derive(Clone, Copy, Debug, PartialEq)]
-#[non_exhaustive]
-pub enum Formula {
-    /// That of [`Quadratic`].
-    Quadratic(Quadratic),
-    /// That of [`Proximity`].
-    Proximity,
-    /// That of [`KernelEnergy`].
-    KernelEnergy,
-    /// That of [`ActivationPotential`] with an activation of this crate.
-    ActivationPotential(ActivationConfig),
-    /// That of [`Coupling`].
-    Coupling(Coupling),
 }
 
 /// The Hessian of a term at z: its own, or else H u = d<gradient(z), u>/dz by autodiff, one

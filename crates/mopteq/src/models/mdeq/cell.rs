@@ -5,11 +5,10 @@ use burn::nn::{GroupNorm, GroupNormConfig};
 use burn::tensor::module::{conv2d, interpolate};
 use burn::tensor::ops::{ConvOptions, InterpolateMode, InterpolateOptions};
 use burn::tensor::{Device, Tensor};
+use deq_kernels::convolution::convolve;
 
 use super::MdeqConfig;
 use crate::context::Branches;
-use crate::norm::convolve;
-
 /// A convolution without bias whose weight is g v / |v| for every output channel (weight
 /// normalisation, Salimans and Kingma 2016, arXiv:1602.07868).
 #[derive(Module, Debug)]

@@ -4,14 +4,14 @@ use burn::module::Module;
 use burn::nn::conv::Conv2d;
 use burn::tensor::{Int, Tensor};
 use burn_deq::Solution;
+use deq_kernels::{convolution, mean_pool};
 
 use super::config::MOptEqsConfig;
 use crate::context::{Branches, Context};
 use crate::models::core::Core;
-use crate::models::parts::{Head, Stem, convolution, trainable};
+use crate::models::parts::{Head, Stem, trainable};
 use crate::models::{Prediction, check_pictures};
 use crate::objective::HiddenObjective;
-use crate::resample::mean_pool;
 
 /// A multi-branch optimization-induced equilibrium network for pictures; with one branch, an OptEq.
 ///
@@ -123,7 +123,9 @@ impl MOptEqs {
             });
         }
         let injections = self.injections.iter().zip(features);
-        let injection = injections.map(|(u, g)| convolution(u, g)).collect();
+        let injection = injections
+            .map(|(u, g)| convolution::forward(u, g))
+            .collect();
         self.core.context(injection)
     }
 

@@ -5,18 +5,18 @@
 
 use burn::nn::BatchNorm;
 use burn::tensor::{Tensor, TensorData};
-use burn_deq::custom_gradient;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::{Floats, tensor};
+use crate::gradient::custom_gradient;
 
 /// Numbers that are added up in f32 before they are in f64.
 const LINE: usize = 1024;
 
 /// max(batch norm of x, 0) with its gradients; in training, the running statistics move as Burn
 /// moves them. `None` where only the portable path applies.
-pub(crate) fn normalise(norm: &BatchNorm, x: &Tensor<4>) -> Option<Tensor<4>> {
+pub(crate) fn norm_relu(norm: &BatchNorm, x: &Tensor<4>) -> Option<Tensor<4>> {
     let training = x.device().is_autodiff();
     if training && !norm.training.is_enabled() {
         return None;

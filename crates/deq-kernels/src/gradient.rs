@@ -13,7 +13,7 @@ use burn::tensor::Tensor;
 #[cfg(any(feature = "flex", feature = "cube"))]
 pub use dispatched::custom_gradient;
 #[cfg(any(feature = "flex", feature = "cube"))]
-pub(crate) use dispatched::{grad_hook, joint_hook};
+pub use dispatched::{grad_hook, joint_hook};
 
 #[cfg(any(feature = "flex", feature = "cube"))]
 mod dispatched {
@@ -58,7 +58,7 @@ mod dispatched {
 
         fn take(&self) -> F {
             let closure = self.0.lock().unwrap_or_else(|e| e.into_inner()).take();
-            closure.expect("burn-deq: Burn runs a backward step once")
+            closure.expect("Burn runs a backward step once")
         }
     }
 
@@ -150,7 +150,7 @@ mod dispatched {
         match <DispatchTensor as DispatchKindConversion<B>>::try_into_backend(gradient) {
             Ok(tensor) => tensor.float(),
             Err(reason) => {
-                panic!("burn-deq: a backward pass changed the backend of the gradient: {reason}")
+                panic!("a backward pass changed the backend of the gradient: {reason}")
             }
         }
     }
@@ -219,7 +219,7 @@ mod dispatched {
     ///
     /// The closure must own nothing that is tracked in the graph of `x`: that graph is locked while
     /// its backward pass runs. Everything that reaches it here has been stripped of autodiff.
-    pub(crate) fn grad_hook<const D: usize>(
+    pub fn grad_hook<const D: usize>(
         x: Tensor<D>,
         hook: impl FnOnce(Tensor<D>) -> Tensor<D> + Send + 'static,
     ) -> Tensor<D> {
@@ -234,7 +234,7 @@ mod dispatched {
     /// Burn's operations have one output. So every output is one of its own, and between them and
     /// the inputs stands a node of one number: the outputs leave their gradients for it and the
     /// inputs find theirs, and nothing is copied, neither forth nor back.
-    pub(crate) fn joint_hook(
+    pub fn joint_hook(
         inputs: Vec<Tensor<2>>,
         hook: impl FnOnce(Vec<Tensor<2>>) -> Vec<Tensor<2>> + Send + 'static,
     ) -> Vec<Tensor<2>> {
@@ -296,7 +296,7 @@ mod dispatched {
     ///
     /// ```
     /// use burn::prelude::*;
-    /// use burn_deq::custom_gradient;
+    /// use deq_kernels::custom_gradient;
     ///
     /// # let device = Device::flex();
     /// let [a, b, c] = [2.0, 5.0, 1.0].map(|v| Tensor::<1>::full([1], v, &device));
@@ -364,25 +364,47 @@ mod dispatched {
 }
 
 #[cfg(not(any(feature = "flex", feature = "cube")))]
-pub(crate) fn grad_hook<const D: usize>(
-    _x: Tensor<D>,
-    _hook: impl FnOnce(Tensor<D>) -> Tensor<D> + Send + 'static,
-) -> Tensor<D> {
-    without_backend()
-}
+pub use without_backend::{custom_gradient, grad_hook, joint_hook};
 
+/// The same functions in a build without a backend, where there is no tensor to call them with.
 #[cfg(not(any(feature = "flex", feature = "cube")))]
-pub(crate) fn joint_hook(
-    _inputs: Vec<Tensor<2>>,
-    _hook: impl FnOnce(Vec<Tensor<2>>) -> Vec<Tensor<2>> + Send + 'static,
-) -> Vec<Tensor<2>> {
-    without_backend()
-}
+mod without_backend {
+    use burn::tensor::Tensor;
 
-#[cfg(not(any(feature = "flex", feature = "cube")))]
-fn without_backend() -> ! {
-    panic!(
-        "burn-deq was built without a backend: enable the feature of burn-deq that bears the name \
-         of the backend in use (flex, wgpu, vulkan, metal, cuda, rocm or cpu)"
-    )
+    /// Panics.
+    pub fn grad_hook<const D: usize>(
+        _x: Tensor<D>,
+        _hook: impl FnOnce(Tensor<D>) -> Tensor<D> + Send + 'static,
+    ) -> Tensor<D> {
+        refuse()
+    }
+
+    /// Panics.
+    pub fn joint_hook(
+        _inputs: Vec<Tensor<2>>,
+        _hook: impl FnOnce(Vec<Tensor<2>>) -> Vec<Tensor<2>> + Send + 'static,
+    ) -> Vec<Tensor<2>> {
+        refuse()
+    }
+
+    /// Panics.
+    pub fn custom_gradient<const A: usize, const B: usize, const C: usize, const D: usize>(
+        _inputs: (Tensor<A>, Tensor<B>, Tensor<C>),
+        _output: Tensor<D>,
+        _pullback: impl FnOnce(
+            Tensor<D>,
+            [bool; 3],
+        ) -> (Option<Tensor<A>>, Option<Tensor<B>>, Option<Tensor<C>>)
+        + Send
+        + 'static,
+    ) -> Tensor<D> {
+        refuse()
+    }
+
+    fn refuse() -> ! {
+        panic!(
+            "this build has no backend: enable the feature of burn-deq that bears the name of the \
+             backend in use (flex, wgpu, vulkan, metal, cuda, rocm or cpu)"
+        )
+    }
 }

@@ -4,9 +4,10 @@ use std::cell::RefCell;
 
 use rayon::prelude::*;
 
-use super::cell::{Middle, Recipe, apply};
-use super::packed::{Packed, add_kernel_gradient};
+use super::elementwise::{Middle, apply};
+use super::kernel::{Packed, add_kernel_gradient};
 use super::{Floats, SAMPLES_A_TASK, lend, room};
+use crate::step::StepFormula;
 
 /// Numbers of the state that are worked on at once: the second-level cache holds all that is made of
 /// them.
@@ -19,7 +20,7 @@ thread_local! {
 
 /// One branch of a step: what it was computed from, and its value.
 pub(super) struct Branch {
-    pub(super) recipe: Recipe,
+    pub(super) formula: StepFormula,
     pub(super) z: Floats,
     pub(super) c: Floats,
     /// W, `[hidden, channels, k, k]`.
@@ -90,7 +91,7 @@ impl Branch {
         let samples = z.len() / state;
         let v = room(v, z.len());
         for ((v, u), value) in v.iter_mut().zip(u).zip(value) {
-            *v = self.recipe.pulled(*u, *value);
+            *v = self.formula.pulled(*u, *value);
         }
         let convolve = |from: &[f32], to: &mut [f32]| {
             for (from, to) in from.chunks_exact(state).zip(to.chunks_exact_mut(image)) {
@@ -99,7 +100,7 @@ impl Branch {
         };
         let [a, p] = [a, p].map(|memory| room(memory, samples * image));
         convolve(z, a);
-        if let Some(activation) = self.recipe.activation() {
+        if let Some(activation) = self.formula.activation() {
             // dc = s''(a + c) W v; then a becomes s'(a + c).
             convolve(v, p);
             dc.copy_from_slice(a);

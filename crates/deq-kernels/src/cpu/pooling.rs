@@ -1,15 +1,15 @@
 //! Means over the cells of a coarser grid.
 
 use burn::tensor::Tensor;
-use burn_deq::custom_gradient;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::{Floats, tensor};
+use crate::gradient::custom_gradient;
 
 /// Means over cells of equal size, with their gradient; `None` where only the portable path
 /// applies.
-pub(crate) fn pool(x: &Tensor<4>, [height, width]: [usize; 2]) -> Option<Tensor<4>> {
+pub(crate) fn mean_pool(x: &Tensor<4>, [height, width]: [usize; 2]) -> Option<Tensor<4>> {
     let [batch, channels, h, w] = x.dims();
     let whole = |n: usize, cells: usize| cells > 0 && n > 0 && n.is_multiple_of(cells);
     if !whole(h, height) || !whole(w, width) || batch * channels == 0 {

@@ -15,7 +15,7 @@ use std::cell::RefCell;
 
 use pulp::{Arch, Simd, WithSimd};
 
-use super::packed::{VECTORS, WIDE};
+use super::kernel::{VECTORS, WIDE};
 use super::{lend, room};
 
 /// Pixels of a few planes that the first-level cache holds.
@@ -243,7 +243,7 @@ fn convolve_block<S: Simd, const OUT: usize>(
     sums
 }
 
-/// As [`packed::add_kernel_gradient`](super::packed::add_kernel_gradient), for kernels of any odd size.
+/// As [`kernel::add_kernel_gradient`](super::kernel::add_kernel_gradient), for kernels of any odd size.
 pub(super) fn add_kernel_gradient(
     raster: Raster,
     samples: usize,

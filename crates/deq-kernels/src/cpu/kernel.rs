@@ -3,8 +3,8 @@
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::bands;
-use super::raster::{self, Raster};
+use super::direct::{self, Raster};
+use super::{winograd, winograd_gradient};
 
 /// Vectors of pixels in a block.
 pub(super) const VECTORS: usize = 2;
@@ -21,7 +21,7 @@ const LEAST_PIXELS: usize = 64;
 #[derive(Clone, Debug)]
 pub(crate) struct Packed {
     weights: Vec<f32>,
-    /// Of 3 x 3 kernels, the weights of `bands`: `[block][k][in][column][output channel]`.
+    /// Of 3 x 3 kernels, the weights of `winograd`: `[block][k][in][column][output channel]`.
     banded: Option<Vec<f32>>,
     channels_out: usize,
     size: usize,
@@ -58,7 +58,7 @@ impl Machine {
     /// what vectors run past the ends of lines.
     fn prefers_bands(self, size: [usize; 2]) -> bool {
         let blocks = |vectors: usize| vectors.div_ceil(VECTORS);
-        let by_bands = 2 * blocks(bands::count(size) * size[1].div_ceil(self.lanes));
+        let by_bands = 2 * blocks(winograd::count(size) * size[1].div_ceil(self.lanes));
         by_bands <= blocks(Raster::new(size, 3).span().div_ceil(self.lanes))
     }
 }
@@ -96,7 +96,7 @@ impl Packed {
             }
         }
         let banded =
-            (size == 3).then(|| bands::fold(weights, [out, channels_in], machine.block, at));
+            (size == 3).then(|| winograd::fold(weights, [out, channels_in], machine.block, at));
         Self {
             weights: packed,
             banded,
@@ -118,12 +118,12 @@ impl Packed {
         match &self.banded {
             Some(weights) if self.machine.prefers_bands(size) => {
                 self.spread(weights, size, to, |weights, to| {
-                    bands::convolve(weights, block, size, from, to);
+                    winograd::convolve(weights, block, size, from, to);
                 });
             }
-            _ => raster::with_border(Raster::new(size, self.size), from, |raster, from| {
+            _ => direct::with_border(Raster::new(size, self.size), from, |raster, from| {
                 self.spread(&self.weights, size, to, |weights, to| {
-                    raster::convolve(weights, block, raster, from, to);
+                    direct::convolve(weights, block, raster, from, to);
                 });
             }),
         }
@@ -160,9 +160,9 @@ pub(crate) fn add_kernel_gradient(
     g: &[f32],
     sum: &mut [f32],
 ) {
-    if kernel == 3 && samples * bands::pixels(size) >= LEAST_PIXELS {
-        bands::add_kernel_gradient(size, samples, x, g, sum);
+    if kernel == 3 && samples * winograd::pixels(size) >= LEAST_PIXELS {
+        winograd_gradient::add_kernel_gradient(size, samples, x, g, sum);
     } else {
-        raster::add_kernel_gradient(Raster::new(size, kernel), samples, x, g, sum);
+        direct::add_kernel_gradient(Raster::new(size, kernel), samples, x, g, sum);
     }
 }

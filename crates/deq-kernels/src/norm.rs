@@ -1,0 +1,18 @@
+//! Batch norm with the ReLU behind it.
+
+use burn::nn::BatchNorm;
+use burn::tensor::Tensor;
+
+use crate::cpu;
+
+/// max(batch norm of x, 0). In training, the running statistics move as Burn moves them.
+///
+/// # Shapes
+///
+/// `[batch, channels, height, width]`, in and out.
+pub fn norm_relu(norm: &BatchNorm, x: Tensor<4>) -> Tensor<4> {
+    if let Some(y) = cpu::norm_relu(norm, &x) {
+        return y;
+    }
+    norm.forward(x).clamp_min(0.0)
+}
