@@ -142,16 +142,14 @@ pub enum ConfigError {
     },
     /// A config of another run is laid over data that it is not of.
     #[error(
-        "{origin} is of data with {old}, but these have {new}; to use its other settings, remove \
-         shape, classes, normalisation and model from it, or fine-tune its run (--from RUN)"
+        "{origin} is of other data: {reason}; to use its other settings, remove shape, classes, \
+         normalisation and model from it, or fine-tune its run (--from RUN)"
     )]
     OtherData {
         /// The file.
         origin: String,
-        /// Classes and pictures in the file.
-        old: String,
-        /// Classes and pictures of the data.
-        new: String,
+        /// How these data differ.
+        reason: String,
     },
     /// The data are at a path that a config cannot hold.
     #[error("{0}: its name is no UTF-8, which config.json cannot hold; rename it")]

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use mopteq::{NetworkKind, Precision};
 use mopteq_train::Error;
 use mopteq_train::config::{ConfigError, TrainConfig};
-use mopteq_train::data::{DataKind, DataSet, DataSource, RandAugment};
+use mopteq_train::data::{DataKind, DataSet, DataSource, RandAugment, difference};
 use mopteq_train::device::SelectedDevice;
 use mopteq_train::progress::warn;
 use mopteq_train::schedule::ScheduleKind;
@@ -182,13 +182,11 @@ impl Settings {
             config = apply(&config, file, &origin)?;
         }
         if config.classes != data.classes || config.shape != data.shape {
-            let of = |classes: usize, shape| format!("{classes} classes of {shape} pictures");
-            return Err(ConfigError::OtherData {
-                origin,
-                old: of(config.classes.len(), config.shape),
-                new: of(data.classes.len(), data.shape),
-            }
-            .into());
+            let reason = match config.classes == data.classes {
+                true => format!("these pictures are {}, not {}", data.shape, config.shape),
+                false => format!("these are {}", difference(&config.classes, &data.classes)),
+            };
+            return Err(ConfigError::OtherData { origin, reason }.into());
         }
         for (key, value) in self.flags() {
             config = apply(&config, nested(key, value), &format!("option for {key}"))?;

@@ -85,7 +85,7 @@ pub fn run(arguments: &TrainArguments, json: bool, stop: &StopFlag) -> Result<()
                 if !fresh.is_empty() {
                     let new = task.config().classes.len();
                     note(format_args!(
-                        "drawn anew, as {new} classes are not the {old} of the weights: {}",
+                        "drawn at random, as {new} classes are not the {old} of the weights: {}",
                         fresh.join(", ")
                     ));
                 }

@@ -267,4 +267,109 @@ mod tests {
             assert!(message.starts_with("odd.png: not a picture"), "{message}");
         }
     }
+
+    fn encoded(format: ImageFormat) -> Vec<u8> {
+        let noise = RgbImage::from_fn(40, 30, |x, y| {
+            Rgb([
+                (x * 37 + y * 91) as u8,
+                (x * x + 3 * y) as u8,
+                (7 * x * y) as u8,
+            ])
+        });
+        let mut bytes = Cursor::new(Vec::new());
+        DynamicImage::from(noise)
+            .write_to(&mut bytes, format)
+            .unwrap();
+        bytes.into_inner()
+    }
+
+    #[test]
+    fn a_picture_that_is_cut_off_anywhere_is_damaged() {
+        for format in [
+            ImageFormat::Png,
+            ImageFormat::Jpeg,
+            ImageFormat::Bmp,
+            ImageFormat::Gif,
+            ImageFormat::WebP,
+        ] {
+            let whole = encoded(format);
+            decode("whole", &whole, GREY).unwrap();
+            for share in [1, 25, 50, 75, 95] {
+                let cut = &whole[..whole.len() * share / 100];
+                assert!(decode("cut", cut, GREY).is_err(), "{format:?}: {share} %");
+            }
+        }
+        // The end of an embedded preview is not that of the picture.
+        let whole = encoded(ImageFormat::Jpeg);
+        let mut preview = vec![0xff, 0xe2];
+        preview.extend((whole.len() as u16 + 2).to_be_bytes());
+        preview.extend(&whole);
+        let with_preview = [&whole[..2], &preview, &whole[2..]].concat();
+        let values = decode("preview", &with_preview, GREY).unwrap();
+        assert_eq!(values, decode("whole", &whole, GREY).unwrap());
+        let half = with_preview.len() - whole.len() / 2;
+        let error = decode("cut.jpg", &with_preview[..half], GREY).unwrap_err();
+        assert!(error.to_string().contains("cut off"), "{error}");
+        // What some cameras write after the end does no harm.
+        let longer = [&whole[..], b"more"].concat();
+        decode("longer", &longer, GREY).unwrap();
+    }
+
+    #[test]
+    fn pictures_of_any_shape_are_scaled_in_little_memory() {
+        for (width, height) in [(1, 60_000), (60_000, 1), (1, 1), (300, 2)] {
+            let bytes = png(GrayImage::from_pixel(width, height, Luma([77])).into());
+            assert_eq!(decode("long", &bytes, GREY).unwrap(), [77; 16]);
+        }
+        // The middle is what is left.
+        let half = GrayImage::from_fn(4000, 4, |x, _| Luma([if x < 2000 { 0 } else { 255 }]));
+        let values = decode("half", &png(half.into()), GREY).unwrap();
+        assert!(
+            values.chunks(4).all(|row| row[0] == 0 && row[3] == 255),
+            "{values:?}"
+        );
+        // A small file that claims to be large.
+        let mut bytes = png(GrayImage::new(1, 1).into());
+        bytes[16..24].copy_from_slice(&[0, 0, 0xff, 0xff, 0, 0, 0xff, 0xff]);
+        assert!(decode("large", &bytes, GREY).is_err());
+    }
+
+    #[test]
+    fn values_are_brought_to_another_shape_as_files_are() {
+        let picture = RgbImage::from_fn(8, 4, |x, y| Rgb([x as u8 * 30, y as u8 * 60, 9]));
+        let from = PictureShape {
+            channels: 3,
+            height: 4,
+            width: 8,
+        };
+        let bytes = png(picture.into());
+        let values = decode("a", &bytes, from).unwrap();
+        let to = PictureShape {
+            channels: 3,
+            height: 2,
+            width: 2,
+        };
+        for to in [GREY, to] {
+            assert_eq!(reshape(&values, from, to), decode("a", &bytes, to).unwrap());
+        }
+        let grey = reshape(&[1, 2, 3, 4], PictureShape { channels: 1, ..to }, to);
+        assert_eq!(grey, [1, 2, 3, 4].repeat(3));
+    }
+
+    #[test]
+    fn the_head_of_a_file_is_that_of_its_content() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        for format in [ImageFormat::Png, ImageFormat::Jpeg, ImageFormat::WebP] {
+            fs::write(&path, encoded(format)).unwrap();
+            assert_eq!(head_of_file(&path), head(&encoded(format)), "{format:?}");
+        }
+        // Longer than what is read at first.
+        let noise = RgbImage::from_fn(400, 300, |x, y| Rgb([(x * y * 7919 >> 5) as u8; 3]));
+        noise.save_with_format(&path, ImageFormat::Bmp).unwrap();
+        assert_eq!(head_of_file(&path).unwrap().size, [300, 400]);
+        let text = [&b"text "[..]; 100_000].concat();
+        fs::write(&path, text).unwrap();
+        assert_eq!(head_of_file(&path), None);
+    }
 }

@@ -318,6 +318,7 @@ fn list_archive(path: &Path, heads: bool) -> Result<Listing, DataError> {
     let mut pictures: BTreeMap<PathBuf, Found> = BTreeMap::new();
     let mut folders: BTreeSet<PathBuf> = BTreeSet::new();
     let mut ours: BTreeSet<PathBuf> = BTreeSet::new();
+    let mut skipped: Vec<(PathBuf, String)> = Vec::new();
     archive::for_each(path, |member| {
         let below = member.path().to_path_buf();
         let name = below.file_name().unwrap_or_default().to_owned();
@@ -361,7 +362,7 @@ fn list_archive(path: &Path, heads: bool) -> Result<Listing, DataError> {
             (Name::Other, _) => return Ok(()),
         };
         if let Some(reason) = reason {
-            listing.skipped.push(reason);
+            skipped.push((folder.to_path_buf(), reason));
             return Ok(());
         }
         let head = match heads {
@@ -376,6 +377,11 @@ fn list_archive(path: &Path, heads: bool) -> Result<Listing, DataError> {
     ours.remove(Path::new(""));
     for folder in folders {
         listing.put(&folder, &ours);
+    }
+    for (folder, reason) in skipped {
+        if listing.put(&folder, &ours).is_some() {
+            listing.skipped.push(reason);
+        }
     }
     for (path, found) in pictures {
         let folder = path.parent().unwrap_or(Path::new(""));

@@ -158,23 +158,18 @@ pub(crate) fn check(config: &TrainConfig, data: &DataSet) -> Result<(), DataErro
     Ok(())
 }
 
-/// How the classes found differ from those expected.
-pub(crate) fn difference(expected: &[String], found: &[String]) -> String {
+/// How the classes found differ from those expected, in words.
+pub fn difference(expected: &[String], found: &[String]) -> String {
     let without = |some: &[String], others: &[String]| -> Vec<String> {
         let here = some.iter().filter(|class| !others.contains(class));
         here.cloned().collect()
     };
     let (missing, surplus) = (without(expected, found), without(found, expected));
-    let mut parts = Vec::new();
-    if !missing.is_empty() {
-        parts.push(format!("without {}", few(&missing)));
-    }
-    if !surplus.is_empty() {
-        parts.push(format!("with {} beside those of the run", few(&surplus)));
-    }
-    match parts.is_empty() {
-        true => "in another order".into(),
-        false => parts.join(" and "),
+    match (missing.is_empty(), surplus.is_empty()) {
+        (true, true) => "in another order".into(),
+        (false, true) => format!("without {}", few(&missing)),
+        (true, false) => format!("with {} as well", few(&surplus)),
+        (false, false) => format!("without {}, but with {}", few(&missing), few(&surplus)),
     }
 }
 

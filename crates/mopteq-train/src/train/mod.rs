@@ -30,6 +30,7 @@ use crate::run::{RunError, RunFolder};
 use crate::seed::{Stream, derive};
 pub use error::TrainError;
 pub(crate) use error::{crashed, remedy};
+use parameters::are_finite;
 pub use weights::{Weights, WeightsError};
 
 /// The final result of a run, as it is kept in `summary.json`.
@@ -199,7 +200,7 @@ impl Task {
         })
     }
 
-    /// Has the training start from these weights. What depends on the classes is drawn anew where
+    /// Has the training start from these weights. What depends on the classes is drawn at random where
     /// they are others: the names of those tensors are returned.
     ///
     /// # Errors
@@ -269,7 +270,15 @@ impl Task {
             let model = Classifier::new(&self.config, &self.device().device)?;
             let optimizer = self.optimizer();
             match checkpoint::restore(run, position, model, optimizer, self.config.ema > 0.0) {
-                Ok(_) => return Ok(position),
+                Ok(restored) if are_finite(&restored.model) => return Ok(position),
+                Ok(_) => {
+                    let error = RunError::Checkpoint {
+                        file: checkpoint::path(run, position),
+                        reason: "its parameters are no finite numbers".into(),
+                    };
+                    warn(&error);
+                    first_error.get_or_insert(error);
+                }
                 Err(error) => {
                     warn(&error);
                     first_error.get_or_insert(error);
