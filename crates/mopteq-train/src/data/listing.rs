@@ -146,6 +146,8 @@ enum Name {
     Picture,
     NotRead,
     Hidden,
+    /// What a system keeps beside files: no picture, whatever is in it.
+    Litter,
     Other,
 }
 
@@ -154,9 +156,8 @@ fn classify(name: &OsStr) -> Name {
     let ending = Path::new(name).extension().unwrap_or_default();
     let ending = ending.to_string_lossy().to_lowercase();
     match (READ.contains(&&*ending), text.starts_with('.')) {
-        // What macOS keeps beside a file is no picture, whatever its name ends in.
         (true, true) if !text.starts_with("._") => Name::Hidden,
-        (_, true) => Name::Other,
+        (_, true) => Name::Litter,
         (true, false) => Name::Picture,
         _ if NOT_READ.contains(&&*ending) => Name::NotRead,
         _ => Name::Other,
@@ -265,15 +266,14 @@ impl Walk<'_> {
                 self.listing.ignored.insert(readable(below));
                 return false;
             }
+            Name::Litter => return false,
             Name::Other => {
                 let mut start = Vec::new();
                 let read = regular
                     && File::open(path)
                         .is_ok_and(|file| file.take(START).read_to_end(&mut start).is_ok());
                 if !read || !looks_like_a_picture(&start) {
-                    if !is_litter(name) {
-                        self.listing.others.push(readable(below));
-                    }
+                    self.listing.others.push(readable(below));
                     return false;
                 }
             }
@@ -359,7 +359,7 @@ fn list_archive(path: &Path, heads: bool) -> Result<Listing, DataError> {
                 }
                 None
             }
-            (Name::Other, _) => return Ok(()),
+            (Name::Other | Name::Litter, _) => return Ok(()),
         };
         if let Some(reason) = reason {
             skipped.push((folder.to_path_buf(), reason));

@@ -18,8 +18,8 @@ pub enum TrainError {
     NoPictures,
     /// The loss is no number any more.
     #[error(
-        "the loss became {loss} in epoch {epoch}, batch {batch}; lower the learning rate (--lr) \
-         or clip the gradient (--clip-norm 1); what was saved before is intact in {run}"
+        "the loss became {loss} in epoch {epoch}, batch {batch}; {saved}: a new run with a lower \
+         learning rate (--lr), --clip-norm 1 or --warmup 2 may do better"
     )]
     NotFinite {
         /// The loss.
@@ -28,8 +28,8 @@ pub enum TrainError {
         epoch: usize,
         /// Batch, from 1.
         batch: usize,
-        /// The run folder.
-        run: PathBuf,
+        /// What was saved before.
+        saved: String,
     },
     /// The parameters or what the model makes of pictures are no numbers any more.
     #[error(
@@ -85,13 +85,17 @@ pub enum TrainError {
 
 impl TrainError {
     pub(crate) fn diverged(what: &str, done: Position, run: &RunFolder) -> Self {
-        let place = run.path().display();
-        let saved = match checkpoint::positions(run).last() {
-            Some(last) => format!("{last} is intact (--from {place} starts from it)"),
-            None => "nothing was saved".into(),
-        };
-        let what = what.to_owned();
+        let (what, saved) = (what.to_owned(), Self::saved(run));
         Self::Diverged { what, done, saved }
+    }
+
+    /// What a new run may start from.
+    pub(crate) fn saved(run: &RunFolder) -> String {
+        let place = run.path().display();
+        match checkpoint::positions(run).last() {
+            Some(last) => format!("the state after {last} is intact (--from {place})"),
+            None => "nothing was saved".into(),
+        }
     }
 }
 

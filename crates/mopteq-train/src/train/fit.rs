@@ -316,7 +316,7 @@ impl<'a> Fit<'a> {
                 loss,
                 epoch,
                 batch: self.state.position.batches + 1,
-                run: self.run.path().into(),
+                saved: TrainError::saved(self.run),
             }
             .into());
         }
