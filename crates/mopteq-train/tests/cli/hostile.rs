@@ -168,6 +168,26 @@ fn link(_: &Path, path: &Path) {
     fs::write(path, "text").unwrap();
 }
 
+/// A sound data set, with parts or without, that the rest is thrown at; or none.
+fn base() -> impl Strategy<Value = Vec<(PathBuf, Content)>> {
+    let lay = |folders: &[&str]| -> Vec<(PathBuf, Content)> {
+        let files = |folder: &&str| {
+            let folder = Path::new(*folder).to_path_buf();
+            (100..104).map(move |i| folder.join(format!("{i}.png")))
+        };
+        let paths = folders.iter().flat_map(files);
+        paths
+            .map(|path| (path, Content::Picture(0, 1, 8, 8)))
+            .collect()
+    };
+    prop::sample::select(vec![
+        lay(&[]),
+        lay(&["cats", "dogs"]),
+        lay(&["train/cats", "train/dogs"]),
+        lay(&["train/cats", "train/dogs", "test/cats", "test/dogs"]),
+    ])
+}
+
 /// Makes the tree; files that cannot be where they are wanted are left out.
 fn make(root: &Path, files: &[(PathBuf, Content)]) -> bool {
     let mut links = false;
@@ -268,10 +288,11 @@ fn checked(folder: &Path, data: &str) -> Result<Value, String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 120, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_picture_is_accounted_for(files in prop::collection::vec(file(), 1..40)) {
+    fn every_picture_is_accounted_for(base in base(), more in prop::collection::vec(file(), 1..30)) {
+        let files = [base, more].concat();
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().join("data");
         fs::create_dir(&root).unwrap();
