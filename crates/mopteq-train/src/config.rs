@@ -18,6 +18,9 @@ pub struct TrainConfig {
     pub format: u32,
     /// The data to train on.
     pub data: DataSource,
+    /// The file or run whose weights the training starts from; `None`: random ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
     /// Use only this many training pictures, for short checks.
     pub limit: Option<usize>,
     /// Test with only this many test pictures, for short checks.
@@ -111,7 +114,7 @@ pub enum ConfigError {
         "format is {0}, but this program reads format {FORMAT}; use the version that made the run"
     )]
     Format(u32),
-    /// A setting has a name that there is none of.
+    /// A setting has an unknown name.
     #[error("{origin}: there is no setting '{key}'{hint}")]
     UnknownKey {
         /// The file or option.
@@ -137,6 +140,20 @@ pub enum ConfigError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// A config of another run is laid over data that it is not of.
+    #[error(
+        "{origin} is of other data: {reason}; to use its other settings, remove shape, classes, \
+         normalisation and model from it, or fine-tune its run (--from RUN)"
+    )]
+    OtherData {
+        /// The file.
+        origin: String,
+        /// How these data differ.
+        reason: String,
+    },
+    /// The data are at a path that a config cannot hold.
+    #[error("{0}: its name is no UTF-8, which config.json cannot hold; rename it")]
+    Utf8(String),
     /// The model refused its part.
     #[error("model: {0}")]
     Model(#[from] mopteq::ConfigError),
@@ -178,11 +195,12 @@ impl TrainConfig {
             return Err(ConfigError::Format(self.format));
         }
         let channels = self.shape.channels;
-        check("limit", &self.limit, self.limit != Some(0), "at least 1")?;
+        check("limit", &0, self.limit != Some(0), "at least 1")?;
         let test = self.test_limit != Some(0);
-        check("test_limit", &self.test_limit, test, "at least 1")?;
+        check("test_limit", &0, test, "at least 1")?;
         let extent = !self.shape.is_empty();
-        check("shape", &self.shape, extent, "at least 1 each way")?;
+        let shape = format_args!("{}", self.shape);
+        check("shape", &shape, extent, "at least 1 each way")?;
         let channels_fit = matches!(channels, 1 | 3);
         check(
             "shape.channels",

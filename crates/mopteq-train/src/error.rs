@@ -22,6 +22,9 @@ pub enum Error {
     /// Training did not reach its end.
     #[error(transparent)]
     Train(#[from] train::TrainError),
+    /// The weights to start from could not be used.
+    #[error(transparent)]
+    Weights(#[from] train::WeightsError),
     /// A picture could not be classified.
     #[error(transparent)]
     Predict(#[from] predict::PredictError),

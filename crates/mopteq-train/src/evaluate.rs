@@ -100,6 +100,14 @@ pub struct Outcome {
     pub forward: Option<SolveStats>,
 }
 
+impl Outcome {
+    /// Number of pictures whose logits are all finite numbers.
+    pub fn finite(&self) -> usize {
+        let is_finite = |row: &&Vec<f64>| row.iter().all(|logit| logit.is_finite());
+        self.rows.iter().filter(is_finite).count()
+    }
+}
+
 /// Runs a model over pictures, batch by batch.
 ///
 /// # Errors
@@ -202,13 +210,25 @@ pub fn scores(outcome: &Outcome, pictures: &[Picture]) -> Scores {
         forward: outcome.forward,
     };
     for (row, picture) in outcome.rows.iter().zip(pictures) {
-        let probabilities = softmax(row);
-        let right = probabilities.get(picture.label).copied().unwrap_or(0.0);
         // An index and not a comparison of values: of equal logits the first counts, as elsewhere.
         scores.correct += usize::from(likeliest(row) == Some(picture.label));
-        scores.loss -= right.max(f64::MIN_POSITIVE).ln() / pictures.len() as f64;
+        scores.loss += cross_entropy(row, picture.label) / pictures.len() as f64;
     }
     scores
+}
+
+/// The cross entropy of a row of logits: infinite or no number where the logits are, and never a
+/// number in place of that.
+fn cross_entropy(logits: &[f64], label: usize) -> f64 {
+    let probability = softmax(logits).get(label).copied().unwrap_or(0.0);
+    if probability != 0.0 {
+        return -probability.ln();
+    }
+    // Smaller than any number; its logarithm is not.
+    let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let own = logits.get(label).copied().unwrap_or(f64::NEG_INFINITY);
+    let sum: f64 = logits.iter().map(|logit| (logit - largest).exp()).sum();
+    sum.ln() + largest - own
 }
 
 /// Looks closer at an outcome.
@@ -224,8 +244,7 @@ pub fn details(outcome: &Outcome, pictures: &[Picture], classes: &[String]) -> D
         correct += usize::from(right);
         let own = row.get(picture.label).copied().unwrap_or(f64::NEG_INFINITY);
         in_five += usize::from(row.iter().filter(|logit| **logit > own).count() < 5);
-        let probability = probabilities.get(picture.label).copied().unwrap_or(0.0);
-        loss -= probability.max(f64::MIN_POSITIVE).ln();
+        loss += cross_entropy(row, picture.label);
         if let Some(cell) = confusion
             .get_mut(picture.label)
             .and_then(|line| line.get_mut(predicted))
@@ -306,6 +325,27 @@ mod tests {
     }
 
     #[test]
+    fn a_loss_is_the_number_that_it_is_or_none() {
+        assert_eq!(cross_entropy(&[0.0, 0.0], 1), 2_f64.ln());
+        assert_eq!(cross_entropy(&[2000.0, 0.0], 1), 2000.0);
+        for logits in [[f64::NAN, 1.0], [f64::INFINITY, 1.0], [1.0, f64::NAN]] {
+            assert!(!cross_entropy(&logits, 1).is_finite(), "{logits:?}");
+        }
+        let outcome = Outcome {
+            rows: vec![vec![f64::NAN, 1.0], vec![0.0, 1.0]],
+            forward: None,
+        };
+        assert_eq!(outcome.finite(), 1);
+        let pictures = vec![Picture::new(vec![0], 0); 2];
+        assert!(scores(&outcome, &pictures).loss.is_nan());
+        assert!(
+            details(&outcome, &pictures, &["a".into(), "b".into()])
+                .loss
+                .is_nan()
+        );
+    }
+
+    #[test]
     fn solves_are_averaged_by_samples() {
         let mut sums = SolveSums::default();
         assert_eq!(sums.mean(), None);
@@ -323,10 +363,7 @@ mod tests {
 
     #[test]
     fn a_known_outcome_has_known_details() {
-        let picture = |label| Picture {
-            pixels: vec![0].into(),
-            label,
-        };
+        let picture = |label| Picture::new(vec![0], label);
         // Always three quarters sure of class 0 of six, rightly in two of four.
         let sure = (0.75_f64 / 0.05).ln();
         let rows = vec![vec![sure, 0.0, 0.0, 0.0, 0.0, 0.0]; 4];

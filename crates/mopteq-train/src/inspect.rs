@@ -217,10 +217,7 @@ mod tests {
         let device = Device::flex();
         let config = TrainConfig::digits();
         let model = Classifier::new(&config, &device).unwrap().materialised();
-        let picture = Picture {
-            pixels: (0..784).map(|i| (i % 251) as u8).collect::<Vec<_>>().into(),
-            label: 0,
-        };
+        let picture = Picture::new((0..784).map(|i| (i % 251) as u8).collect::<Vec<_>>(), 0);
         let seen = inspect(&model, &config, &picture, &device).unwrap();
         assert_eq!(seen.prediction.len(), 10);
         let last = seen.solver_residuals.last().unwrap();

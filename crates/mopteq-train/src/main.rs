@@ -4,7 +4,6 @@ mod cli;
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use mopteq_train::Error;
 use mopteq_train::train::{StopFlag, TrainError};
 
@@ -20,7 +19,7 @@ fn main() -> ExitCode {
     mopteq_train::memory::keep_freed_memory();
     prepare_environment();
     mopteq_train::crash::install_hook();
-    let arguments = cli::Arguments::parse();
+    let arguments = cli::parse();
     let stop = StopFlag::default();
     let message = match mopteq_train::crash::catch(|| cli::run(arguments, &stop)) {
         Ok(Ok(())) => return ExitCode::SUCCESS,

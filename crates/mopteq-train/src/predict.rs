@@ -1,7 +1,6 @@
 //! Using a trained run: classifying picture files, evaluating, looking inside.
 
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::Error;
@@ -9,21 +8,38 @@ use crate::checkpoint::{Position, Which, load_model};
 use crate::classifier::Classifier;
 use crate::config::TrainConfig;
 use crate::crash::Crash;
-use crate::data::{DataError, DataSet, Picture, PictureShape, Pixels, decode_file};
+use crate::data::{
+    DataError, DataSet, DataSource, Picture, PictureShape, Pixels, composed, decode_file,
+    difference, pictures_below,
+};
 use crate::device::SelectedDevice;
 use crate::evaluate::{self, Details, Outcome, StepCost, softmax};
 use crate::run::RunFolder;
 
-/// A picture could not be classified. Every variant names the file.
+/// A picture could not be classified.
 #[derive(Debug, thiserror::Error)]
 pub enum PredictError {
-    /// There is no such file or folder, or it may not be read.
-    #[error("{path}: cannot be read ({source})")]
-    Read {
-        /// The path.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
+    /// Some pictures could not be read; the others were answered.
+    #[error("{failed} of {total} pictures could not be read; the warnings above say which and why")]
+    Some {
+        /// Number that could not.
+        failed: usize,
+        /// Number of all.
+        total: usize,
+    },
+    /// A picture could not be read.
+    #[error("{0}")]
+    One(String),
+    /// The model is none any more.
+    #[error(
+        "the model gives no finite numbers for {failed} of {total} pictures: its training diverged; \
+         an earlier --checkpoint may be intact"
+    )]
+    NotFinite {
+        /// Number without.
+        failed: usize,
+        /// Number of all.
+        total: usize,
     },
     /// No file of the folder is a picture.
     #[error("{0}: no file in this folder is a picture that can be read")]
@@ -61,6 +77,7 @@ pub struct Predictor {
     config: TrainConfig,
     device: SelectedDevice,
     position: Position,
+    run: RunFolder,
 }
 
 impl Predictor {
@@ -85,6 +102,7 @@ impl Predictor {
             config: limited,
             device,
             position,
+            run: run.clone(),
         })
     }
 
@@ -119,10 +137,7 @@ impl Predictor {
     ///
     /// When the device fails.
     pub fn classify(&self, pictures: &[Pixels]) -> Result<Vec<Vec<Likelihood>>, PredictError> {
-        let unlabelled = |pixels: &Pixels| Picture {
-            pixels: pixels.clone(),
-            label: 0,
-        };
+        let unlabelled = |pixels: &Pixels| Picture::new(pixels.clone(), 0);
         let pictures: Vec<Picture> = pictures.iter().map(unlabelled).collect();
         let ranked = |logits: Vec<f64>| {
             let mut ranked: Vec<Likelihood> = softmax(&logits)
@@ -147,7 +162,13 @@ impl Predictor {
     /// When the device fails.
     pub fn infer(&self, pictures: &[Picture]) -> Result<Outcome, PredictError> {
         let outcome = evaluate::infer(&self.model, &self.config, pictures, &self.device.device)?;
-        Ok(outcome)
+        match pictures.len() - outcome.finite() {
+            0 => Ok(outcome),
+            failed => Err(PredictError::NotFinite {
+                failed,
+                total: pictures.len(),
+            }),
+        }
     }
 
     /// Scores on labelled pictures.
@@ -171,26 +192,68 @@ impl Predictor {
         Ok(costs.map_err(PredictError::from)?)
     }
 
-    /// The data that the run was trained on; the test part is what `evaluate` is for.
+    /// The data that the run was trained on; the test part is what `evaluate` is for. Only pictures
+    /// that the run began with are among them, each in the part that it had then.
     ///
     /// # Errors
     ///
     /// When the data cannot be read, or are not those of the run any more.
     pub fn data(&self) -> Result<DataSet, Error> {
-        let data = self.config.data.load()?;
-        if data.shape != self.config.shape || data.classes != self.config.classes {
-            return Err(DataError::Changed {
-                path: self.config.data.describe(),
-                reason: format!(
-                    "it has {} classes of {:?} pictures",
-                    data.classes.len(),
-                    data.shape
-                ),
+        let (parts, _) = self.run.read_parts(&self.config)?;
+        let mut train = parts.train;
+        train.extend(parts.valid);
+        let (shape, classes) = (self.config.shape, self.config.classes.clone());
+        Ok(DataSet::new(shape, classes, train, parts.test))
+    }
+
+    /// Other data to test the model with, brought to its shape and with its labels.
+    ///
+    /// # Errors
+    ///
+    /// When the data cannot be read, or have other classes than the run.
+    pub fn other_data(&self, source: &DataSource) -> Result<OtherData, Error> {
+        let data = source.load_to_test(self.config.shape)?;
+        let own: Vec<String> = self.config.classes.iter().map(|c| composed(c)).collect();
+        let theirs: Vec<String> = data.classes.iter().map(|c| composed(c)).collect();
+        let place = |class: &String| own.iter().position(|known| known == class);
+        let labels: Option<Vec<usize>> = theirs.iter().map(place).collect();
+        let Some(labels) = labels.filter(|labels| labels.len() == own.len()) else {
+            return Err(DataError::Classes {
+                path: source.describe(),
+                reason: difference(&own, &theirs),
             }
             .into());
+        };
+        let mut pictures = data.test;
+        for picture in &mut pictures {
+            picture.label = labels[picture.label];
         }
-        Ok(data)
+        let seen = self.run.read_files()?.map(|files| files.seen());
+        let seen = seen.unwrap_or_default();
+        let is_seen = |picture: &&Picture| {
+            let origin = picture.origin.as_ref();
+            origin.is_some_and(|origin| seen.contains(&origin.digest))
+        };
+        Ok(OtherData {
+            seen: pictures.iter().filter(is_seen).count(),
+            pictures,
+            part: data.part,
+            skipped: data.skipped,
+        })
     }
+}
+
+/// Data that a model was not trained on.
+#[derive(Clone, Debug)]
+pub struct OtherData {
+    /// The pictures, with the labels of the model.
+    pub pictures: Vec<Picture>,
+    /// Name of the part that they are; `None`: they are all.
+    pub part: Option<String>,
+    /// Picture files that were left out, each with the reason.
+    pub skipped: Vec<String>,
+    /// Pictures that the model was trained on or chosen by, after all.
+    pub seen: usize,
 }
 
 /// The config with another limit on the solver's steps.
@@ -213,54 +276,55 @@ pub struct PictureFile {
     pub pixels: Pixels,
 }
 
-/// Reads the pictures of a path: the file itself, or the files of a folder in order of their
-/// names. In a folder, what is no picture is left out and passed to `skipped`.
+/// What was found at a path.
+#[derive(Default)]
+pub struct Read {
+    /// The pictures.
+    pub pictures: Vec<PictureFile>,
+    /// Why others could not be read, each with its name.
+    pub failed: Vec<String>,
+    /// Files of a folder that are no pictures.
+    pub others: Vec<String>,
+}
+
+/// Reads the pictures of a path: the file itself, or all files in a folder and in its folders, in
+/// order of their names.
 ///
 /// Values stay as they are: a model trained on white strokes on black, as MNIST is, needs such
 /// pictures, or `invert`.
 ///
 /// # Errors
 ///
-/// When the path is not there, the file no picture, or the folder without any.
-pub fn read_path(
-    path: &Path,
-    shape: PictureShape,
-    invert: bool,
-    mut skipped: impl FnMut(DataError),
-) -> Result<Vec<PictureFile>, Error> {
-    let unreadable = |source| PredictError::Read {
-        path: path.into(),
-        source,
-    };
-    let picture = |path: PathBuf, values: Vec<u8>| PictureFile {
-        path,
-        pixels: values.into(),
-    };
-    if !fs::metadata(path).map_err(unreadable)?.is_dir() {
-        return Ok(vec![picture(
-            path.into(),
-            decode_file(path, shape, invert)?,
-        )]);
-    }
-    let mut files = Vec::new();
-    for entry in fs::read_dir(path).map_err(unreadable)? {
-        let file = entry.map_err(unreadable)?.path();
-        if file.is_file() {
-            files.push(file);
+/// When a folder cannot be read, or no file in it is a picture.
+pub fn read_path(path: &Path, shape: PictureShape, invert: bool) -> Result<Read, Error> {
+    let mut read = Read::default();
+    let files = match fs::metadata(path) {
+        Ok(found) if found.is_dir() => {
+            let (files, [failed, others]) = pictures_below(path)?;
+            (read.failed, read.others) = (failed, others);
+            if files.is_empty() && read.failed.is_empty() {
+                return Err(PredictError::Empty(path.into()).into());
+            }
+            files
         }
-    }
-    files.sort();
-    let mut pictures = Vec::new();
+        // To read from a pipe might never end.
+        Ok(found) if !found.is_file() => {
+            let line = format!("{}: neither a file nor a folder", path.display());
+            read.failed.push(line);
+            Vec::new()
+        }
+        _ => vec![path.to_owned()],
+    };
     for path in files {
         match decode_file(&path, shape, invert) {
-            Ok(values) => pictures.push(picture(path, values)),
-            Err(error) => skipped(error),
+            Ok(values) => read.pictures.push(PictureFile {
+                path,
+                pixels: values.into(),
+            }),
+            Err(error) => read.failed.push(error.to_string()),
         }
     }
-    if pictures.is_empty() {
-        return Err(PredictError::Empty(path.into()).into());
-    }
-    Ok(pictures)
+    Ok(read)
 }
 
 #[cfg(test)]
@@ -278,19 +342,34 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
         fs::write(path("0.png"), "this is text").unwrap();
-        let empty = read_path(folder.path(), shape, false, drop).err().unwrap();
-        assert!(empty.to_string().contains("no file in this folder"));
+        let read = read_path(folder.path(), shape, false).unwrap();
+        assert!(read.pictures.is_empty() && read.failed[0].contains("0.png: not a picture"));
         for name in ["2.png", "1.png"] {
             GrayImage::new(4, 4).save(path(name)).unwrap();
         }
-        let mut skipped = Vec::new();
-        let read = read_path(folder.path(), shape, true, |error| skipped.push(error)).unwrap();
+        fs::create_dir_all(path("deeper/@eaDir")).unwrap();
+        GrayImage::new(4, 4).save(path("deeper/3.png")).unwrap();
+        GrayImage::new(4, 4)
+            .save(path("deeper/@eaDir/3.png"))
+            .unwrap();
+        fs::write(path("notes.txt"), "no picture").unwrap();
+        let read = read_path(folder.path(), shape, true).unwrap();
         let names: Vec<_> = read
+            .pictures
             .iter()
-            .map(|file| file.path.file_name().unwrap())
+            .map(|file| file.path.strip_prefix(folder.path()).unwrap())
             .collect();
-        assert_eq!(names, ["1.png", "2.png"]);
-        assert_eq!(&*read[0].pixels.read().unwrap(), [255; 16]);
-        assert!(matches!(&skipped[..], [DataError::NotAPicture { .. }]));
+        assert_eq!(names, ["1.png", "2.png", "deeper/3.png"].map(Path::new));
+        assert_eq!(&*read.pictures[0].pixels.read().unwrap(), [255; 16]);
+        assert_eq!(
+            (read.failed.len(), read.others),
+            (1, vec!["notes.txt".into()])
+        );
+        fs::remove_dir_all(path("deeper")).unwrap();
+        for name in ["0.png", "1.png", "2.png"] {
+            fs::remove_file(path(name)).unwrap();
+        }
+        let empty = read_path(folder.path(), shape, false).err().unwrap();
+        assert!(empty.to_string().contains("no file in this folder"));
     }
 }

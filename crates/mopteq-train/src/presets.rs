@@ -24,6 +24,7 @@ impl TrainConfig {
         Self {
             format: FORMAT,
             data: DataSource::new(DataKind::Digits),
+            from: None,
             limit: None,
             test_limit: None,
             shape,

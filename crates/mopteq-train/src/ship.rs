@@ -152,7 +152,9 @@ pub fn read(file: &Path, device: &SelectedDevice) -> Result<(TrainConfig, Classi
 ///
 /// As [`read`], or when the folder is taken or the disk refuses.
 pub fn import(file: &Path, folder: &Path, device: &SelectedDevice) -> Result<RunFolder, Error> {
-    let (config, model) = read(file, device)?;
+    let (mut config, model) = read(file, device)?;
+    // Where these weights began is not what a training here would start from.
+    config.from = None;
     let run = RunFolder::create_at(folder)?;
     run.write_config(&config)?;
     let snapshot = Snapshot {

@@ -12,7 +12,7 @@ use mopteq_train::data::{
 use mopteq_train::progress::{say, warn};
 
 /// Skipped files that are named; more of them would drown the rest.
-const NAMED: usize = 10;
+pub const NAMED: usize = 10;
 
 #[derive(Subcommand)]
 pub enum DataCommand {
@@ -91,15 +91,18 @@ impl SourceArguments {
 
 /// Names the files that were left out.
 pub fn report_skipped(data: &DataSet) {
-    for reason in data.skipped.iter().take(NAMED) {
+    let all = data.skipped.len() + data.train.len() + data.test.len();
+    report_left_out(&data.skipped, all);
+}
+
+/// Names the first files that were left out of so many.
+pub fn report_left_out(skipped: &[String], all: usize) {
+    for reason in skipped.iter().take(NAMED) {
         warn(format_args!("skipped: {}", reason.replace('\n', " ")));
     }
-    if !data.skipped.is_empty() {
-        let all = data.skipped.len() + data.train.len() + data.test.len();
-        warn(format_args!(
-            "{} of {all} pictures were skipped",
-            data.skipped.len()
-        ));
+    if !skipped.is_empty() {
+        let count = skipped.len();
+        warn(format_args!("{count} of {all} pictures were skipped"));
     }
 }
 
@@ -173,23 +176,25 @@ fn check(arguments: &SourceArguments, json: bool) -> Result<(), Error> {
     if json {
         say(json!({
             "kind": source.kind.name(), "shape": data.shape, "classes": data.classes,
-            "train": train, "test": test, "skipped": data.skipped, "normalisation": constants,
+            "train": train, "test": test, "skipped": data.skipped, "ignored": data.ignored,
+            "normalisation": constants,
         }));
         return Ok(());
     }
     say(format_args!("kind       {}", source.kind.name()));
-    let shape = data.shape;
-    let colour = if shape.channels == 1 { "grey" } else { "RGB" };
-    say(format_args!(
-        "pictures   {} x {} {colour}",
-        shape.height, shape.width
-    ));
+    say(format_args!("pictures   {}", data.shape));
     say(format_args!(
         "parts      {} training, {} test, {} skipped",
         data.train.len(),
         data.test.len(),
         data.skipped.len()
     ));
+    if let Some(first) = data.ignored.first() {
+        let count = data.ignored.len();
+        say(format_args!(
+            "ignored    {count} that systems and runs left, such as {first}"
+        ));
+    }
     say(format_args!("mean       {:?}", constants.mean));
     say(format_args!("deviation  {:?}", constants.std));
     let width = data

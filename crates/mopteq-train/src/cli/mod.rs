@@ -139,6 +139,14 @@ fn which_parser(text: &str) -> Result<Which, &'static str> {
     }
 }
 
+/// Reads the command line, or ends the program with what is wrong with it.
+pub fn parse() -> Arguments {
+    Arguments::try_parse().unwrap_or_else(|mut error| {
+        train::explain(&mut error);
+        error.exit()
+    })
+}
+
 /// Does what was asked for.
 pub fn run(arguments: Arguments, stop: &StopFlag) -> Result<(), Error> {
     let json = arguments.json;

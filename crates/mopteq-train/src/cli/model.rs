@@ -7,14 +7,16 @@ use serde_json::json;
 
 use mopteq_train::Error;
 use mopteq_train::classifier::SolveStats;
-use mopteq_train::data::{Picture, decode_file};
+use mopteq_train::data::{DataSource, Picture, decode_file};
 use mopteq_train::evaluate::Details;
 use mopteq_train::inspect::{branch_picture, inspect as look};
-use mopteq_train::predict::{PictureFile, PredictError, read_path};
+use mopteq_train::predict::{Likelihood, PredictError, Read, read_path};
 use mopteq_train::progress::{say, warn};
 use mopteq_train::report;
 use mopteq_train::run::RunFolder;
 use mopteq_train::train::Task;
+
+use super::data::report_left_out;
 
 /// Classes that are shown in full on a terminal.
 const SHOWN_CLASSES: usize = 20;
@@ -22,10 +24,18 @@ const SHOWN_CLASSES: usize = 20;
 #[derive(Args)]
 #[command(after_help = "Examples:\n  \
     mopteq eval --run runs/digits-1\n  \
-    mopteq eval --run runs/digits-1 --checkpoint best --limit 1000 --json")]
+    mopteq eval --run runs/digits-1 --checkpoint best --limit 1000 --json\n  \
+    mopteq eval --run runs/folder-1 --data other-photos/")]
 pub struct EvalArguments {
     #[command(flatten)]
     run: super::RunArguments,
+    /// Other labelled data to measure it on, a name or a path, with the classes of the run: their
+    /// test part, or all pictures where they have none.
+    #[arg(long, value_name = "NAME|PATH")]
+    data: Option<String>,
+    /// Where data of a known name are, in place of the cache folder.
+    #[arg(long, value_name = "PATH", requires = "data")]
+    data_path: Option<PathBuf>,
     /// Use only this many test pictures [default: as many as the run's own test].
     #[arg(long, value_name = "PICTURES")]
     limit: Option<usize>,
@@ -45,7 +55,10 @@ pub struct PredictArguments {
     /// Likeliest classes that are shown of each picture.
     #[arg(long, default_value_t = 3, value_name = "CLASSES")]
     top: usize,
-    /// Picture files, or folders of them.
+    /// Answer as a table: file, class, probability, class2, probability2, ...
+    #[arg(long, conflicts_with = "json")]
+    csv: bool,
+    /// Picture files, or folders of them at any depth.
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
 }
@@ -77,17 +90,45 @@ pub struct ReportArguments {
 
 pub fn eval(arguments: &EvalArguments, json: bool) -> Result<(), Error> {
     let (_, predictor) = arguments.run.predictor()?;
-    let mut test = predictor.data()?.test;
-    let limit = arguments.limit.or(predictor.config().test_limit);
-    test.truncate(limit.unwrap_or(usize::MAX).max(1));
+    let (mut test, on) = match &arguments.data {
+        None => (predictor.data()?.test, None),
+        Some(name) => {
+            let source = DataSource::from_name(name, arguments.data_path.as_deref())?;
+            let data = predictor.other_data(&source)?;
+            report_left_out(&data.skipped, data.pictures.len() + data.skipped.len());
+            if data.seen > 0 {
+                warn(format_args!(
+                    "the run was trained on {} of these {} pictures, so this is not its accuracy on \
+                     new ones",
+                    data.seen,
+                    data.pictures.len()
+                ));
+            }
+            let part = match data.part {
+                Some(part) => format!("part '{part}'"),
+                None => "all pictures".into(),
+            };
+            (data.pictures, Some((source.describe(), part)))
+        }
+    };
+    let own = predictor.config().test_limit.filter(|_| on.is_none());
+    test.truncate(arguments.limit.or(own).unwrap_or(usize::MAX).max(1));
     let details = predictor.evaluate(&test)?;
     let costs = predictor.step_costs(&test)?;
     let place = predictor.position();
     if json {
-        say(json!({"checkpoint": place, "scores": details, "step_costs": costs}));
+        let mut answer = json!({"checkpoint": place, "scores": details, "step_costs": costs});
+        if let Some((data, part)) = on {
+            answer["data"] = json!(data);
+            answer["part"] = json!(part);
+        }
+        say(answer);
         return Ok(());
     }
     say(format_args!("checkpoint       {place}"));
+    if let Some((data, part)) = on {
+        say(format_args!("data             {data}, {part}"));
+    }
     let right: usize = (0..details.classes.len())
         .map(|c| details.confusion[c][c])
         .sum();
@@ -163,46 +204,92 @@ fn show_classes(details: &Details) {
 
 pub fn predict(arguments: &PredictArguments, json: bool) -> Result<(), Error> {
     let (_, predictor) = arguments.run.predictor()?;
-    let mut files: Vec<PictureFile> = Vec::new();
+    let mut all = Read::default();
     for path in &arguments.paths {
-        let skipped = |error| warn(format_args!("skipped: {error}"));
-        files.extend(read_path(
-            path,
-            predictor.shape(),
-            arguments.invert,
-            skipped,
-        )?);
+        match read_path(path, predictor.shape(), arguments.invert) {
+            Ok(read) => {
+                all.pictures.extend(read.pictures);
+                all.failed.extend(read.failed);
+                all.others.extend(read.others);
+            }
+            Err(error) => all.failed.push(error.one_line()),
+        }
     }
-    let pictures: Vec<_> = files.iter().map(|file| file.pixels.clone()).collect();
-    for (file, mut ranked) in files.iter().zip(predictor.classify(&pictures)?) {
-        ranked.truncate(arguments.top.max(1));
+    let (failed, total) = (all.failed.len(), all.failed.len() + all.pictures.len());
+    if all.pictures.is_empty() && failed == 1 {
+        return Err(PredictError::One(all.failed.swap_remove(0)).into());
+    }
+    for reason in &all.failed {
+        warn(format_args!("skipped: {}", reason.replace('\n', " ")));
+    }
+    for name in all.others.iter().take(super::data::NAMED) {
+        warn(format_args!("skipped: {name}: not a picture"));
+    }
+    if let Some(more @ 1..) = all.others.len().checked_sub(super::data::NAMED) {
+        warn(format_args!("{more} more files are no pictures"));
+    }
+    let pictures: Vec<_> = all
+        .pictures
+        .iter()
+        .map(|file| file.pixels.clone())
+        .collect();
+    let classes = predictor.config().classes.len();
+    let top = arguments.top.clamp(1, classes);
+    if arguments.csv {
+        let pair = |n: usize| match n {
+            1 => ",class,probability".to_owned(),
+            n => format!(",class{n},probability{n}"),
+        };
+        let header: String = (1..=top).map(pair).collect();
+        say(format_args!("file{header}"));
+    }
+    for (file, mut ranked) in all.pictures.iter().zip(predictor.classify(&pictures)?) {
+        ranked.truncate(top);
+        // What is no UTF-8 in it is replaced: an answer is better than none.
+        let name = file.path.display().to_string();
         if json {
-            say(json!({"file": file.path, "classes": ranked}));
-            continue;
-        }
-        say(file.path.display());
-        let names = ranked
-            .iter()
-            .map(|likelihood| likelihood.class.chars().count());
-        let width = names.max().unwrap_or(0);
-        for likelihood in ranked {
-            say(format_args!(
-                "  {:<width$}  {:6.2} %",
-                likelihood.class,
-                100.0 * likelihood.probability
-            ));
+            say(json!({"file": name, "classes": ranked}));
+        } else if arguments.csv {
+            let pair = |l: &Likelihood| format!(",{},{}", field(&l.class), l.probability);
+            let pairs: String = ranked.iter().map(pair).collect();
+            say(format_args!("{}{pairs}", field(&name)));
+        } else {
+            show_prediction(&name, &ranked);
         }
     }
-    Ok(())
+    match failed {
+        0 => Ok(()),
+        failed => Err(PredictError::Some { failed, total }.into()),
+    }
+}
+
+/// A field of a CSV table, in quotes where it has to be.
+fn field(text: &str) -> String {
+    match text.contains([',', '"', '\n', '\r']) {
+        true => format!("\"{}\"", text.replace('"', "\"\"")),
+        false => text.to_owned(),
+    }
+}
+
+fn show_prediction(name: &str, ranked: &[Likelihood]) {
+    say(name);
+    let names = ranked
+        .iter()
+        .map(|likelihood| likelihood.class.chars().count());
+    let width = names.max().unwrap_or(0);
+    for likelihood in ranked {
+        say(format_args!(
+            "  {:<width$}  {:6.2} %",
+            likelihood.class,
+            100.0 * likelihood.probability
+        ));
+    }
 }
 
 pub fn inspect(arguments: &InspectArguments, json: bool) -> Result<(), Error> {
     let (_, predictor) = arguments.run.predictor()?;
     let values = decode_file(&arguments.picture, predictor.shape(), arguments.invert)?;
-    let picture = Picture {
-        pixels: values.into(),
-        label: 0,
-    };
+    let picture = Picture::new(values, 0);
     let config = predictor.config();
     let seen = look(
         predictor.model(),
@@ -252,7 +339,7 @@ pub fn inspect(arguments: &InspectArguments, json: bool) -> Result<(), Error> {
 
 pub fn report(arguments: &ReportArguments) -> Result<(), Error> {
     let run = RunFolder::open(&arguments.run)?;
-    let task = Task::new(run.read_config()?, vec![arguments.device.select()?])?;
+    let task = Task::of_run(&run, vec![arguments.device.select()?], false)?;
     report::write(&run, &task)?;
     say(format_args!("report in {}", run.report_path().display()));
     Ok(())

@@ -1,6 +1,6 @@
 //! Settings of a new run from a file and the command line.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use clap::builder::PossibleValuesParser;
@@ -9,9 +9,12 @@ use serde_json::{Map, Value, json};
 use mopteq::{NetworkKind, Precision};
 use mopteq_train::Error;
 use mopteq_train::config::{ConfigError, TrainConfig};
-use mopteq_train::data::{DataKind, DataSet, DataSource, RandAugment};
+use mopteq_train::data::{DataKind, DataSet, DataSource, RandAugment, difference};
+use mopteq_train::device::SelectedDevice;
+use mopteq_train::progress::warn;
 use mopteq_train::schedule::ScheduleKind;
 use mopteq_train::settings::{apply, nested, parse_assignment, read_file};
+use mopteq_train::train::Weights;
 
 /// What a new run can be told; the rest is the preset of its data.
 #[derive(Args)]
@@ -118,21 +121,72 @@ pub struct Settings {
 impl Settings {
     /// Finds and reads the data, and lays file and command line over their preset.
     pub fn resolve(&self) -> Result<(TrainConfig, DataSet), Error> {
+        let (config, data, _) = self.resolve_from(None, None)?;
+        Ok((config, data))
+    }
+
+    /// The same, or over the settings of weights to start from: those at `from`, or those that the
+    /// file names, read to a device.
+    pub fn resolve_from(
+        &self,
+        from: Option<&Path>,
+        device: Option<&SelectedDevice>,
+    ) -> Result<(TrainConfig, DataSet, Option<Weights>), Error> {
         let (mut file, origin) = match &self.config {
             Some(path) => (read_file(path)?, path.display().to_string()),
             None => (Map::new(), String::new()),
         };
-        // Read before the others, for the preset depends on the data. A whole config.json says
+        let in_file = file.remove("from");
+        let from = from.or(in_file.as_ref().and_then(Value::as_str).map(Path::new));
+        let weights = match (from, device) {
+            (Some(path), Some(device)) => Some(Weights::read(path, device)?),
+            _ => None,
+        };
+        // Read before the others, because the preset depends on the data. A whole config.json says
         // all of it, including what the data said then.
-        let source = self.source(file.remove("data"), &origin)?;
-        let data = source.load()?;
-        let mut config = TrainConfig::preset(source, &data)?;
+        let in_file = file.remove("data");
+        let own_data = self.data.is_none() && in_file.is_none();
+        let default = match &weights {
+            Some(weights) => weights.config().data.clone(),
+            None => DataSource::new(DataKind::Digits),
+        };
+        let source = self.source(in_file, &origin, default)?;
+        if source
+            .path
+            .as_ref()
+            .is_some_and(|path| path.to_str().is_none())
+        {
+            return Err(ConfigError::Utf8(source.describe()).into());
+        }
+        let (mut config, data) = match &weights {
+            None => {
+                let data = source.load()?;
+                (TrainConfig::preset(source, &data)?, data)
+            }
+            Some(weights) => {
+                let mut data = source.load_as(weights.config().shape)?;
+                let seen = weights.remove_seen(&mut data)?;
+                if seen > 0 {
+                    warn(format_args!(
+                        "{seen} test pictures are left out: the weights were trained on them"
+                    ));
+                }
+                (weights.settings(source, &data, own_data)?, data)
+            }
+        };
         let kind = self.model.as_deref().and_then(NetworkKind::from_name);
         if let (Some(kind), Some(preset)) = (kind, config.model.mopteqs()) {
             config.model = kind.comparable(preset);
         }
         if !file.is_empty() {
             config = apply(&config, file, &origin)?;
+        }
+        if config.classes != data.classes || config.shape != data.shape {
+            let reason = match config.classes == data.classes {
+                true => format!("these pictures are {}, not {}", data.shape, config.shape),
+                false => format!("these are {}", difference(&config.classes, &data.classes)),
+            };
+            return Err(ConfigError::OtherData { origin, reason }.into());
         }
         for (key, value) in self.flags() {
             config = apply(&config, nested(key, value), &format!("option for {key}"))?;
@@ -141,10 +195,15 @@ impl Settings {
             config = apply(&config, nested(key, value.clone()), "--set")?;
         }
         config.validate()?;
-        Ok((config, data))
+        Ok((config, data, weights))
     }
 
-    fn source(&self, in_file: Option<Value>, origin: &str) -> Result<DataSource, Error> {
+    fn source(
+        &self,
+        in_file: Option<Value>,
+        origin: &str,
+        default: DataSource,
+    ) -> Result<DataSource, Error> {
         let mut source = match (&self.data, in_file) {
             (Some(name), _) => DataSource::from_name(name, self.data_path.as_deref())?,
             (None, Some(Value::String(name))) => DataSource::from_name(&name, None)?,
@@ -154,7 +213,7 @@ impl Settings {
                     reason: format!("data: {error}"),
                 })?
             }
-            (None, None) => DataSource::new(DataKind::Digits),
+            (None, None) => default,
         };
         if let Some(size) = self.size {
             if size == 0 {

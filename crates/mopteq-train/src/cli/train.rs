@@ -22,6 +22,10 @@ pub struct TrainArguments {
     /// Go on with this run after its last checkpoint, with the settings it began with.
     #[arg(long, value_name = "RUN", conflicts_with = "Settings")]
     resume: Option<PathBuf>,
+    /// Start from the weights of another run or of an exported model (fine-tuning), on its data or
+    /// on those of --data, with as many classes as these have.
+    #[arg(long, value_name = "RUN|FILE", conflicts_with_all = ["resume", "size"])]
+    from: Option<PathBuf>,
     #[command(flatten)]
     device: super::DeviceArgument,
     /// Several devices that share each batch, such as cuda:0,cuda:1.
@@ -53,23 +57,40 @@ pub fn run(arguments: &TrainArguments, json: bool, stop: &StopFlag) -> Result<()
     let (task, run, start) = match &arguments.resume {
         Some(path) => {
             let run = RunFolder::open(path)?;
-            let config = run.read_config()?;
-            let task = Task::new(config, devices.clone())?;
+            let task = Task::of_run(&run, devices.clone(), true)?;
             task.check_devices()?;
             stop_on_signals(stop);
             // A finished run needs no checkpoint to go on from.
             let start = match run.read_summary()? {
-                Some(_) => Position::after(task.config().epochs),
+                Some(_) => {
+                    let path = path.display();
+                    note(format_args!(
+                        "{path} is finished; train --from {path} --epochs N goes on in a new run"
+                    ));
+                    Position::after(task.config().epochs)
+                }
                 None => task.resume_point(&run)?,
             };
             (task, run, start)
         }
         None => {
-            let (config, data) = arguments.settings.resolve()?;
+            let from = arguments.from.as_deref();
+            let (config, data, weights) = arguments.settings.resolve_from(from, devices.first())?;
             super::data::report_skipped(&data);
             let name = config.data.kind.name();
-            let task = Task::with_data(config, data, devices.clone())?;
+            let mut task = Task::with_data(config, data, devices.clone())?;
             task.check_devices()?;
+            if let Some(weights) = weights {
+                let old = weights.config().classes.len();
+                let fresh = task.start_from(weights)?;
+                if !fresh.is_empty() {
+                    let new = task.config().classes.len();
+                    note(format_args!(
+                        "drawn at random, as {new} classes are not the {old} of the weights: {}",
+                        fresh.join(", ")
+                    ));
+                }
+            }
             stop_on_signals(stop);
             let run = match &arguments.settings.out {
                 Some(path) => RunFolder::create_at(path)?,
@@ -102,7 +123,9 @@ pub fn run(arguments: &TrainArguments, json: bool, stop: &StopFlag) -> Result<()
         warn(error.one_line());
     }
     if json {
-        say(serde_json::json!({"event": "summary", "run": run.path(), "summary": summary}));
+        say(
+            serde_json::json!({"event": "summary", "run": run.path().display().to_string(), "summary": summary}),
+        );
     } else {
         show_summary(&summary, &run);
     }
@@ -129,6 +152,25 @@ fn in_words(task: &Task) -> String {
     }
     text.push_str(&format!(", {} to test", task.test_pictures().len()));
     text
+}
+
+/// Adds to the complaint about an option beside `--resume` how a finished run is gone on with.
+pub fn explain(error: &mut clap::Error) {
+    use clap::error::{ContextKind, ContextValue, ErrorKind};
+    let names = |kind: ContextKind| match error.get(kind) {
+        Some(ContextValue::String(name)) => vec![name.clone()],
+        Some(ContextValue::Strings(names)) => names.clone(),
+        _ => Vec::new(),
+    };
+    let mut all = names(ContextKind::InvalidArg);
+    all.extend(names(ContextKind::PriorArg));
+    let resume = all.iter().any(|name| name.starts_with("--resume"));
+    if error.kind() == ErrorKind::ArgumentConflict && resume {
+        let tip = "a run goes on with the settings it began with; for others, or for more epochs, \
+                   start a new run from its weights by --from RUN";
+        let tips = ContextValue::StyledStrs(vec![tip.into()]);
+        error.insert(ContextKind::Suggested, tips);
+    }
 }
 
 /// Ctrl-C and SIGTERM ask the training to save and stop; a second one stops it at once. Where

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
-use std::path::{Path, PathBuf};
+use std::io::{self, BufRead, BufReader, Read};
+use std::path::{Component, Path, PathBuf};
 
 use flate2::bufread::MultiGzDecoder;
-use tar::{Archive, EntryType};
+use tar::{Archive, Entry, EntryType};
 
 use super::DataError;
 
@@ -22,53 +22,116 @@ pub(super) fn is_archive(path: &Path) -> bool {
             .any(|end| name.ends_with(end))
 }
 
-/// Something in an archive, in the order of the archive.
-pub(super) enum Member {
-    /// A folder.
-    Folder(PathBuf),
-    /// A file that was wanted, with its content.
-    File(PathBuf, Vec<u8>),
+/// What a member of an archive is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Folder,
+    File,
+    /// Its content is that of another member, or elsewhere.
+    Link,
+    TooLarge,
 }
 
-/// Hands every folder, and every file whose path is `wanted`, to `each`.
+/// Something in an archive.
+pub(super) struct Member<'a> {
+    entry: Entry<'a, Box<dyn Read>>,
+    archive: &'a Path,
+    path: PathBuf,
+    kind: Kind,
+    number: usize,
+    read: u64,
+}
+
+impl Member<'_> {
+    /// Where it is, below the archive.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Its position in the archive.
+    pub(super) fn number(&self) -> usize {
+        self.number
+    }
+
+    /// The next bytes, at most so many.
+    pub(super) fn start(&mut self, count: u64) -> Result<Vec<u8>, DataError> {
+        // The header may lie about the size, so the vector grows with what is there.
+        let mut content = Vec::new();
+        let mut part = (&mut self.entry).take(count);
+        let read = part.read_to_end(&mut content);
+        self.read += read.map_err(|source| damaged(self.archive, source))? as u64;
+        Ok(content)
+    }
+
+    /// All bytes that have not been read yet.
+    pub(super) fn content(&mut self) -> Result<Vec<u8>, DataError> {
+        self.start(u64::MAX)
+    }
+
+    /// Reads over the rest: only so it is seen that an archive is cut off.
+    fn finish(mut self) -> io::Result<()> {
+        self.read += io::copy(&mut self.entry, &mut io::sink())?;
+        match self.read < self.entry.size() {
+            true => Err(io::ErrorKind::UnexpectedEof.into()),
+            false => Ok(()),
+        }
+    }
+}
+
+fn damaged(file: &Path, source: io::Error) -> DataError {
+    DataError::Archive {
+        file: file.into(),
+        source,
+    }
+}
+
+/// Hands every member to `each`, in the order of the archive.
 pub(super) fn for_each(
     path: &Path,
-    wanted: impl Fn(&Path) -> bool,
-    mut each: impl FnMut(Member) -> Result<(), DataError>,
+    mut each: impl FnMut(&mut Member<'_>) -> Result<(), DataError>,
 ) -> Result<(), DataError> {
-    let damaged = |source| DataError::Archive {
-        file: path.into(),
-        source,
-    };
+    let failed = |source| damaged(path, source);
     let file = File::open(path).map_err(|source| DataError::read(path, source))?;
     let mut file = BufReader::with_capacity(1 << 20, file);
-    let start = file.fill_buf().map_err(damaged)?;
+    let start = file.fill_buf().map_err(failed)?;
     let input: Box<dyn Read> = if start.starts_with(&[0x1f, 0x8b]) {
         Box::new(MultiGzDecoder::new(file))
     } else {
         Box::new(file)
     };
     let mut archive = Archive::new(input);
-    for entry in archive.entries().map_err(damaged)? {
-        let mut entry = entry.map_err(damaged)?;
-        let name = entry.path().map_err(damaged)?.into_owned();
-        match entry.header().entry_type() {
-            EntryType::Directory => each(Member::Folder(name))?,
-            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse if wanted(&name) => {
-                let size = entry.size();
-                if size > LARGEST {
-                    continue;
+    for (number, entry) in archive.entries().map_err(failed)?.enumerate() {
+        let entry = entry.map_err(failed)?;
+        let name = entry.path().map_err(failed)?;
+        let parts = name.components();
+        // Nothing is unpacked, so `..` and a leading slash mean nothing.
+        let normal = parts.filter(|part| matches!(part, Component::Normal(_)));
+        let name: PathBuf = normal.collect();
+        let kind = match entry.header().entry_type() {
+            EntryType::Directory => Kind::Folder,
+            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
+                match entry.size() > LARGEST {
+                    true => Kind::TooLarge,
+                    false => Kind::File,
                 }
-                // The header may lie about the size, so the vector grows with what is there.
-                let mut content = Vec::new();
-                entry.read_to_end(&mut content).map_err(damaged)?;
-                if (content.len() as u64) < size {
-                    return Err(damaged(std::io::ErrorKind::UnexpectedEof.into()));
-                }
-                each(Member::File(name, content))?;
             }
-            _ => {}
-        }
+            EntryType::Link | EntryType::Symlink => Kind::Link,
+            _ => continue,
+        };
+        let mut member = Member {
+            entry,
+            archive: path,
+            path: name,
+            kind,
+            number,
+            read: 0,
+        };
+        each(&mut member)?;
+        member.finish().map_err(failed)?;
     }
     Ok(())
 }
@@ -79,16 +142,13 @@ pub(super) fn named_files(
     names: &[&str],
 ) -> Result<BTreeMap<String, Vec<u8>>, DataError> {
     let mut found = BTreeMap::new();
-    let is_wanted = |file: &Path| {
-        let name = file.file_name().and_then(|name| name.to_str());
-        name.is_some_and(|name| names.contains(&name))
-    };
     if is_archive(path) {
-        for_each(path, is_wanted, |member| {
-            if let Member::File(file, content) = member
-                && let Some(name) = file.file_name()
+        for_each(path, |member| {
+            let name = member.path().file_name().and_then(|name| name.to_str());
+            if let Some(name) = name.filter(|name| names.contains(name)).map(str::to_owned)
+                && member.kind() == Kind::File
             {
-                found.insert(name.to_string_lossy().into_owned(), content);
+                found.insert(name, member.content()?);
             }
             Ok(())
         })?;
@@ -105,6 +165,25 @@ pub(super) fn named_files(
         }
     }
     Ok(found)
+}
+
+/// Whether an archive, or a folder or one right below it, has all of these files side by side.
+pub(super) fn has_files(path: &Path, names: &[&str]) -> Result<bool, DataError> {
+    if !is_archive(path) {
+        let has_all = |folder: PathBuf| names.iter().all(|name| folder.join(name).is_file());
+        return Ok(with_subfolders(path)?.into_iter().any(has_all));
+    }
+    let mut found: BTreeMap<PathBuf, usize> = BTreeMap::new();
+    for_each(path, |member| {
+        let (folder, name) = (member.path().parent(), member.path().file_name());
+        if member.kind() == Kind::File && names.iter().any(|known| name == Some(known.as_ref())) {
+            *found
+                .entry(folder.map(Path::to_path_buf).unwrap_or_default())
+                .or_default() += 1;
+        }
+        Ok(())
+    })?;
+    Ok(found.values().any(|count| *count >= names.len()))
 }
 
 /// The folder itself and the folders in it, in order of their names.

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use super::archive::named_files;
-use super::{DataError, DataSet, Picture, PictureShape};
+use super::archive::{has_files, named_files};
+use super::{DataError, DataSet, Digest, Picture, PictureShape};
 
 const SHAPE: PictureShape = PictureShape {
     channels: 3,
@@ -76,9 +76,13 @@ fn load(path: &Path, form: &Form) -> Result<DataSet, DataError> {
         .filter(|name| *name != form.names && !files.contains_key(*name))
         .collect();
     if !missing.is_empty() {
+        let reason = match other_version(path)? {
+            Some(version) => version,
+            None => format!("there is no {}", missing.join(", ")),
+        };
         return Err(DataError::Layout {
             path: path.into(),
-            reason: format!("there is no {}", missing.join(", ")),
+            reason,
         });
     }
     let classes: Vec<String> = match files.get(form.names) {
@@ -112,13 +116,31 @@ fn load(path: &Path, form: &Form) -> Result<DataSet, DataError> {
     for name in form.train {
         train.extend(read(name)?);
     }
+    let digest = |(name, bytes): (&String, &Vec<u8>)| (name.clone(), Digest::of(bytes));
     Ok(DataSet {
-        shape: SHAPE,
-        classes,
-        train,
-        test: read(form.test)?,
-        skipped: Vec::new(),
+        part: Some("test".into()),
+        files: files.iter().map(digest).collect(),
+        ..DataSet::new(SHAPE, classes, train, read(form.test)?)
     })
+}
+
+/// What to get in place of the files at a path, if they are CIFAR's versions for Python or Matlab.
+pub(super) fn other_version(path: &Path) -> Result<Option<String>, DataError> {
+    const VERSIONS: [(&str, &str, &[&str]); 4] = [
+        ("Python", "cifar10", &["data_batch_1", "test_batch"]),
+        ("Python", "cifar100", &["train", "test", "meta"]),
+        ("Matlab", "cifar10", &["data_batch_1.mat", "test_batch.mat"]),
+        ("Matlab", "cifar100", &["train.mat", "test.mat", "meta.mat"]),
+    ];
+    for (language, name, files) in VERSIONS {
+        if has_files(path, files)? {
+            return Ok(Some(format!(
+                "this is the version of {name} for {language}, which cannot be read; get the \
+                 binary version by `mopteq data get {name}`, or name a folder or archive of it"
+            )));
+        }
+    }
+    Ok(None)
 }
 
 fn records(file: &Path, bytes: &[u8], form: &Form) -> Result<Vec<Picture>, DataError> {
@@ -134,10 +156,7 @@ fn records(file: &Path, bytes: &[u8], form: &Form) -> Result<Vec<Picture>, DataE
         let (labels, pixels) = record.split_at(form.labels);
         let label = labels.last().copied().map_or(0, usize::from);
         if label < form.classes {
-            return Ok(Picture {
-                pixels: pixels.to_vec().into(),
-                label,
-            });
+            return Ok(Picture::new(pixels.to_vec(), label));
         }
         Err(DataError::Label {
             file: file.display().to_string(),

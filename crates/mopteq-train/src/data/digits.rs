@@ -19,11 +19,8 @@ pub(super) fn load() -> Result<DataSet, DataError> {
     }
     let classes = (0..CLASSES).map(|digit| digit.to_string()).collect();
     Ok(DataSet {
-        shape,
-        classes,
-        train,
-        test,
-        skipped: Vec::new(),
+        part: Some("test".into()),
+        ..DataSet::new(shape, classes, train, test)
     })
 }
 

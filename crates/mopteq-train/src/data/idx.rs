@@ -120,10 +120,7 @@ pub fn read_pictures(
     let pictures = pixels
         .chunks_exact(shape.len())
         .zip(labels)
-        .map(|(pixels, label)| Picture {
-            pixels: pixels.to_vec().into(),
-            label: label.into(),
-        })
+        .map(|(pixels, label)| Picture::new(pixels.to_vec(), label.into()))
         .collect();
     Ok((shape, pictures))
 }

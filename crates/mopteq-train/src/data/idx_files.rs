@@ -1,10 +1,11 @@
 //! A folder with the four IDX files of MNIST and its kin, gzipped or not.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::archive::named_files;
 use super::idx::read_pictures;
-use super::{DataError, DataSet, Picture, PictureShape};
+use super::{DataError, DataSet, Digest, Picture, PictureShape};
 
 const STEMS: [[&str; 2]; 2] = [
     ["train-images-idx3-ubyte", "train-labels-idx1-ubyte"],
@@ -54,8 +55,8 @@ pub(super) fn load(path: &Path) -> Result<DataSet, DataError> {
             label_bytes,
         )?)
     };
-    let (shape, train) = part(STEMS[0])?;
-    let (test_shape, test) = part(STEMS[1])?;
+    let (shape, mut train) = part(STEMS[0])?;
+    let (test_shape, mut test) = part(STEMS[1])?;
     if shape != test_shape {
         let text = |shape: PictureShape| format!("{} x {}", shape.height, shape.width);
         return Err(DataError::Shape {
@@ -64,13 +65,29 @@ pub(super) fn load(path: &Path) -> Result<DataSet, DataError> {
             expected: text(shape),
         });
     }
-    let labels = train.iter().chain(&test).map(|picture| picture.label);
-    let classes = labels.max().map_or(0, |largest| largest + 1).max(2);
+    // Not every file counts its labels from 0, or uses all of them.
+    let labels: BTreeSet<usize> = train.iter().map(|picture| picture.label).collect();
+    let labels: Vec<usize> = labels.into_iter().collect();
+    let classes: Vec<String> = labels.iter().map(usize::to_string).collect();
+    if classes.len() < 2 {
+        return Err(DataError::Layout {
+            path: path.into(),
+            reason: "all labels are the same; a classifier needs two classes or more".into(),
+        });
+    }
+    for picture in train.iter_mut().chain(&mut test) {
+        let label = labels.binary_search(&picture.label);
+        picture.label = label.map_err(|_| DataError::EmptyClass {
+            path: path.into(),
+            class: picture.label.to_string(),
+            part: "training",
+            hint: String::new(),
+        })?;
+    }
+    let digest = |(name, bytes): (&String, &Vec<u8>)| (name.clone(), Digest::of(bytes));
     Ok(DataSet {
-        shape,
-        classes: (0..classes).map(|class| class.to_string()).collect(),
-        train,
-        test,
-        skipped: Vec::new(),
+        part: Some("test".into()),
+        files: files.iter().map(digest).collect(),
+        ..DataSet::new(shape, classes, train, test)
     })
 }

@@ -127,10 +127,8 @@ mod tests {
     use crate::data::{Augmentation, Normalisation, PictureShape, RandAugment};
 
     fn loader(workers: usize) -> Loader {
-        let pictures = (0..50_u8).map(|i| Picture {
-            pixels: vec![i, 2 * i, 3 * i, 255 - i].into(),
-            label: (i % 3).into(),
-        });
+        let pictures =
+            (0..50_u8).map(|i| Picture::new(vec![i, 2 * i, 3 * i, 255 - i], (i % 3).into()));
         let batcher = PictureBatcher {
             shape: PictureShape {
                 channels: 1,

@@ -13,8 +13,12 @@ mod idx;
 mod idx_files;
 mod interleave;
 mod known;
+mod layout;
+mod listing;
 mod loader;
 mod meter;
+mod origin;
+mod parts;
 mod rand_augment;
 mod sheet;
 mod source;
@@ -22,6 +26,7 @@ mod split;
 mod statistics;
 
 use std::borrow::Cow;
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -35,7 +40,12 @@ pub use decode::{decode, decode_file};
 pub use download::{Download, DownloadError};
 pub use idx::{IdxError, read_images, read_labels, read_pictures};
 pub use known::{KNOWN, KnownData, ensure};
+pub(crate) use layout::composed;
+pub(crate) use listing::pictures_below;
 pub use loader::{EpochBatches, Loader};
+pub use origin::{Digest, Origin};
+pub(crate) use parts::check as check_data;
+pub use parts::{Changes, FileList, Parts, difference};
 pub use rand_augment::RandAugment;
 pub use sheet::contact_sheet;
 pub use source::{DataKind, DataSource};
@@ -52,6 +62,13 @@ pub struct PictureShape {
     pub height: usize,
     /// Columns.
     pub width: usize,
+}
+
+impl fmt::Display for PictureShape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let colour = if self.channels == 1 { "grey" } else { "RGB" };
+        write!(f, "{} x {} {colour}", self.height, self.width)
+    }
 }
 
 impl PictureShape {
@@ -102,6 +119,19 @@ pub struct Picture {
     pub pixels: Pixels,
     /// Index of the class.
     pub label: usize,
+    /// The file that it is; `None` for one of many in a file, which its position tells.
+    pub origin: Option<Arc<Origin>>,
+}
+
+impl Picture {
+    /// A picture that is no file of its own.
+    pub fn new(pixels: impl Into<Pixels>, label: usize) -> Self {
+        Self {
+            pixels: pixels.into(),
+            label,
+            origin: None,
+        }
+    }
 }
 
 /// A data set: shape, class names, training and test pictures.
@@ -115,8 +145,35 @@ pub struct DataSet {
     pub train: Vec<Picture>,
     /// Pictures that are looked at once, at the end.
     pub test: Vec<Picture>,
-    /// Files that were left out because they could not be decoded, each with the reason.
+    /// Name of the test part; `None` where the test pictures were taken from all.
+    pub part: Option<String>,
+    /// Picture files that were left out, each with the reason.
     pub skipped: Vec<String>,
+    /// What systems and this program left beside the pictures, which was not looked into.
+    pub ignored: Vec<String>,
+    /// Files that hold many pictures each, in place of the pictures' own.
+    pub files: Vec<(String, Digest)>,
+}
+
+impl DataSet {
+    /// A data set of which nothing else is known.
+    pub fn new(
+        shape: PictureShape,
+        classes: Vec<String>,
+        train: Vec<Picture>,
+        test: Vec<Picture>,
+    ) -> Self {
+        Self {
+            shape,
+            classes,
+            train,
+            test,
+            part: None,
+            skipped: Vec::new(),
+            ignored: Vec::new(),
+            files: Vec::new(),
+        }
+    }
 }
 
 /// The data could not be read. Every message names the file and, where there is one, the remedy.
@@ -166,7 +223,7 @@ pub enum DataError {
         target: PathBuf,
     },
     /// A class has no pictures.
-    #[error("{path}: class '{class}' has no {part} picture; add some or remove its folder")]
+    #[error("{path}: class '{class}' has no {part} picture; add some or remove its folder{hint}")]
     EmptyClass {
         /// Folder or archive of the data.
         path: PathBuf,
@@ -174,6 +231,8 @@ pub enum DataError {
         class: String,
         /// `training` or `test`, or empty.
         part: &'static str,
+        /// What may explain it.
+        hint: String,
     },
     /// More pictures are damaged than is allowed.
     #[error(
@@ -233,9 +292,23 @@ pub enum DataError {
         expected: String,
     },
     /// The data are no longer those that the run began with.
-    #[error("{path}: {reason}; the run needs the data that it began with")]
+    #[error(
+        "{path}: {reason}; the run needs the data that it began with: put them back, or start a \
+         new run from its weights on the data as they are (train --from RUN --data PATH)"
+    )]
     Changed {
         /// Where the data are, or their name.
+        path: String,
+        /// What differs.
+        reason: String,
+    },
+    /// The classes of other data are not those of a run.
+    #[error(
+        "{path}: its classes are not those of the run, they are {reason}; rename, add or remove \
+         class folders"
+    )]
+    Classes {
+        /// The data.
         path: String,
         /// What differs.
         reason: String,

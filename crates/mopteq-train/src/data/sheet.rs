@@ -56,10 +56,7 @@ mod tests {
             height: 3,
             width: 4,
         };
-        let picture = |label: usize| Picture {
-            pixels: vec![10 * (label as u8 + 1); 12].into(),
-            label,
-        };
+        let picture = |label: usize| Picture::new(vec![10 * (label as u8 + 1); 12], label);
         let pictures = [picture(0), picture(1), picture(1), picture(1)];
         let sheet = contact_sheet(&pictures, shape, 2, 2).unwrap();
         assert_eq!(sheet.dimensions(), (14, 12));

@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::decode::reshape;
 use super::folder::{self, Options};
 use super::known::{KnownData, ensure};
-use super::{DataError, DataSet, cifar, digits, idx_files};
+use super::{DataError, DataSet, PictureShape, cifar, digits, idx_files};
 use crate::names::nearest;
 
 /// What kind of data they are: this decides how they are read and which preset trains on them.
@@ -168,10 +169,63 @@ impl DataSource {
     ///
     /// When a file is missing or damaged, naming it.
     pub fn load(&self) -> Result<DataSet, DataError> {
+        self.read(None, false)
+    }
+
+    /// Reads the pictures in the shape that a model takes.
+    ///
+    /// # Errors
+    ///
+    /// As [`load`](Self::load).
+    pub fn load_as(&self, shape: PictureShape) -> Result<DataSet, DataError> {
+        self.read(Some(shape), false)
+    }
+
+    /// Reads what a model can be tested with, in the shape that it takes: the test part of the
+    /// data, or all pictures where they have none.
+    ///
+    /// # Errors
+    ///
+    /// As [`load`](Self::load).
+    pub fn load_to_test(&self, shape: PictureShape) -> Result<DataSet, DataError> {
+        self.read(Some(shape), true)
+    }
+
+    fn read(&self, shape: Option<PictureShape>, only_test: bool) -> Result<DataSet, DataError> {
+        let Some(shape) = shape else {
+            return self.read_files(only_test);
+        };
+        let like = Self {
+            size: Some([shape.height, shape.width]),
+            channels: Some(shape.channels),
+            ..self.clone()
+        };
+        let mut data = like.read_files(only_test)?;
+        let from = std::mem::replace(&mut data.shape, shape);
+        if from == shape {
+            return Ok(data);
+        }
+        // Files of another kind than pictures have a shape of their own.
+        for picture in data.train.iter_mut().chain(&mut data.test) {
+            let values = picture.pixels.read();
+            let values = values.map_err(|source| DataError::read("cache file", source))?;
+            picture.pixels = reshape(&values, from, shape).into();
+        }
+        Ok(data)
+    }
+
+    fn read_files(&self, only_test: bool) -> Result<DataSet, DataError> {
+        let options = |size: Option<[usize; 2]>, channels: Option<usize>| Options {
+            size,
+            channels: self.channels.or(channels),
+            test_fraction: self.test_fraction,
+            max_corrupt: self.max_corrupt,
+            only_test,
+        };
         match self.kind {
             DataKind::Digits => digits::load(),
-            DataKind::Cifar10 => self.cifar("cifar10", cifar::load_10),
-            DataKind::Cifar100 => self.cifar("cifar100", cifar::load_100),
+            DataKind::Cifar10 => self.cifar("cifar10", cifar::load_10, options),
+            DataKind::Cifar100 => self.cifar("cifar100", cifar::load_100, options),
             DataKind::Imagenette => {
                 // The smaller archive suffices for pictures up to its size.
                 let large = self.size.is_some_and(|[h, w]| h.max(w) > 160);
@@ -181,7 +235,7 @@ impl DataSource {
                     "imagenette"
                 })?;
                 let size = self.size.or(Some([128, 128]));
-                let mut data = folder::load(&path, &self.options(size, Some(3)))?;
+                let mut data = folder::load(&path, &options(size, Some(3)))?;
                 for class in &mut data.classes {
                     if let Some((_, name)) = IMAGENETTE.iter().find(|(id, _)| id == class) {
                         *class = (*name).to_owned();
@@ -191,18 +245,9 @@ impl DataSource {
             }
             DataKind::Folder => {
                 let path = self.find("folder")?;
-                folder::load(&path, &self.options(self.size, self.channels))
+                folder::load(&path, &options(self.size, self.channels))
             }
             DataKind::Idx => idx_files::load(&self.find("idx")?),
-        }
-    }
-
-    fn options(&self, size: Option<[usize; 2]>, channels: Option<usize>) -> Options {
-        Options {
-            size,
-            channels: self.channels.or(channels),
-            test_fraction: self.test_fraction,
-            max_corrupt: self.max_corrupt,
         }
     }
 
@@ -226,14 +271,14 @@ impl DataSource {
         &self,
         name: &str,
         binary: fn(&Path) -> Result<DataSet, DataError>,
+        options: impl Fn(Option<[usize; 2]>, Option<usize>) -> Options,
     ) -> Result<DataSet, DataError> {
         let path = self.find(name)?;
         match binary(&path) {
-            Err(error @ DataError::Layout { .. }) => match folder::class_names(&path) {
-                Err(link @ DataError::Link { .. }) => Err(link),
-                Ok(names) if !names.is_empty() => {
+            Err(error @ DataError::Layout { .. }) => match folder::class_names(&path)? {
+                names if !names.is_empty() => {
                     let size = self.size.or(Some([32, 32]));
-                    folder::load(&path, &self.options(size, Some(3)))
+                    folder::load(&path, &options(size, Some(3)))
                 }
                 _ => Err(error),
             },
@@ -255,6 +300,12 @@ fn detect(path: &Path) -> Result<DataKind, DataError> {
         }
         if folders.iter().any(|folder| idx_files::is_there(folder)) {
             return Ok(DataKind::Idx);
+        }
+        if let Some(reason) = cifar::other_version(path)? {
+            return Err(DataError::Layout {
+                path: path.into(),
+                reason,
+            });
         }
     } else if !super::archive::is_archive(path) {
         return Err(DataError::Layout {

@@ -2,7 +2,7 @@
 
 use rand::{SeedableRng, rngs::StdRng, seq::SliceRandom};
 
-use super::Picture;
+use super::{Digest, Picture};
 use crate::seed::{Stream, derive};
 
 /// Pictures to train on and pictures to choose by.
@@ -14,7 +14,8 @@ pub struct Split {
     pub valid: Vec<Picture>,
 }
 
-/// Holds out `fraction` of each class, chosen by the seed.
+/// Holds out `fraction` of each class, chosen by the seed: files by their names, so that their
+/// order and number matter as little as can be, others by their positions.
 ///
 /// Every class gives `fraction` times its size, rounded, so the held-out part has the same share
 /// of each class as the whole. Both parts keep the order of `pictures`.
@@ -29,8 +30,19 @@ pub fn stratified_split(pictures: Vec<Picture>, fraction: f64, seed: u64) -> Spl
         let mut members: Vec<usize> = (0..pictures.len())
             .filter(|i| pictures[*i].label == class)
             .collect();
-        let seed = derive(seed, Stream::Split, [class as u64, 0]);
-        members.shuffle(&mut StdRng::seed_from_u64(seed));
+        if members.iter().all(|i| pictures[*i].origin.is_some()) {
+            let seed = derive(seed, Stream::Split, [0, 0]).to_le_bytes();
+            members.sort_by_cached_key(|i| {
+                let name = pictures[*i]
+                    .origin
+                    .as_ref()
+                    .map_or("", |origin| &origin.name);
+                (Digest::of_parts(&[&seed, name.as_bytes()]), name.to_owned())
+            });
+        } else {
+            let seed = derive(seed, Stream::Split, [class as u64, 0]);
+            members.shuffle(&mut StdRng::seed_from_u64(seed));
+        }
         let count = (fraction * members.len() as f64).round() as usize;
         for index in members.into_iter().take(count) {
             held_out[index] = true;
@@ -57,10 +69,7 @@ mod tests {
 
     fn pictures(count: usize) -> Vec<Picture> {
         (0..count)
-            .map(|i| Picture {
-                pixels: i.to_le_bytes().to_vec().into(),
-                label: i % 7,
-            })
+            .map(|i| Picture::new(i.to_le_bytes().to_vec(), i % 7))
             .collect()
     }
 
@@ -89,6 +98,36 @@ mod tests {
         let mut all = numbers(&[split.train, split.valid].concat());
         all.sort_unstable();
         assert_eq!(all, (0..700).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn files_are_chosen_by_name_in_whatever_order_and_company() {
+        let file = |i: &usize| Picture {
+            origin: Some(std::sync::Arc::new(crate::data::Origin {
+                name: format!("{}/{i}.png", i % 7),
+                digest: Digest::of(b""),
+            })),
+            ..Picture::new(i.to_le_bytes().to_vec(), i % 7)
+        };
+        let valid = |order: &[usize], seed| {
+            let mut held_out =
+                numbers(&stratified_split(order.iter().map(file).collect(), 0.2, seed).valid);
+            held_out.sort_unstable();
+            held_out
+        };
+        let order: Vec<usize> = (0..700).collect();
+        let all = valid(&order, 3);
+        assert_eq!(all.len(), 140);
+        assert_ne!(all, valid(&order, 4));
+        let reversed: Vec<usize> = order.iter().rev().copied().collect();
+        assert_eq!(valid(&reversed, 3), all);
+        // Another class, or one picture less, moves at most one picture of a class.
+        let fewer: Vec<usize> = order.iter().copied().filter(|i| i % 7 > 0).collect();
+        let rest: Vec<usize> = all.iter().copied().filter(|i| i % 7 > 0).collect();
+        assert_eq!(valid(&fewer, 3), rest);
+        let now = valid(&order[7..], 3);
+        let moved = now.iter().filter(|i| !all.contains(i)).count();
+        assert!(moved <= 7, "{moved}");
     }
 
     #[test]

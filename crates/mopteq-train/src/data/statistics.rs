@@ -68,10 +68,7 @@ mod tests {
             height: 1,
             width: 2,
         };
-        let picture = |values: [u8; 4]| Picture {
-            pixels: values.to_vec().into(),
-            label: 0,
-        };
+        let picture = |values: [u8; 4]| Picture::new(values.to_vec(), 0);
         let found = normalisation(
             &[picture([0, 255, 51, 51]), picture([255, 0, 51, 51])],
             shape,

@@ -93,6 +93,9 @@ impl FromStr for DeviceChoice {
         let backend = Backend::ALL
             .into_iter()
             .find(|backend| backend.name() == name);
+        if backend == Some(Backend::Cpu) && index > 0 {
+            return Err(format!("there is no cpu:{index}, only one cpu"));
+        }
         let names: Vec<&str> = ["auto"]
             .into_iter()
             .chain(Backend::ALL.map(Backend::name))

@@ -9,14 +9,14 @@ use burn::optim::{GradientsAccumulator, GradientsParams, ModuleOptimizer};
 use burn::prelude::*;
 use burn::store::ModuleRecord;
 
-use super::parameters::{average, norm, scale};
+use super::parameters::{are_finite, average, norm, scale};
 use super::team::Team;
 use super::{StopFlag, Task, TrainError};
 use crate::Error;
 use crate::checkpoint::{self, Position, Snapshot, State};
 use crate::classifier::{ClassificationItem, Classifier, TrainingStep};
 use crate::data::{Loader, PictureBatcher, RawBatch};
-use crate::evaluate::{batcher, evaluate, likeliest};
+use crate::evaluate::{batcher, evaluate, infer, likeliest};
 use crate::history::{EpochRow, History};
 use crate::metrics;
 use crate::progress::{Display, Extent, View, display};
@@ -27,6 +27,8 @@ use crate::seed::{Stream, derive};
 /// Batches after which the model's random numbers are seeded anew within an epoch. To go on within
 /// an epoch, those that were drawn since the last seed are drawn again: at most so many batches'.
 const NOISE_BLOCK: usize = 100;
+/// Pictures that a model is tried on before it is saved.
+const PROBED: usize = 4;
 
 /// A training at work.
 pub(super) struct Fit<'a> {
@@ -65,7 +67,9 @@ impl<'a> Fit<'a> {
         let device = devices[0].clone();
         let fresh = task.new_model(&device)?;
         let with_ema = config.ema > 0.0;
-        let (state, model, ema, optimizer) = if start == Position::default() {
+        // The weights that a run starts from are its first checkpoint.
+        let new = start == Position::default() && !checkpoint::path(run, start).exists();
+        let (state, model, ema, optimizer) = if new {
             let ema = with_ema.then(|| fresh.valid());
             (State::default(), fresh, ema, task.optimizer())
         } else {
@@ -103,6 +107,9 @@ impl<'a> Fit<'a> {
     /// Trains until the last epoch, early stopping or a wish to stop; says where it got to. There
     /// is a checkpoint of that place then.
     pub(super) fn run(mut self, view: View, stop: &StopFlag) -> Result<Position, Error> {
+        if self.task.weights.is_some() {
+            self.save()?;
+        }
         let config = &self.task.config;
         let first = self.state.position.epochs + 1;
         let extent = Extent {
@@ -176,6 +183,9 @@ impl<'a> Fit<'a> {
             };
             let scores = evaluate(&model, config, &self.task.valid, plain)
                 .map_err(|crash| super::crashed("the validation", crash, self.run))?;
+            if !scores.loss.is_finite() {
+                return Err(self.diverged("the values that the model gives are"));
+            }
             values.extend(metrics::validation(&scores));
         }
         let row = EpochRow {
@@ -281,7 +291,7 @@ impl<'a> Fit<'a> {
                 loss,
                 epoch,
                 batch: self.state.position.batches + 1,
-                run: self.run.path().into(),
+                saved: TrainError::saved(self.run),
             }
             .into());
         }
@@ -349,7 +359,31 @@ impl<'a> Fit<'a> {
         self.model.clone().into_record()
     }
 
+    /// Looks at the parameters and at what they make of a few pictures, before a checkpoint
+    /// replaces a good one.
+    fn check(&self) -> Result<(), Error> {
+        let mut models = vec![self.model.valid()];
+        models.extend(self.ema.clone());
+        let some = &self.task.train[..self.task.train.len().min(PROBED)];
+        for model in &models {
+            if !are_finite(model) {
+                return Err(self.diverged("the parameters are"));
+            }
+            let outcome = infer(model, &self.task.config, some, &self.task.device().device)
+                .map_err(|crash| super::crashed("the training", crash, self.run))?;
+            if outcome.finite() < some.len() {
+                return Err(self.diverged("the values that the model gives are"));
+            }
+        }
+        Ok(())
+    }
+
+    fn diverged(&self, what: &str) -> Error {
+        TrainError::diverged(what, self.state.position, self.run).into()
+    }
+
     fn save(&mut self) -> Result<(), Error> {
+        self.check()?;
         let snapshot = Snapshot {
             state: self.state.clone(),
             model: self.record(),

@@ -1,10 +1,11 @@
 //! A training run from its config to its summary.
 
+mod error;
 mod fit;
 mod parameters;
 mod team;
+mod weights;
 
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -19,8 +20,8 @@ use crate::Error;
 use crate::checkpoint::{self, Position, Which};
 use crate::classifier::Classifier;
 use crate::config::TrainConfig;
-use crate::crash::{self, Crash};
-use crate::data::{DataError, DataSet, Picture, stratified_split};
+use crate::crash;
+use crate::data::{DataError, DataSet, FileList, Parts, Picture, check_data};
 use crate::device::SelectedDevice;
 use crate::evaluate::{Outcome, Scores, infer, scores};
 use crate::history::History;
@@ -28,58 +29,10 @@ use crate::metrics;
 use crate::progress::{View, warn};
 use crate::run::{RunError, RunFolder};
 use crate::seed::{Stream, derive};
-
-/// A training did not reach its end.
-#[derive(Debug, thiserror::Error)]
-pub enum TrainError {
-    /// Nothing is left to train on.
-    #[error(
-        "no picture is left to train on; raise limit (--limit) or lower validation_fraction \
-         (--validation-fraction)"
-    )]
-    NoPictures,
-    /// The loss is no number any more.
-    #[error(
-        "the loss became {loss} in epoch {epoch}, batch {batch}; lower the learning rate (--lr) \
-         or clip the gradient (--clip-norm 1); what was saved before is intact in {run}"
-    )]
-    NotFinite {
-        /// The loss.
-        loss: f64,
-        /// Epoch, from 1.
-        epoch: usize,
-        /// Batch, from 1.
-        batch: usize,
-        /// The run folder.
-        run: PathBuf,
-    },
-    /// The user stopped it.
-    #[error(
-        "stopped and saved after {done} of {epochs} epochs; go on by: mopteq train --resume {run}"
-    )]
-    Interrupted {
-        /// What is done and saved.
-        done: Position,
-        /// Epochs of the whole run.
-        epochs: usize,
-        /// The run folder.
-        run: PathBuf,
-    },
-    /// A library underneath gave up.
-    #[error(
-        "{what} failed: {message}; {remedy}; what was saved is intact, go on by --resume {run}"
-    )]
-    Crashed {
-        /// What was going on.
-        what: &'static str,
-        /// The first thing that went wrong.
-        message: String,
-        /// What may help.
-        remedy: &'static str,
-        /// The run folder.
-        run: PathBuf,
-    },
-}
+pub use error::TrainError;
+pub(crate) use error::{crashed, remedy};
+use parameters::are_finite;
+pub use weights::{Weights, WeightsError};
 
 /// The final result of a run, as it is kept in `summary.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -153,6 +106,10 @@ pub struct Task {
     valid: Vec<Picture>,
     test: Vec<Picture>,
     parameters: usize,
+    /// The files that these pictures are, if they are files.
+    files: Option<FileList>,
+    /// What the training starts from, in place of random parameters.
+    weights: Option<Weights>,
     /// What the final model made of the test pictures, for the report.
     outcome: OnceLock<Outcome>,
 }
@@ -180,36 +137,84 @@ impl Task {
         devices: Vec<SelectedDevice>,
     ) -> Result<Self, Error> {
         config.validate()?;
+        check_data(&config, &data)?;
+        let parts = Parts::split(data, &config);
+        Self::with_parts(config, parts, devices)
+    }
+
+    /// The task of an existing run, with the pictures that it began with. `going_on` is for one
+    /// that trains on, which needs all of its training pictures.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new), or when the data of the run are not what they were.
+    pub fn of_run(
+        run: &RunFolder,
+        devices: Vec<SelectedDevice>,
+        going_on: bool,
+    ) -> Result<Self, Error> {
+        let config = run.read_config()?;
+        let (parts, changes) = run.read_parts(&config)?;
         let changed = |reason: String| DataError::Changed {
             path: config.data.describe(),
             reason,
         };
-        if data.shape != config.shape {
-            let text = format!("its pictures are {:?}, not {:?}", data.shape, config.shape);
-            return Err(changed(text).into());
+        if going_on && changes.training {
+            return Err(changed(format!("{changes} since the run began")).into());
         }
-        if data.classes != config.classes {
-            let text = format!("its classes are {}", data.classes.join(", "));
-            return Err(changed(text).into());
+        // Of an earlier version: its split was another.
+        let started = !checkpoint::positions(run).is_empty();
+        if going_on && started && run.read_files()?.is_none() && parts.list().is_some() {
+            let reason = "the run has no list of its files, so what it trained on is not known";
+            return Err(changed(reason.into()).into());
         }
-        let mut pictures = data.train;
-        pictures.truncate(config.limit.unwrap_or(usize::MAX));
-        let mut test = data.test;
-        test.truncate(config.test_limit.unwrap_or(usize::MAX));
-        let split = stratified_split(pictures, config.validation_fraction, config.seed);
-        if split.train.is_empty() || devices.is_empty() {
+        Self::with_parts(config, parts, devices)
+    }
+
+    fn with_parts(
+        config: TrainConfig,
+        parts: Parts,
+        devices: Vec<SelectedDevice>,
+    ) -> Result<Self, Error> {
+        if parts.train.is_empty() || devices.is_empty() {
             return Err(TrainError::NoPictures.into());
         }
         let parameters = Classifier::new(&config, &devices[0].device)?.num_parameters();
+        if config.patience > 0 && parts.valid.is_empty() {
+            return Err(TrainError::NoValidation {
+                patience: config.patience,
+                fraction: config.validation_fraction,
+            }
+            .into());
+        }
+        let files = parts.list();
+        let mut test = parts.test;
+        test.truncate(config.test_limit.unwrap_or(usize::MAX));
         Ok(Self {
             config,
             devices,
-            train: split.train.into(),
-            valid: split.valid,
+            train: parts.train.into(),
+            valid: parts.valid,
             test,
             parameters,
+            files,
+            weights: None,
             outcome: OnceLock::new(),
         })
+    }
+
+    /// Has the training start from these weights. What depends on the classes is drawn at random where
+    /// they are others: the names of those tensors are returned.
+    ///
+    /// # Errors
+    ///
+    /// When the weights are those of another model.
+    pub fn start_from(&mut self, weights: Weights) -> Result<Vec<String>, Error> {
+        let device = &self.device().device;
+        let mut model = Classifier::new(&self.config, device)?.materialised();
+        let fresh = weights.put_into(&mut model, &self.config, device)?;
+        self.weights = Some(weights);
+        Ok(fresh)
     }
 
     /// The config of the run.
@@ -267,27 +272,50 @@ impl Task {
     ///
     /// When there are checkpoints but all of them are damaged.
     pub fn resume_point(&self, run: &RunFolder) -> Result<Position, Error> {
+        self.refuse_imported(run)?;
         let mut first_error = None;
         for position in checkpoint::positions(run).into_iter().rev() {
             let model = Classifier::new(&self.config, &self.device().device)?;
             let optimizer = self.optimizer();
             match checkpoint::restore(run, position, model, optimizer, self.config.ema > 0.0) {
-                Ok(_) => return Ok(position),
+                Ok(restored) if are_finite(&restored.model) => return Ok(position),
+                Ok(_) => {
+                    let error = RunError::Checkpoint {
+                        file: checkpoint::path(run, position),
+                        reason: "its parameters are no finite numbers".into(),
+                    };
+                    warn(&error);
+                    first_error.get_or_insert(error);
+                }
                 Err(error) => {
                     warn(&error);
                     first_error.get_or_insert(error);
                 }
             }
         }
-        match first_error {
-            Some(error) => Err(error.into()),
-            None => {
+        match (first_error, &self.config.from) {
+            (Some(error), _) => Err(error.into()),
+            (None, Some(from)) => Err(RunError::NoWeights {
+                run: run.path().into(),
+                from: from.clone(),
+            }
+            .into()),
+            (None, None) => {
                 let run = run.path().display();
                 warn(format_args!(
                     "{run} has no checkpoint yet; training starts anew"
                 ));
                 Ok(Position::default())
             }
+        }
+    }
+
+    /// An imported model is no training that stopped: to train over it would lose it.
+    fn refuse_imported(&self, run: &RunFolder) -> Result<(), RunError> {
+        let first = checkpoint::positions(run).first().copied();
+        match first == Some(Position::default()) && self.config.from.is_none() {
+            true => Err(RunError::Imported(run.path().into())),
+            false => Ok(()),
         }
     }
 
@@ -313,7 +341,11 @@ impl Task {
         if let Some(summary) = run.read_summary()? {
             return Ok(summary);
         }
+        self.refuse_imported(run)?;
         run.remove_unfinished()?;
+        if let (Some(files), None) = (&self.files, run.read_files()?) {
+            run.write_files(files)?;
+        }
         let mut history = run.read_history()?;
         history.truncate(start.epochs);
         let mut done = start;
@@ -338,6 +370,14 @@ impl Task {
         let outcome = infer(&model, &self.config, &self.test, &self.device().device)
             .map_err(|crash| crashed("the evaluation", crash, run))?;
         let scores = scores(&outcome, &self.test);
+        if !scores.loss.is_finite() {
+            let wrong = self.test.len() - outcome.finite();
+            let what = format!(
+                "the values that the model gives of {wrong} of {} test pictures are",
+                self.test.len()
+            );
+            return Err(TrainError::diverged(&what, tested, run).into());
+        }
         self.outcome.get_or_init(|| outcome);
         let summary = self.summary(&history, tested, &scores, model.num_parameters());
         run.write_summary(&summary)?;
@@ -395,7 +435,10 @@ impl Task {
         let cpu = device.clone();
         cpu.seed(derive(self.config.seed, Stream::Parameters, [0, 0]));
         let config = self.config.in_epoch(1);
-        let drawn = Classifier::new(&config, &cpu)?.materialised();
+        let mut drawn = Classifier::new(&config, &cpu)?.materialised();
+        if let Some(weights) = &self.weights {
+            weights.put_into(&mut drawn, &config, &cpu)?;
+        }
         if *device == cpu {
             return Ok(drawn);
         }
@@ -414,51 +457,5 @@ impl Task {
                 self.config.weight_decay as f32,
             )))
             .init()
-    }
-}
-
-/// Keeps the stack of a crash in the run folder, and its message for the user.
-pub(crate) fn crashed(what: &'static str, crash: Crash, run: &RunFolder) -> TrainError {
-    let log = format!("{what}: {}\n\n{}\n", crash.message, crash.backtrace);
-    if let Err(error @ RunError::Io { .. }) = run.write_crash(&log) {
-        warn(error);
-    }
-    TrainError::Crashed {
-        what,
-        remedy: remedy(&crash.message),
-        message: crash.message,
-        run: run.path().into(),
-    }
-}
-
-/// What may help against a crash of the device, by its message.
-pub(crate) fn remedy(message: &str) -> &'static str {
-    let message = message.to_lowercase();
-    let says = |words: &[&str]| words.iter().any(|word| message.contains(word));
-    if says(&[
-        "out of memory",
-        "outofmemory",
-        "out_of_memory",
-        "allocat",
-        "too large",
-    ]) {
-        "the device is out of memory: use a smaller --batch-size, with --accumulate for the same \
-         step"
-    } else if says(&["lost", "device removed", "illegal", "ecc", "xid"]) {
-        "the device was lost: check its driver and temperature, or use --device cpu"
-    } else {
-        "crash.log in the run folder has the details"
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn crashes_of_the_device_have_a_remedy() {
-        assert!(remedy("CUDA_ERROR_OUT_OF_MEMORY").contains("--batch-size"));
-        assert!(remedy("Parent device is lost").contains("--device cpu"));
-        assert!(remedy("index out of bounds").contains("crash.log"));
     }
 }

@@ -53,6 +53,27 @@ pub(super) fn norm(model: &Classifier, grads: &GradientsParams) -> f64 {
     sums.map_or(f64::NAN, |sums| sums.iter().sum::<f64>().sqrt())
 }
 
+/// Whether all parameters and running statistics are finite numbers.
+pub(super) fn are_finite(model: &Classifier) -> bool {
+    #[derive(Default)]
+    struct Differences(Vec<Tensor<1>>);
+    impl ModuleVisitor for Differences {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let value = param.val().without_autodiff();
+            // Zero for a number, and no number for anything else.
+            self.0.push((value.clone() - value).sum());
+        }
+    }
+    let mut visitor = Differences::default();
+    model.visit(&mut visitor);
+    if visitor.0.is_empty() {
+        return true;
+    }
+    // One read-back for all.
+    let sums = Tensor::cat(visitor.0, 0).try_into_vec_as::<f64>();
+    sums.is_ok_and(|sums| sums.iter().all(|sum| *sum == 0.0))
+}
+
 /// The exponential moving average of a model: trained parameters are averaged, running statistics
 /// and other buffers are those of the last step.
 pub(super) fn average(ema: Classifier, model: &Classifier, decay: f64) -> Classifier {
@@ -104,6 +125,35 @@ mod tests {
         crate::data::Batch {
             images: Tensor::ones([2, 1, 28, 28], device),
             targets: Tensor::zeros([2], device),
+        }
+    }
+
+    #[test]
+    fn one_value_that_is_no_number_is_found() {
+        struct Spoil(usize);
+        impl ModuleMapper for Spoil {
+            fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+                self.0 = self.0.wrapping_sub(1);
+                match self.0 {
+                    0 => param.map(|t| {
+                        let first: Vec<_> = vec![0..1; D];
+                        let first: [_; D] = first.try_into().unwrap();
+                        let spoilt = Tensor::full([1; D], f32::INFINITY, &t.device());
+                        t.without_autodiff().slice_assign(first, spoilt)
+                    }),
+                    _ => param,
+                }
+            }
+        }
+        let model = Classifier::new(&TrainConfig::digits(), &Device::flex())
+            .unwrap()
+            .materialised();
+        assert!(are_finite(&model));
+        for number in 1..4 {
+            assert!(
+                !are_finite(&model.clone().map(&mut Spoil(number))),
+                "{number}"
+            );
         }
     }
 

@@ -10,19 +10,6 @@ use serde_json::Value;
 
 use crate::support::*;
 
-/// A folder as a gzipped archive.
-fn pack(folder: &Path, archive: &Path) {
-    let file = File::create(archive).unwrap();
-    let mut builder = tar::Builder::new(GzEncoder::new(file, Compression::fast()));
-    builder.append_dir_all("inside", folder).unwrap();
-    builder.into_inner().unwrap().finish().unwrap();
-}
-
-fn check(folder: &Path, arguments: &[&str]) -> Value {
-    let all = [&["data", "check", "--json"], arguments].concat();
-    serde_json::from_str(&succeed(folder, &all)).unwrap()
-}
-
 /// Planes of a picture, as CIFAR has them.
 fn planes(picture: &image::RgbImage) -> Vec<u8> {
     (0..3)

@@ -1,8 +1,14 @@
 //! The program as a user meets it: results, data, faults, kills.
 
+mod answers;
+mod changes;
 mod data;
 mod download;
 mod faults;
+mod finetune;
+mod hostile;
+mod inputs;
+mod layouts;
 mod mistakes;
 mod resume;
 mod runs;

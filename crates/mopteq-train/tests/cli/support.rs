@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use image::{GrayImage, Luma, Rgb, RgbImage};
 use serde_json::Value;
 
@@ -147,6 +149,30 @@ pub fn tinted(class: usize, number: usize, side: u32) -> RgbImage {
         pixel[class % 3] = 180 + noise;
         Rgb(pixel)
     })
+}
+
+/// What `data check` says.
+pub fn check(folder: &Path, arguments: &[&str]) -> Value {
+    let all = [&["data", "check", "--json"], arguments].concat();
+    serde_json::from_str(&succeed(folder, &all)).unwrap()
+}
+
+/// A folder as a gzipped archive.
+pub fn pack(folder: &Path, archive: &Path) {
+    pack_files(folder, archive, true);
+}
+
+/// The same with the links as they are.
+pub fn pack_with_links(folder: &Path, archive: &Path) {
+    pack_files(folder, archive, false);
+}
+
+fn pack_files(folder: &Path, archive: &Path, follow: bool) {
+    let file = fs::File::create(archive).unwrap();
+    let mut builder = tar::Builder::new(GzEncoder::new(file, Compression::fast()));
+    builder.follow_symlinks(follow);
+    builder.append_dir_all("inside", folder).unwrap();
+    builder.into_inner().unwrap().finish().unwrap();
 }
 
 pub const CLASSES: [&str; 3] = ["apples", "berries", "clouds"];

@@ -3,6 +3,7 @@
 //! ```text
 //! runs/digits-1/
 //!   config.json     what was asked for
+//!   data-files.json which files are trained on and tested with, if the pictures are files
 //!   metrics.csv     the metrics of every epoch, as a table
 //!   metrics.json    the same for machines; read again on resume
 //!   summary.json    the final result
@@ -13,6 +14,8 @@
 //! ```
 //!
 //! No file is ever seen half-written: each is written beside its place and then renamed.
+
+mod files;
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -50,6 +53,20 @@ pub enum RunError {
     /// No checkpoint is complete.
     #[error("{0} has no complete checkpoint yet; train it first, or go on by --resume {0}")]
     NoCheckpoint(PathBuf),
+    /// The folder holds a model that was trained elsewhere.
+    #[error(
+        "{0} holds an imported model and no training to go on with; fine-tune it in a new run by: \
+         mopteq train --from {0}"
+    )]
+    Imported(PathBuf),
+    /// The training was killed before the weights that it starts from were in the folder.
+    #[error("{run} was stopped before it had its weights; start it again by --from {from}")]
+    NoWeights {
+        /// The run folder.
+        run: PathBuf,
+        /// Where the weights are.
+        from: String,
+    },
     /// The checkpoint that was asked for is not there.
     #[error("{folder} has no checkpoint of epoch {epoch}; there {present}")]
     NoSuchCheckpoint {

@@ -1,0 +1,268 @@
+//! Which folders are parts and which are classes.
+//!
+//! The class of a picture is the folder below the root or below a part, however deep the picture
+//! lies in it. A folder is a part if it has the name of one and holds class folders.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
+
+use unicode_normalization::UnicodeNormalization;
+
+use super::listing::{Folder, Found, readable};
+
+/// What the pictures of a folder are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Part {
+    Train,
+    Test,
+    Valid,
+    /// There are no parts.
+    None,
+}
+
+/// Part and class of a picture or of a class folder.
+pub(super) type Place = (Part, String);
+
+/// A picture with its place.
+#[derive(Debug)]
+pub(super) struct Placed {
+    pub(super) place: Place,
+    /// Its path below the root of the data, the same on every system.
+    pub(super) name: String,
+    pub(super) found: Found,
+}
+
+/// Every picture in its place, or out of it.
+#[derive(Debug, Default)]
+pub(super) struct Layout {
+    pub(super) pictures: Vec<Placed>,
+    /// Class folders, with or without pictures.
+    pub(super) classes: BTreeSet<Place>,
+    /// Pictures that belong to no class, each with the reason.
+    pub(super) skipped: Vec<String>,
+    /// Names of the folders of the parts.
+    pub(super) parts: BTreeMap<Part, String>,
+    /// Which folder a class is, as the system spells it, to find two that only look alike.
+    spelt: BTreeMap<String, OsString>,
+}
+
+/// A name as people read it: composed, what is no UTF-8 replaced.
+pub(crate) fn composed(name: &str) -> String {
+    name.nfc().collect()
+}
+
+fn text(name: &OsStr) -> String {
+    composed(&name.to_string_lossy())
+}
+
+/// What a folder of this name is, if it is a part.
+fn part_of(name: &OsStr) -> Part {
+    let name = name.to_string_lossy().to_lowercase();
+    let mut part = Part::None;
+    for word in name.split(|c: char| !c.is_alphabetic()) {
+        let this = match word.strip_suffix("set").unwrap_or(word) {
+            "train" | "training" | "trn" => Part::Train,
+            "test" | "testing" | "tst" | "eval" | "evaluation" => Part::Test,
+            "val" | "valid" | "validation" | "dev" | "development" => Part::Valid,
+            "" | "data" | "seg" | "split" | "part" | "images" | "image" | "imgs" | "img"
+            | "pictures" | "photos" => continue,
+            _ => return Part::None,
+        };
+        if part != Part::None && part != this {
+            return Part::None;
+        }
+        part = this;
+    }
+    part
+}
+
+fn holds_classes(folder: &Folder) -> bool {
+    folder.folders.values().any(|inside| inside.count() > 0)
+}
+
+fn is_part(name: &OsStr, folder: &Folder) -> bool {
+    part_of(name) != Part::None && holds_classes(folder)
+}
+
+/// The folder that a folder is only a wrapper of.
+fn wrapped(folder: &Folder) -> Option<&OsString> {
+    let (name, only) = folder.folders.first_key_value()?;
+    let filled = only.folders.values().filter(|inside| inside.count() > 0);
+    let more = filled.count() > 1 || (only.pictures.is_empty() && !only.folders.is_empty());
+    (folder.folders.len() == 1 && more).then_some(name)
+}
+
+/// Sorts the pictures below a root into parts and classes; the error says what is unclear.
+pub(super) fn arrange(mut root: Folder) -> Result<Layout, String> {
+    let mut layout = Layout::default();
+    let mut prefix = 0;
+    while let Some(name) = wrapped(&root).cloned()
+        && !is_part(&name, &root.folders[&name])
+    {
+        root = layout.unwrap(root, &name);
+        prefix += 1;
+    }
+    layout.stray(std::mem::take(&mut root.pictures));
+    let (parts, others): (Vec<_>, Vec<_>) = std::mem::take(&mut root.folders)
+        .into_iter()
+        .partition(|(name, folder)| is_part(name, folder));
+    if parts.is_empty() {
+        check_classes(&others)?;
+        root.folders = others.into_iter().collect();
+        layout.take_classes(Part::None, root, prefix)?;
+        return Ok(layout);
+    }
+    layout.check_parts(&parts, &others)?;
+    for (_, mut folder) in others {
+        layout.stray(all(&mut folder));
+    }
+    // Parts may be wrapped, too, as in seg_train/seg_train/, if all of them are.
+    let mut parts = parts;
+    while parts.iter().all(|(_, folder)| wrapped(folder).is_some()) {
+        for (_, folder) in &mut parts {
+            if let Some(name) = wrapped(folder).cloned() {
+                *folder = layout.unwrap(std::mem::take(folder), &name);
+            }
+        }
+    }
+    for (name, mut folder) in parts {
+        layout.stray(std::mem::take(&mut folder.pictures));
+        layout.take_classes(part_of(&name), folder, prefix)?;
+    }
+    Ok(layout)
+}
+
+/// Checks class folders that lie in no part.
+fn check_classes(classes: &[(OsString, Folder)]) -> Result<(), String> {
+    let filled = || classes.iter().filter(|(_, folder)| folder.count() > 0);
+    let names = || filled().map(|(name, _)| text(name)).collect::<Vec<_>>();
+    if filled().count() > 0 && filled().all(|(name, _)| part_of(name) != Part::None) {
+        return Err(format!(
+            "its parts ({}) have no class folders in them; put the pictures of each class into a \
+             folder of its own, as in {}/CLASS/picture.png",
+            names().join(", "),
+            names()[0]
+        ));
+    }
+    for (name, folder) in filled() {
+        let inside: Vec<Part> = folder
+            .folders
+            .iter()
+            .filter(|(_, inside)| inside.count() > 0)
+            .map(|(name, _)| part_of(name))
+            .collect();
+        let all_parts = inside.iter().all(|part| *part != Part::None);
+        if all_parts && inside.contains(&Part::Train) && inside.len() > 1 {
+            return Err(format!(
+                "'{0}' holds the parts of one class or data set; put the parts above the classes, \
+                 as in train/{0}/ and test/{0}/, or name a folder that holds one data set",
+                text(name)
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// All pictures of a folder, whatever it is.
+fn all(folder: &mut Folder) -> Vec<Found> {
+    let mut pictures = std::mem::take(&mut folder.pictures);
+    for inside in folder.folders.values_mut() {
+        pictures.extend(all(inside));
+    }
+    pictures
+}
+
+impl Layout {
+    fn stray(&mut self, pictures: Vec<Found>) {
+        let reason = "it lies in no class folder";
+        let line = |found: Found| format!("{}: {reason}", readable(&found.path));
+        self.skipped.extend(pictures.into_iter().map(line));
+    }
+
+    /// The folder inside of a wrapper.
+    fn unwrap(&mut self, mut wrapper: Folder, name: &OsString) -> Folder {
+        self.stray(std::mem::take(&mut wrapper.pictures));
+        wrapper.folders.remove(name).unwrap_or_default()
+    }
+
+    /// Checks that it is clear what the parts are, and what lies beside them.
+    fn check_parts(
+        &mut self,
+        parts: &[(OsString, Folder)],
+        others: &[(OsString, Folder)],
+    ) -> Result<(), String> {
+        for (name, _) in parts {
+            if let Some(first) = self.parts.insert(part_of(name), text(name)) {
+                return Err(format!(
+                    "'{first}' and '{}' look like the same part; keep one, or rename the other",
+                    text(name)
+                ));
+            }
+        }
+        let is_class = |(name, folder): &&(OsString, Folder)| {
+            part_of(name) == Part::None && folder.count() > 0
+        };
+        let train = self.parts.contains_key(&Part::Train);
+        if let Some((other, _)) = others.iter().find(is_class)
+            && !(train && self.parts.len() > 1)
+        {
+            return Err(format!(
+                "'{}' looks like a part, for there are folders in it, but '{}' beside it looks \
+                 like a class; put the classes into parts (train/CLASS/), or the pictures of a \
+                 class right into its folder",
+                text(&parts[0].0),
+                text(other)
+            ));
+        }
+        let empty = |(name, folder): &&(OsString, Folder)| {
+            part_of(name) != Part::None && folder.count() == 0
+        };
+        if let Some((name, _)) = others.iter().find(empty) {
+            return Err(format!(
+                "its part '{}' has no picture; add some or remove the folder",
+                text(name)
+            ));
+        }
+        Ok(())
+    }
+
+    /// Takes the folders in a part, or in the root, as classes.
+    fn take_classes(&mut self, part: Part, root: Folder, prefix: usize) -> Result<(), String> {
+        for (spelt, mut folder) in root.folders {
+            let class = text(&spelt);
+            let before = self.spelt.entry(class.clone()).or_insert(spelt.clone());
+            if *before != spelt && class.contains(char::REPLACEMENT_CHARACTER) {
+                return Err(format!(
+                    "two class folders have names that are no UTF-8 and both read as '{class}'; \
+                     rename them"
+                ));
+            }
+            self.classes.insert((part, class.clone()));
+            for found in all(&mut folder) {
+                let below = readable(&found.path);
+                let name = below.split('/').skip(prefix).collect::<Vec<_>>().join("/");
+                self.pictures.push(Placed {
+                    place: (part, class.clone()),
+                    name: composed(&name),
+                    found,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Sorts the pictures by place and name, and tells names apart that only read the same.
+    pub(super) fn sort(&mut self) {
+        let key = |placed: &Placed| (placed.place.clone(), placed.name.clone());
+        self.pictures
+            .sort_by(|a, b| (key(a), &a.found.path).cmp(&(key(b), &b.found.path)));
+        let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+        for placed in &mut self.pictures {
+            let count = seen.entry(placed.name.clone()).or_default();
+            *count += 1;
+            if *count > 1 {
+                placed.name.push_str(&format!(" ({count})"));
+            }
+        }
+    }
+}

@@ -1,0 +1,369 @@
+//! Which pictures a run trains on, chooses by and tests with, and how it knows them again.
+//!
+//! The parts of new data are a function of the names of the files and of the seed. A run keeps the
+//! list of its files, because a file that comes or goes may still change which ones a share of a
+//! class is: what was trained on must never be tested on.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::{DataError, DataSet, Digest, Picture, stratified_split};
+use crate::config::TrainConfig;
+
+/// Names that a message gives of many.
+const NAMED: usize = 3;
+
+/// The pictures of a run by their use.
+#[derive(Clone, Debug, Default)]
+pub struct Parts {
+    /// What the gradient sees.
+    pub train: Vec<Picture>,
+    /// What the best checkpoint is chosen by.
+    pub valid: Vec<Picture>,
+    /// What is tested at the end.
+    pub test: Vec<Picture>,
+    /// Training pictures beyond the limit of the run.
+    pub unused: Vec<Picture>,
+    /// As in the data.
+    pub files: Vec<(String, Digest)>,
+}
+
+/// A file of a run: its name, what is in it, and its class.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Listed(String, Digest, usize);
+
+/// The files of a run by their use, as `data-files.json` keeps them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileList {
+    /// Files that hold many pictures each.
+    files: Vec<(String, Digest)>,
+    train: Vec<Listed>,
+    valid: Vec<Listed>,
+    test: Vec<Listed>,
+    unused: Vec<Listed>,
+}
+
+/// How the data differ from those that a run began with.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Files that are gone or cannot be read any more.
+    pub missing: Vec<String>,
+    /// Files with another content.
+    pub changed: Vec<String>,
+    /// Files that have another name.
+    pub moved: Vec<String>,
+    /// Files that were not there.
+    pub new: Vec<String>,
+    /// Whether something that is trained on or chosen by is missing or has changed.
+    pub training: bool,
+}
+
+impl Parts {
+    /// The parts of new data, by the settings of the run.
+    pub fn split(data: DataSet, config: &TrainConfig) -> Self {
+        let mut pictures = data.train;
+        let limit = config.limit.unwrap_or(usize::MAX).min(pictures.len());
+        let unused = pictures.split_off(limit);
+        let split = stratified_split(pictures, config.validation_fraction, config.seed);
+        Self {
+            train: split.train,
+            valid: split.valid,
+            test: data.test,
+            unused,
+            files: data.files,
+        }
+    }
+
+    /// The parts of data that a run began with, and how they have changed since. Without a list,
+    /// they are split as new data are.
+    ///
+    /// # Errors
+    ///
+    /// When the data are others, or no test picture of the run is left.
+    pub fn of_run(
+        config: &TrainConfig,
+        data: DataSet,
+        list: Option<&FileList>,
+    ) -> Result<(Self, Changes), DataError> {
+        check(config, &data)?;
+        let changed = |reason: String| DataError::Changed {
+            path: config.data.describe(),
+            reason,
+        };
+        let Some(list) = list else {
+            return Ok((Self::split(data, config), Changes::default()));
+        };
+        if data.files != list.files {
+            let old = data.files.iter().filter(|file| !list.files.contains(file));
+            let names: Vec<String> = old.map(|(name, _)| name.clone()).collect();
+            let what = match names.is_empty() {
+                true => "the files are others".to_owned(),
+                false => format!("{} changed since the run began", few(&names)),
+            };
+            return Err(changed(what));
+        }
+        if !list.files.is_empty() {
+            return Ok((Self::split(data, config), Changes::default()));
+        }
+        let (parts, changes) = list.recall(data);
+        if parts.test.is_empty() {
+            return Err(changed(format!("no test picture is left ({changes})")));
+        }
+        Ok((parts, changes))
+    }
+
+    /// The list of the files; `None` where the data are no files.
+    pub fn list(&self) -> Option<FileList> {
+        let listed = |pictures: &[Picture]| -> Vec<Listed> {
+            let one = |picture: &Picture| {
+                let origin = picture.origin.as_ref()?;
+                Some(Listed(origin.name.clone(), origin.digest, picture.label))
+            };
+            pictures.iter().filter_map(one).collect()
+        };
+        let list = FileList {
+            files: self.files.clone(),
+            train: listed(&self.train),
+            valid: listed(&self.valid),
+            test: listed(&self.test),
+            unused: listed(&self.unused),
+        };
+        (!list.files.is_empty() || !list.train.is_empty()).then_some(list)
+    }
+}
+
+/// Checks that data have the shape and the classes of a run.
+///
+/// # Errors
+///
+/// Names what differs.
+pub(crate) fn check(config: &TrainConfig, data: &DataSet) -> Result<(), DataError> {
+    let changed = |reason: String| DataError::Changed {
+        path: config.data.describe(),
+        reason,
+    };
+    if data.shape != config.shape {
+        let text = format!("its pictures are {}, not {}", data.shape, config.shape);
+        return Err(changed(text));
+    }
+    if data.classes != config.classes {
+        return Err(changed(format!(
+            "its classes are {}",
+            difference(&config.classes, &data.classes)
+        )));
+    }
+    Ok(())
+}
+
+/// How the classes found differ from those expected, in words.
+pub fn difference(expected: &[String], found: &[String]) -> String {
+    let without = |some: &[String], others: &[String]| -> Vec<String> {
+        let here = some.iter().filter(|class| !others.contains(class));
+        here.cloned().collect()
+    };
+    let (missing, surplus) = (without(expected, found), without(found, expected));
+    match (missing.is_empty(), surplus.is_empty()) {
+        (true, true) => "in another order".into(),
+        (false, true) => format!("without {}", few(&missing)),
+        (true, false) => format!("with {} as well", few(&surplus)),
+        (false, false) => format!("without {}, but with {}", few(&missing), few(&surplus)),
+    }
+}
+
+/// The first few names.
+fn few(names: &[String]) -> String {
+    let first = names.iter().take(NAMED).cloned();
+    let more = names.len().saturating_sub(NAMED);
+    let rest = (more > 0).then(|| format!("{more} more"));
+    first.chain(rest).collect::<Vec<_>>().join(", ")
+}
+
+impl FileList {
+    /// What was trained on or chosen by.
+    pub fn seen(&self) -> BTreeSet<Digest> {
+        let seen = self.train.iter().chain(&self.valid);
+        seen.map(|Listed(_, digest, _)| *digest).collect()
+    }
+
+    /// Finds the files of the list again: by name and content, or else by content alone.
+    fn recall(&self, data: DataSet) -> (Parts, Changes) {
+        let mut left: Vec<Option<Picture>> =
+            data.train.into_iter().chain(data.test).map(Some).collect();
+        let mut by_name: HashMap<String, usize> = HashMap::new();
+        let mut by_content: HashMap<(Digest, usize), Vec<usize>> = HashMap::new();
+        for (index, picture) in left.iter().flatten().enumerate() {
+            if let Some(origin) = &picture.origin {
+                by_name.insert(origin.name.clone(), index);
+                let content = (origin.digest, picture.label);
+                by_content.entry(content).or_default().push(index);
+            }
+        }
+        // What was trained on comes first: of two files with one content, it is the one.
+        let lists = [&self.train, &self.valid, &self.unused, &self.test];
+        let mut found: [Vec<Option<Picture>>; 4] = lists.map(|list| {
+            let same = |Listed(name, digest, label): &Listed| {
+                let index = *by_name.get(name)?;
+                let is_same = |picture: &Picture| {
+                    let origin = picture.origin.as_ref();
+                    origin.is_some_and(|origin| origin.digest == *digest) && picture.label == *label
+                };
+                left[index].take_if(|picture| is_same(picture))
+            };
+            list.iter().map(same).collect()
+        });
+        let mut changes = Changes::default();
+        let mut replaced = BTreeSet::new();
+        for (part, (list, found)) in lists.iter().zip(&mut found).enumerate() {
+            for (Listed(name, digest, label), place) in list.iter().zip(found) {
+                if place.is_some() {
+                    continue;
+                }
+                let same = by_content.get(&(*digest, *label));
+                let free = same.and_then(|all| all.iter().find(|index| left[**index].is_some()));
+                if let Some(picture) = free.and_then(|index| left[*index].take()) {
+                    let now = picture.origin.as_ref().map_or("", |origin| &origin.name);
+                    changes.moved.push(format!("{name} to {now}"));
+                    *place = Some(picture);
+                    continue;
+                }
+                changes.training |= part < 2;
+                match by_name.get(name).filter(|index| left[**index].is_some()) {
+                    Some(index) => {
+                        replaced.insert(*index);
+                        changes.changed.push(name.clone());
+                    }
+                    None => changes.missing.push(name.clone()),
+                }
+            }
+        }
+        let new = left.iter().enumerate().filter_map(|(index, picture)| {
+            let origin = picture.as_ref()?.origin.as_ref()?;
+            (!replaced.contains(&index)).then(|| origin.name.clone())
+        });
+        changes.new = new.collect();
+        changes.new.sort();
+        let [train, valid, unused, test] = found.map(|part| part.into_iter().flatten().collect());
+        let parts = Parts {
+            train,
+            valid,
+            test,
+            unused,
+            files: Vec::new(),
+        };
+        (parts, changes)
+    }
+}
+
+impl Changes {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl fmt::Display for Changes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let say = |names: &[String], one: &str, many: &str| {
+            let verb = if names.len() == 1 { one } else { many };
+            let files = if names.len() == 1 { "file" } else { "files" };
+            (!names.is_empty()).then(|| format!("{} {files} {verb} ({})", names.len(), few(names)))
+        };
+        let all = [
+            say(&self.missing, "is missing", "are missing"),
+            say(&self.changed, "has changed", "have changed"),
+            say(&self.moved, "has moved", "have moved"),
+            say(&self.new, "is new", "are new"),
+        ];
+        let all: Vec<String> = all.into_iter().flatten().collect();
+        f.write_str(&all.join(", "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::data::Origin;
+
+    /// Pictures of two classes by name; the content of each is its number.
+    fn data(names: &[(&str, u8)]) -> DataSet {
+        let picture = |(name, content): &(&str, u8)| Picture {
+            origin: Some(Arc::new(Origin {
+                name: (*name).into(),
+                digest: Digest::of(&[*content]),
+            })),
+            ..Picture::new(vec![*content], usize::from(name.starts_with('b')))
+        };
+        let shape = crate::data::PictureShape {
+            channels: 1,
+            height: 1,
+            width: 1,
+        };
+        let pictures = names.iter().map(picture).collect();
+        DataSet::new(shape, vec!["a".into(), "b".into()], pictures, Vec::new())
+    }
+
+    fn names(pictures: &[Picture]) -> Vec<&str> {
+        let name = |picture: &'_ Picture| picture.origin.as_ref().map_or(0, |o| o.name.len());
+        assert!(pictures.iter().all(|picture| name(picture) > 0));
+        pictures
+            .iter()
+            .flat_map(|picture| picture.origin.as_deref())
+            .map(|origin| origin.name.as_str())
+            .collect()
+    }
+
+    fn list() -> FileList {
+        let parts = Parts {
+            train: data(&[("b/1", 1), ("a/2", 2)]).train,
+            valid: data(&[("a/3", 3)]).train,
+            test: data(&[("a/4", 4), ("b/5", 5)]).train,
+            ..Parts::default()
+        };
+        let text = serde_json::to_string(&parts.list().unwrap()).unwrap();
+        serde_json::from_str(&text).unwrap()
+    }
+
+    #[test]
+    fn parts_stay_what_they_were_in_their_order() {
+        let now = data(&[("a/2", 2), ("a/3", 3), ("a/4", 4), ("b/1", 1), ("b/5", 5)]);
+        let (parts, changes) = list().recall(now);
+        assert!(changes.is_empty());
+        assert_eq!(names(&parts.train), ["b/1", "a/2"]);
+        assert_eq!(names(&parts.valid), ["a/3"]);
+        assert_eq!(names(&parts.test), ["a/4", "b/5"]);
+    }
+
+    #[test]
+    fn what_was_trained_on_is_never_tested_on() {
+        // 2 is gone and 4 has its name; 1 has the name of 5; 6 is new; 3 has moved.
+        let now = data(&[("a/2", 4), ("b/5", 1), ("a/6", 6), ("a/7", 3)]);
+        let (parts, changes) = list().recall(now);
+        assert_eq!(names(&parts.train), ["b/5"]);
+        assert_eq!(names(&parts.valid), ["a/7"]);
+        assert_eq!(names(&parts.test), ["a/2"]);
+        assert!(changes.training);
+        let text = changes.to_string();
+        assert_eq!(
+            text,
+            "1 file is missing (b/5), 1 file has changed (a/2), 3 files have moved (b/1 to b/5, a/3 to \
+             a/7, a/4 to a/2), 1 file is new (a/6)"
+        );
+    }
+
+    #[test]
+    fn another_content_or_class_is_another_picture() {
+        let now = data(&[("a/2", 2), ("a/3", 3), ("a/4", 9), ("b/1", 1), ("a/5", 5)]);
+        let (parts, changes) = list().recall(now);
+        assert!(parts.test.is_empty() && !changes.training);
+        assert_eq!(changes.changed, ["a/4"]);
+        assert_eq!(
+            (changes.missing, changes.new),
+            (vec!["b/5".into()], vec!["a/5".into()])
+        );
+    }
+}

@@ -1,0 +1,377 @@
+//! How folders of pictures are laid out in the world, and what each is taken for.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::support::*;
+
+/// Puts pictures at these paths, so many in each folder.
+fn lay(root: &Path, folders: &[(&str, usize)]) {
+    let _ = fs::remove_dir_all(root);
+    for (number, (folder, count)) in folders.iter().enumerate() {
+        let folder = root.join(folder);
+        fs::create_dir_all(&folder).unwrap();
+        for i in 0..*count {
+            let picture = tinted(number, i, 16);
+            picture.save(folder.join(format!("{i:03}.png"))).unwrap();
+        }
+    }
+}
+
+/// Classes with their numbers of training and test pictures, and what was left out.
+fn found(folder: &Path, data: &str) -> (Value, Vec<String>) {
+    let answer = check(folder, &[data]);
+    let classes = answer["classes"].as_array().unwrap().iter();
+    let counts = classes.enumerate().map(|(i, class)| {
+        let class = class.as_str().unwrap().to_owned();
+        (class, json!([answer["train"][i], answer["test"][i]]))
+    });
+    let skipped = answer["skipped"].as_array().unwrap().iter();
+    let skipped = skipped.map(|line| line.as_str().unwrap().to_owned());
+    (Value::Object(counts.collect()), skipped.collect())
+}
+
+/// The folder and its archive are the same data, with nothing left out but what is named.
+fn is(folder: &Path, folders: &[(&str, usize)], expected: Value, left_out: &[&str]) {
+    let data = folder.join("data");
+    lay(&data, folders);
+    pack(&data, &folder.join("data.tar.gz"));
+    for name in ["data", "data.tar.gz"] {
+        let (classes, skipped) = found(folder, name);
+        assert_eq!(classes, expected, "{name}: {folders:?}");
+        assert_eq!(skipped.len(), left_out.len(), "{name}: {skipped:?}");
+        for (line, named) in skipped.iter().zip(left_out) {
+            assert!(line.contains(named), "{line}");
+        }
+    }
+}
+
+/// Neither the folder nor its archive can be read, and the error says why.
+fn is_unclear(folder: &Path, folders: &[(&str, usize)], named: &[&str]) {
+    let data = folder.join("data");
+    lay(&data, folders);
+    pack(&data, &folder.join("data.tar.gz"));
+    for name in ["data", "data.tar.gz"] {
+        let error = fail(folder, &["data", "check", name]);
+        assert!(named.iter().all(|word| error.contains(word)), "{error}");
+    }
+}
+
+#[test]
+fn a_part_is_a_folder_that_holds_class_folders() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    for name in [
+        "train",
+        "test",
+        "valid",
+        "validation",
+        "val",
+        "training",
+        "testing",
+    ] {
+        let expected = json!({"bus": [8, 2], "car": [8, 2], name: [8, 2]});
+        is(path, &[("bus", 10), ("car", 10), (name, 10)], expected, &[]);
+        let [in_train, in_test] = ["train", "test"].map(|part| format!("{part}/{name}"));
+        let folders = [
+            ("train/bus", 6),
+            (&in_train, 6),
+            ("test/bus", 2),
+            (&in_test, 2),
+        ];
+        is(path, &folders, json!({"bus": [6, 2], name: [6, 2]}), &[]);
+    }
+}
+
+#[test]
+fn parts_have_many_names() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    for (train, test) in [
+        ("training_set", "test_set"),
+        ("Training", "Testing"),
+        ("seg_train", "seg_test"),
+        ("seg_train/seg_train", "seg_test/seg_test"),
+        ("train/images", "test/images"),
+        ("train_data", "dev"),
+        ("trainset", "devset"),
+        ("train2017", "val2017"),
+        ("archive/Train", "archive/Validation"),
+    ] {
+        let names = [train, test].map(|part| ["a", "b"].map(|class| format!("{part}/{class}")));
+        let folders = [
+            (&*names[0][0], 6),
+            (&names[0][1], 6),
+            (&names[1][0], 2),
+            (&names[1][1], 2),
+        ];
+        is(path, &folders, json!({"a": [6, 2], "b": [6, 2]}), &[]);
+    }
+    // A class whose name only begins like that of a part.
+    let folders = [("train station/old", 5), ("test tube", 5)];
+    let expected = json!({"train station": [4, 1], "test tube": [4, 1]});
+    is(path, &folders, expected, &[]);
+    // With a test part, the others are trained on.
+    let folders = [
+        ("train/a", 4),
+        ("train/b", 4),
+        ("dev/a", 2),
+        ("dev/b", 2),
+        ("test/a", 1),
+        ("test/b", 1),
+    ];
+    is(path, &folders, json!({"a": [6, 1], "b": [6, 1]}), &[]);
+}
+
+#[test]
+fn the_class_is_the_folder_below_the_root_however_deep_the_pictures_lie() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let folders = [
+        ("cats/kaggle", 6),
+        ("cats/archive/old", 4),
+        ("dogs/kaggle", 10),
+    ];
+    is(path, &folders, json!({"cats": [8, 2], "dogs": [8, 2]}), &[]);
+    let folders = [
+        ("train/cats", 5),
+        ("train/cats/more", 5),
+        ("train/dogs", 10),
+        ("test/cats/more", 4),
+        ("test/dogs", 4),
+    ];
+    is(
+        path,
+        &folders,
+        json!({"cats": [10, 4], "dogs": [10, 4]}),
+        &[],
+    );
+    // As in Tiny ImageNet.
+    let folders = [("train/n01/images", 10), ("train/n02/images", 10)];
+    is(path, &folders, json!({"n01": [8, 2], "n02": [8, 2]}), &[]);
+    let folders = [("wrapper/again/a/x", 5), ("wrapper/again/b", 5)];
+    is(path, &folders, json!({"a": [4, 1], "b": [4, 1]}), &[]);
+}
+
+#[test]
+fn pictures_that_belong_to_no_class_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let folders = [("", 1), ("a", 5), ("b", 5)];
+    let expected = json!({"a": [4, 1], "b": [4, 1]});
+    is(
+        path,
+        &folders,
+        expected.clone(),
+        &["000.png: it lies in no class folder"],
+    );
+    let folders = [("photos", 1), ("photos/a", 5), ("photos/b", 5)];
+    is(path, &folders, expected, &["photos/000.png: it lies"]);
+    let parts = [("train/a", 4), ("train/b", 4), ("test/a", 1), ("test/b", 1)];
+    let expected = json!({"a": [4, 1], "b": [4, 1]});
+    let with = |other| [&parts[..], &[(other, 1)]].concat();
+    is(
+        path,
+        &with("seg_pred/seg_pred"),
+        expected.clone(),
+        &["seg_pred/000.png"],
+    );
+    is(path, &with("train"), expected, &["train/000.png"]);
+    // Unlabelled pictures are no class.
+    let folders = [("train/a", 5), ("train/b", 5), ("test", 1)];
+    is(
+        path,
+        &folders,
+        json!({"a": [4, 1], "b": [4, 1]}),
+        &["test/000.png"],
+    );
+}
+
+#[test]
+fn what_is_unclear_is_asked_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    for (folders, named) in [
+        (
+            &[("train", 5), ("test", 5)][..],
+            &["test, train", "CLASS"][..],
+        ),
+        (
+            &[("a/train", 4), ("a/test", 1), ("b/train", 4), ("b/test", 1)],
+            &["'a' holds the parts"],
+        ),
+        (
+            &[
+                ("train/a", 4),
+                ("train/b", 4),
+                ("training/a", 4),
+                ("training/b", 4),
+            ],
+            &["'train' and 'training'", "same part"],
+        ),
+        (
+            &[("train/a", 4), ("train/b", 4), ("extra", 4)],
+            &["'train' looks like a part", "'extra'"],
+        ),
+        (
+            &[("a", 4), ("b", 4), ("test/a", 4), ("test/b", 4)],
+            &["'test' looks like a part", "'a'"],
+        ),
+        (&[("test/a", 4), ("test/b", 4)], &["no folder 'train'"]),
+        (
+            &[("train/a", 4), ("train/b", 4), ("test", 0)],
+            &["its part 'test' has no picture"],
+        ),
+        (&[("a", 4)], &["only one class, 'a'"]),
+    ] {
+        is_unclear(path, folders, named);
+    }
+}
+
+#[test]
+fn what_systems_and_this_program_leave_is_no_class() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let data = path.join("data");
+    let litter = [
+        "@eaDir",
+        ".AppleDouble",
+        "__MACOSX",
+        "lost+found",
+        "Thumbs.db",
+        "$RECYCLE.BIN",
+        "System Volume Information",
+        ".ipynb_checkpoints",
+        "#recycle",
+        ".git",
+    ];
+    for name in litter {
+        let inside = format!("a/{name}/x");
+        lay(&data, &[("a", 5), ("b", 5), (name, 2), (&inside, 2)]);
+        fs::write(data.join("a/Thumbs.db"), "no picture").unwrap_or_default();
+        fs::write(data.join("a/._000.png"), "resource fork").unwrap();
+        fs::write(data.join(".DS_Store"), "no picture").unwrap();
+        pack(&data, &path.join("data.tar.gz"));
+        for data in ["data", "data.tar.gz"] {
+            let (classes, skipped) = found(path, data);
+            assert_eq!(classes, json!({"a": [4, 1], "b": [4, 1]}), "{data}: {name}");
+            assert!(skipped.is_empty(), "{skipped:?}");
+            let ignored = check(path, &[data])["ignored"].clone();
+            assert!(ignored.as_array().unwrap().len() >= 2, "{ignored}");
+            let ignored = ignored.to_string();
+            assert!(ignored.contains(name), "{ignored}");
+        }
+    }
+    // Runs, an inspection and an export lie among the classes.
+    lay(&data, &[("a", 5), ("b", 5)]);
+    let small = ["--set", "model.channels=4", "--set", "model.hidden=4"];
+    let run = ["train", "--data", ".", "--epochs", "1", "--device", "cpu"];
+    for _ in 0..2 {
+        succeed(&data, &[&run[..], &small].concat());
+    }
+    succeed(&data, &["inspect", "--run", "runs/folder-1", "a/000.png"]);
+    succeed(
+        &data,
+        &["export", "--run", "runs/folder-1", "a/m.safetensors"],
+    );
+    fs::create_dir_all(data.join("b/kept")).unwrap();
+    fs::rename(data.join("runs/folder-2"), data.join("b/kept/run")).unwrap();
+    pack(&data, &path.join("data.tar.gz"));
+    for data in ["data", "data.tar.gz"] {
+        let (classes, skipped) = found(path, data);
+        assert_eq!(classes, json!({"a": [4, 1], "b": [4, 1]}), "{data}");
+        assert!(skipped.is_empty(), "{skipped:?}");
+        let ignored = check(path, &[data])["ignored"].clone();
+        let expected = ["b/kept/run", "inspection", "runs/folder-1"];
+        for (place, expected) in ignored.as_array().unwrap().iter().zip(expected) {
+            assert!(place.as_str().unwrap().ends_with(expected), "{ignored}");
+        }
+        assert_eq!(ignored.as_array().unwrap().len(), 3, "{ignored}");
+    }
+    for command in ["eval", "report"] {
+        succeed(
+            &data,
+            &[command, "--run", "runs/folder-1", "--device", "cpu"],
+        );
+    }
+    let config = fs::read(data.join("runs/folder-1/config.json")).unwrap();
+    assert!(String::from_utf8_lossy(&config).contains("\"classes\""));
+    // Another program's config.json makes no run of a class.
+    fs::write(data.join("a/config.json"), "{\"model\": 3}").unwrap();
+    assert_eq!(found(path, "data").0, json!({"a": [4, 1], "b": [4, 1]}));
+}
+
+#[test]
+fn files_are_pictures_by_their_content_and_others_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let data = path.join("data");
+    lay(&data, &[("a", 5), ("b", 5)]);
+    let png = fs::read(data.join("a/000.png")).unwrap();
+    for name in ["a/without", "a/wrong.JPG", "b/strange.data", "b/x.jfif"] {
+        fs::write(data.join(name), &png).unwrap();
+    }
+    fs::write(data.join("a/photo.HEIC"), "unread").unwrap();
+    fs::write(data.join("b/scan.tif"), "unread").unwrap();
+    fs::write(data.join("b/BMP is no picture"), "BM").unwrap();
+    fs::write(data.join("b/notes.txt"), "text").unwrap();
+    pack(&data, &path.join("data.tar.gz"));
+    for data in ["data", "data.tar.gz"] {
+        let (classes, mut skipped) = found(path, data);
+        skipped.sort();
+        assert_eq!(classes, json!({"a": [6, 1], "b": [6, 1]}), "{data}");
+        assert_eq!(skipped.len(), 2, "{skipped:?}");
+        assert!(skipped[0].contains("a/photo.HEIC: .HEIC files are not read"));
+        assert!(skipped[1].contains("b/scan.tif"), "{skipped:?}");
+    }
+    // A class of nothing else says so.
+    fs::create_dir(data.join("c")).unwrap();
+    fs::write(data.join("c/photo.avif"), "unread").unwrap();
+    let error = fail(path, &["data", "check", "data"]);
+    assert!(error.contains("class 'c' has no"), "{error}");
+    assert!(error.contains("3 were skipped"), "{error}");
+}
+
+#[cfg(unix)]
+#[test]
+fn links_and_pipes_drop_nothing_silently() {
+    use std::os::unix::fs::symlink;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let data = path.join("data");
+    lay(&data, &[("a", 5), ("b", 5)]);
+    fs::rename(data.join("a/004.png"), path.join("far.png")).unwrap();
+    symlink(path.join("far.png"), data.join("a/004.png")).unwrap();
+    symlink(path.join("far.png"), data.join("b/again.png")).unwrap();
+    symlink("../b/000.png", data.join("a/other.png")).unwrap();
+    symlink("nowhere", data.join("b/broken.png")).unwrap();
+    for name in ["b/pipe.png", "b/pipe"] {
+        let mut pipe = std::process::Command::new("mkfifo");
+        assert!(pipe.arg(data.join(name)).status().unwrap().success());
+    }
+    let (classes, skipped) = found(path, "data");
+    assert_eq!(classes, json!({"a": [4, 1], "b": [4, 1]}));
+    let text = skipped.join("\n");
+    assert_eq!(skipped.len(), 4, "{text}");
+    for named in [
+        "b/again.png: a link to",
+        "a/other.png: a link to b/000.png, which counts already",
+        "b/broken.png",
+        "b/pipe.png: it is no regular file",
+    ] {
+        assert!(text.contains(named), "{named}: {text}");
+    }
+    // In an archive, links have no content of their own.
+    pack_with_links(&data, &path.join("data.tar.gz"));
+    let error = fail(
+        path,
+        &["data", "check", "data.tar.gz", "--test-fraction", "0"],
+    );
+    assert!(error.contains("no picture is left to test on"), "{error}");
+    let (classes, skipped) = found(path, "data.tar.gz");
+    assert_eq!(classes, json!({"a": [3, 1], "b": [4, 1]}));
+    assert_eq!(skipped.len(), 4, "{skipped:?}");
+    assert!(skipped[0].contains("--dereference"), "{skipped:?}");
+}
