@@ -11,7 +11,7 @@ use crate::gradient::custom_gradient;
 const LARGEST_KERNEL: usize = 15;
 
 /// Whether a convolution of this kind has a native path.
-fn convolves(x: [usize; 4], kernel: [usize; 4]) -> bool {
+pub(super) fn convolves(x: [usize; 4], kernel: [usize; 4]) -> bool {
     let ([_, channels, height, width], [out, channels_in, k, l]) = (x, kernel);
     k == l
         && k % 2 == 1

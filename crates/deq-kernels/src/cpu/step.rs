@@ -180,9 +180,18 @@ pub(crate) fn tracked_step(
     x: Inputs<'_>,
     value: Option<Vec<Tensor<4>>>,
 ) -> Option<Vec<Tensor<4>>> {
-    let plain = x.plain();
+    let plain = |tensors: &[Tensor<4>]| -> Vec<Tensor<4>> {
+        let tensors = tensors.iter().cloned();
+        tensors.map(Tensor::without_autodiff).collect()
+    };
+    let (kernels, injections) = (plain(x.kernels), plain(x.injections));
+    let inputs = Inputs {
+        kernels: &kernels,
+        prepared: &PreparedKernels::default(),
+        injections: &injections,
+    };
     let states = Floats::all(z)?;
-    let injections = Floats::all(plain.injection())?;
+    let injections = Floats::all(inputs.injections)?;
     let weights = Floats::all(inputs.kernels)?;
     let values = match value {
         Some(values) if applies(formula, z, inputs) => values,

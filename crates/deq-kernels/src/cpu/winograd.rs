@@ -13,7 +13,7 @@ use std::cell::RefCell;
 
 use pulp::{Arch, Simd, WithSimd};
 
-use super::kernel::{VECTORS, WIDE};
+use super::kernel::VECTORS;
 use super::{lend, room};
 
 /// Rows of a band.
