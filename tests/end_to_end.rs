@@ -3,15 +3,12 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use mopteq_train::checkpoint::{Position, Which};
-use mopteq_train::classifier::Classifier;
 use mopteq_train::config::TrainConfig;
 use mopteq_train::data::{DataKind, Pixels};
 use mopteq_train::device::{DeviceChoice, select};
-use mopteq_train::history::EpochRow;
 use mopteq_train::predict::{Likelihood, Predictor};
 use mopteq_train::progress::View;
 use mopteq_train::run::RunFolder;
-use mopteq_train::settings::{apply, nested};
 use mopteq_train::train::{StopFlag, Summary, Task};
 
 /// One test at a time: the CPU's random numbers belong to the whole process, and every new model
@@ -19,11 +16,6 @@ use mopteq_train::train::{StopFlag, Summary, Task};
 fn alone() -> MutexGuard<'static, ()> {
     static TESTS: Mutex<()> = Mutex::new(());
     TESTS.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn fit(task: &Task, run: &RunFolder, view: View) -> Summary {
-    let stop = StopFlag::default();
-    task.train(run, Position::default(), view, &stop).unwrap()
 }
 
 fn train(folder: &std::path::Path) -> (RunFolder, Summary) {
@@ -99,73 +91,85 @@ fn difference(a: &[Likelihood], b: &[Likelihood]) -> f64 {
         .fold(0.0, f64::max)
 }
 
-#[test]
 #[cfg(feature = "wgpu")]
-#[ignore = "needs a Vulkan driver; .ci/run runs it by name on Mesa's software Vulkan"]
-fn wgpu_predicts_what_the_cpu_predicts() {
-    let _alone = alone();
-    let folder = tempfile::tempdir().unwrap();
-    let (run, _) = train(&folder.path().join("run"));
-    let on = |choice| {
-        let device = select(choice).unwrap();
-        let predictor = Predictor::load(&run, Which::Last, device, None).unwrap();
-        predictor.classify(&test_pictures(8)).unwrap()
-    };
-    // Without bf16, as on Mesa's software Vulkan, such a run can be used, but not trained.
-    let config = run.read_config().unwrap();
-    let half = nested("model.precision", "bf16".into());
-    let config = apply(&config, half, "this test").unwrap();
-    let wgpu = select(DeviceChoice::WGPU).unwrap();
-    Classifier::new(&config, &wgpu.device).unwrap();
-    if let Err(error) = wgpu.can_train(&config.model) {
-        assert!(error.to_string().contains("--precision bf16"), "{error}");
-    }
-    for (cpu, wgpu) in on(DeviceChoice::CPU).iter().zip(&on(DeviceChoice::WGPU)) {
-        assert!(difference(cpu, wgpu) < 1e-3);
-    }
-}
+mod wgpu {
+    use mopteq_train::classifier::Classifier;
+    use mopteq_train::history::EpochRow;
+    use mopteq_train::settings::{apply, nested};
 
-#[test]
-#[cfg(feature = "wgpu")]
-#[ignore = "needs a Vulkan driver; .ci/run runs it by name on Mesa's software Vulkan"]
-fn wgpu_trains_with_the_losses_of_the_cpu() {
-    let _alone = alone();
-    let folder = tempfile::tempdir().unwrap();
-    // Five steps an epoch, fifty in all.
-    let mut config = TrainConfig {
-        epochs: 10,
-        batch_size: 8,
-        limit: Some(40),
-        validation_fraction: 0.0,
-        ..TrainConfig::digits()
-    };
-    // Every backend has its own random numbers.
-    config.model.mopteqs_mut().unwrap().perturbation = 0.0;
-    // Training amplifies rounding: a solve that stops a step sooner would be one tolerance apart,
-    // and large steps would make more of it.
-    config.learning_rate = 0.005;
-    config
-        .equilibrium_mut()
-        .unwrap()
-        .forward
-        .termination
-        .relative = 1e-5;
-    let losses = |choice: DeviceChoice| -> Vec<f64> {
-        let mut data = DataKind::Digits.load().unwrap();
-        data.test.truncate(8);
-        let device = select(choice).unwrap();
-        let task = Task::with_data(config.clone(), data, vec![device]).unwrap();
-        let run = RunFolder::create_at(&folder.path().join(choice.to_string())).unwrap();
-        fit(&task, &run, View::Silent);
-        let history = run.read_history().unwrap();
-        let loss = |row: &EpochRow| row.values["train_loss"];
-        history.epochs.iter().map(loss).collect()
-    };
-    let (cpu, wgpu) = (losses(DeviceChoice::CPU), losses(DeviceChoice::WGPU));
-    assert_eq!(cpu.len(), 10);
-    for (a, b) in cpu.iter().zip(&wgpu) {
-        assert!((a - b).abs() < 1e-3, "{cpu:?} {wgpu:?}");
+    use super::*;
+
+    fn fit(task: &Task, run: &RunFolder, view: View) -> Summary {
+        let stop = StopFlag::default();
+        task.train(run, Position::default(), view, &stop).unwrap()
     }
-    // They would also be equal if nothing were learnt.
-    assert!(cpu[9] < 0.8 * cpu[0], "{cpu:?}");
+
+    #[test]
+    #[ignore = "needs a Vulkan driver; .ci/run runs it by name on Mesa's software Vulkan"]
+    fn wgpu_predicts_what_the_cpu_predicts() {
+        let _alone = alone();
+        let folder = tempfile::tempdir().unwrap();
+        let (run, _) = train(&folder.path().join("run"));
+        let on = |choice| {
+            let device = select(choice).unwrap();
+            let predictor = Predictor::load(&run, Which::Last, device, None).unwrap();
+            predictor.classify(&test_pictures(8)).unwrap()
+        };
+        // Without bf16, as on Mesa's software Vulkan, such a run can be used, but not trained.
+        let config = run.read_config().unwrap();
+        let half = nested("model.precision", "bf16".into());
+        let config = apply(&config, half, "this test").unwrap();
+        let wgpu = select(DeviceChoice::WGPU).unwrap();
+        Classifier::new(&config, &wgpu.device).unwrap();
+        if let Err(error) = wgpu.can_train(&config.model) {
+            assert!(error.to_string().contains("--precision bf16"), "{error}");
+        }
+        for (cpu, wgpu) in on(DeviceChoice::CPU).iter().zip(&on(DeviceChoice::WGPU)) {
+            assert!(difference(cpu, wgpu) < 1e-3);
+        }
+    }
+
+    #[test]
+    #[ignore = "needs a Vulkan driver; .ci/run runs it by name on Mesa's software Vulkan"]
+    fn wgpu_trains_with_the_losses_of_the_cpu() {
+        let _alone = alone();
+        let folder = tempfile::tempdir().unwrap();
+        // Five steps an epoch, fifty in all.
+        let mut config = TrainConfig {
+            epochs: 10,
+            batch_size: 8,
+            limit: Some(40),
+            validation_fraction: 0.0,
+            ..TrainConfig::digits()
+        };
+        // Every backend has its own random numbers.
+        config.model.mopteqs_mut().unwrap().perturbation = 0.0;
+        // Training amplifies rounding: a solve that stops a step sooner would be one tolerance apart,
+        // and large steps would make more of it.
+        config.learning_rate = 0.005;
+        config
+            .equilibrium_mut()
+            .unwrap()
+            .forward
+            .termination
+            .relative = 1e-5;
+        let losses = |choice: DeviceChoice| -> Vec<f64> {
+            let mut data = DataKind::Digits.load().unwrap();
+            data.test.truncate(8);
+            let device = select(choice).unwrap();
+            let task = Task::with_data(config.clone(), data, vec![device]).unwrap();
+            let run = RunFolder::create_at(&folder.path().join(choice.to_string())).unwrap();
+            fit(&task, &run, View::Silent);
+            let history = run.read_history().unwrap();
+            let loss = |row: &EpochRow| row.values["train_loss"];
+            history.epochs.iter().map(loss).collect()
+        };
+        let (cpu, wgpu) = (losses(DeviceChoice::CPU), losses(DeviceChoice::WGPU));
+        assert_eq!(cpu.len(), 10);
+        for (a, b) in cpu.iter().zip(&wgpu) {
+            assert!((a - b).abs() < 1e-3, "{cpu:?} {wgpu:?}");
+        }
+        // They would also be equal if nothing were learnt.
+        assert!(cpu[9] < 0.8 * cpu[0], "{cpu:?}");
+    }
 }

@@ -29,7 +29,7 @@ impl Team {
     }
 
     /// Cuts a batch into one part for each device and computes the parts. The results come in the
-    /// order of the devices, so a training gives the same numbers each time. A batch of fewer
+    /// order of the devices, so their sum does not depend on which is first. A batch of fewer
     /// pictures than devices leaves some of them idle.
     pub(super) fn step(
         &self,

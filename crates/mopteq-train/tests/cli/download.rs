@@ -1,4 +1,5 @@
 //! Downloads from a server of the test's own, on the loopback interface.
+#![cfg(feature = "download")]
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};

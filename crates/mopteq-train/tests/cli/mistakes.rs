@@ -155,3 +155,25 @@ fn help_completions_and_the_man_page_are_there() {
     assert!(succeed(path, &["man"]).starts_with(".ie"));
     assert!(succeed(path, &["data", "list"]).contains("imagenette"));
 }
+
+#[cfg(not(feature = "download"))]
+#[test]
+fn a_build_without_downloads_names_the_command_that_gets_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    for arguments in [
+        &["data", "get", "cifar10"][..],
+        &["train", "--data", "cifar10"],
+    ] {
+        let message = fail(folder.path(), arguments);
+        assert!(message.contains("--features download"), "{message}");
+        let file = folder.path().join("cache/cifar-10-binary.tar.gz");
+        let command = format!("curl -L --create-dirs -o '{}' https://", file.display());
+        assert!(message.contains(&command), "{message}");
+    }
+    // The file at its place is all that is missing.
+    let file = folder.path().join("cache/cifar-10-binary.tar.gz");
+    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+    std::fs::write(&file, "no archive").unwrap();
+    let message = fail(folder.path(), &["train", "--data", "cifar10"]);
+    assert!(message.contains("cut off archive"), "{message}");
+}

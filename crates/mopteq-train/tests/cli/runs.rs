@@ -201,6 +201,9 @@ fn two_devices_share_a_batch() {
         "20",
         "--epochs",
         "2",
+        // The two threads would draw from one generator, in any order.
+        "--perturbation",
+        "0",
     ];
     let shared = ["--devices", "cpu,cpu", "--out", "run"];
     succeed(folder.path(), &[&arguments[..], &shared].concat());

@@ -1,7 +1,7 @@
 //! Safetensors in and out.
 
-use burn::module::Module;
-use burn::tensor::{DType, Device, Tensor};
+use burn::tensor::{DType, Device};
+use burn_store::{ModuleStore, SafetensorsStore};
 use mopteq::{
     MOptEqsConfig, MdeqConfig, MultiViewConfig, NetworkConfig, ResidualConfig, View, Weights,
     WeightsError,
