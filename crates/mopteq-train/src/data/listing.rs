@@ -22,7 +22,7 @@ const NOT_READ: [&str; 24] = [
 ];
 /// Folders that systems and programs leave beside pictures, in lower case. Those whose names start
 /// with a dot need not be here.
-const LITTER: [&str; 16] = [
+const LITTER: [&str; 18] = [
     "__macosx",
     "@eadir",
     "@tmp",
@@ -31,6 +31,8 @@ const LITTER: [&str; 16] = [
     "#recycle",
     "#snapshot",
     "lost+found",
+    "lost.dir",
+    "found.000",
     "$recycle.bin",
     "recycler",
     "recycled",
@@ -118,7 +120,12 @@ pub(crate) fn pictures_below(path: &Path) -> Result<(Vec<PathBuf>, [Vec<String>;
     collect(listing.root, &mut pictures);
     pictures.sort();
     let pictures = pictures.into_iter().map(|below| path.join(below));
-    Ok((pictures.collect(), [listing.skipped, listing.others]))
+    let full = |lines: Vec<String>| -> Vec<String> {
+        let line = |line| path.join(line).display().to_string();
+        lines.into_iter().map(line).collect()
+    };
+    let left_out = [full(listing.skipped), full(listing.others)];
+    Ok((pictures.collect(), left_out))
 }
 
 /// A path as it is shown and compared: with slashes, what is no UTF-8 replaced.
@@ -229,25 +236,25 @@ impl Walk<'_> {
                 }
                 continue;
             }
-            let ours = MARKS.iter().any(|(mark, _)| {
+            let marked = |(mark, _): &(&str, &[&str])| {
                 let file = path.join(mark);
                 is_mark(OsStr::new(mark), || fs::read(&file).ok())
-            });
-            if ours || is_litter(&name) {
+            };
+            if is_litter(&name) {
                 self.listing.ignored.insert(readable(&below));
-            } else {
-                self.check_link(&path)?;
-                let inside = self.enter(&path)?;
-                here.folders.insert(name, inside);
                 continue;
             }
-            if ours {
-                let run = Folder {
-                    ours,
+            let inside = if MARKS.iter().any(marked) {
+                self.listing.ignored.insert(readable(&below));
+                Folder {
+                    ours: true,
                     ..Folder::default()
-                };
-                here.folders.insert(name, run);
-            }
+                }
+            } else {
+                self.check_link(&path)?;
+                self.enter(&path)?
+            };
+            here.folders.insert(name, inside);
         }
         Ok(here)
     }

@@ -95,12 +95,6 @@ fn changed_data_are_told_and_only_the_runs_own_test_pictures_are_scored() {
         fs::write(photos.join(name), "").unwrap();
     }
     let error = fail(path, &["eval", "--run", "run", "--device", "cpu"]);
-    assert!(error.contains("pictures cannot be decoded"), "{error}");
-    for name in &test {
-        fs::remove_file(photos.join(name)).unwrap();
-    }
-    fs::remove_file(photos.join(&train[1])).unwrap();
-    let error = fail(path, &["eval", "--run", "run", "--device", "cpu"]);
     assert!(error.contains("no test picture is left"), "{error}");
     fs::remove_dir_all(photos.join("clouds")).unwrap();
     let error = fail(path, &["eval", "--run", "run", "--device", "cpu"]);

@@ -107,6 +107,11 @@ fn another_number_of_classes_gets_a_new_head_and_nothing_else_may_differ() {
         "{error}"
     );
     assert!(fails(&["--model", "residual"]).contains("weights do not fit"));
+    let error = fail(path, &["train", "--resume", "m.safetensors"]);
+    assert!(
+        error.contains("is a file") && error.contains("--from"),
+        "{error}"
+    );
     let nowhere = ["train", "--from", "nowhere"];
     assert!(fail(path, &nowhere).contains("--from nowhere: there is no such run"));
     assert!(!path.join("runs").exists());

@@ -169,6 +169,13 @@ fn pictures_that_belong_to_no_class_are_named() {
     );
     let folders = [("photos", 1), ("photos/a", 5), ("photos/b", 5)];
     is(path, &folders, expected, &["photos/000.png: it lies"]);
+    let folders = [("photos", 1), ("photos/train/a", 5), ("photos/train/b", 5)];
+    is(
+        path,
+        &folders,
+        json!({"a": [4, 1], "b": [4, 1]}),
+        &["photos/000.png"],
+    );
     let parts = [("train/a", 4), ("train/b", 4), ("test/a", 1), ("test/b", 1)];
     let expected = json!({"a": [4, 1], "b": [4, 1]});
     let with = |other| [&parts[..], &[(other, 1)]].concat();
