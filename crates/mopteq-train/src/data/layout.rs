@@ -265,9 +265,10 @@ impl Layout {
 
     /// Sorts the pictures by place and name, and tells names apart that only read the same.
     pub(super) fn sort(&mut self) {
-        let key = |placed: &Placed| (placed.place.clone(), placed.name.clone());
-        self.pictures
-            .sort_by(|a, b| (key(a), &a.found.path).cmp(&(key(b), &b.found.path)));
+        self.pictures.sort_by(|a, b| {
+            let (one, other) = ((&a.place, &a.name), (&b.place, &b.name));
+            (one, &a.found.path).cmp(&(other, &b.found.path))
+        });
         let mut seen: BTreeMap<String, usize> = BTreeMap::new();
         for placed in &mut self.pictures {
             let count = seen.entry(placed.name.clone()).or_default();

@@ -289,7 +289,7 @@ impl Walk<'_> {
             // To read from a pipe might never end.
             _ if found.is_ok() && !regular => "it is no regular file".to_owned(),
             Ok(real) if path.is_symlink() => {
-                let again = real.starts_with(&self.real) || !self.entered.insert(real.clone());
+                let again = self.is_read(&real) || !self.entered.insert(real.clone());
                 if !again {
                     return true;
                 }
@@ -304,12 +304,19 @@ impl Walk<'_> {
         false
     }
 
+    /// Whether a path is among the data: not so in a hidden folder, where git-annex and its like
+    /// keep what their links lead to.
+    fn is_read(&self, real: &Path) -> bool {
+        let below = real.strip_prefix(&self.real);
+        below.is_ok_and(|below| !below.components().any(|part| is_litter(part.as_os_str())))
+    }
+
     /// A link may lead to a folder elsewhere. One into the data, above them, or to where another
     /// one led would never end, or have pictures count twice, maybe for training and for the test.
     fn check_link(&mut self, path: &Path) -> Result<(), DataError> {
         let real = fs::canonicalize(path).map_err(|source| DataError::read(path, source))?;
         let is_link = path.is_symlink();
-        let again = is_link && (real.starts_with(&self.real) || self.real.starts_with(&real));
+        let again = is_link && (self.is_read(&real) || self.real.starts_with(&real));
         if !self.entered.insert(real.clone()) || again {
             return Err(DataError::Link {
                 path: path.into(),
