@@ -36,6 +36,9 @@ pub struct EvalArguments {
     /// Where data of a known name are, in place of the cache folder.
     #[arg(long, value_name = "PATH", requires = "data")]
     data_path: Option<PathBuf>,
+    /// Largest share of damaged pictures of these data that are skipped.
+    #[arg(long, value_name = "FRACTION", requires = "data")]
+    max_corrupt: Option<f64>,
     /// Use only this many test pictures [default: as many as the run's own test].
     #[arg(long, value_name = "PICTURES")]
     limit: Option<usize>,
@@ -93,7 +96,8 @@ pub fn eval(arguments: &EvalArguments, json: bool) -> Result<(), Error> {
     let (mut test, on) = match &arguments.data {
         None => (predictor.data()?.test, None),
         Some(name) => {
-            let source = DataSource::from_name(name, arguments.data_path.as_deref())?;
+            let mut source = DataSource::from_name(name, arguments.data_path.as_deref())?;
+            source.max_corrupt = arguments.max_corrupt.unwrap_or(source.max_corrupt);
             let data = predictor.other_data(&source)?;
             report_left_out(&data.skipped, data.pictures.len() + data.skipped.len());
             if data.seen > 0 {

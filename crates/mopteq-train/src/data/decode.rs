@@ -365,7 +365,7 @@ mod tests {
             assert_eq!(head_of_file(&path), head(&encoded(format)), "{format:?}");
         }
         // Longer than what is read at first.
-        let noise = RgbImage::from_fn(400, 300, |x, y| Rgb([(x * y * 7919 >> 5) as u8; 3]));
+        let noise = RgbImage::from_fn(400, 300, |x, y| Rgb([((x * y * 7919) >> 5) as u8; 3]));
         noise.save_with_format(&path, ImageFormat::Bmp).unwrap();
         assert_eq!(head_of_file(&path).unwrap().size, [300, 400]);
         let text = [&b"text "[..]; 100_000].concat();

@@ -60,6 +60,9 @@ pub(super) fn load(path: &Path, options: &Options) -> Result<DataSet, DataError>
     let listing = list(path, heads)?;
     let mut layout = arrange(listing.root).map_err(unclear)?;
     layout.skipped.splice(0..0, listing.skipped);
+    for line in &mut layout.skipped {
+        *line = path.join(&*line).display().to_string();
+    }
     let part = choose_part(&mut layout, options.only_test);
     layout.sort();
     let shape = match (options.size, options.channels) {

@@ -87,9 +87,21 @@ fn is_part(name: &OsStr, folder: &Folder) -> bool {
 /// The folder that a folder is only a wrapper of.
 fn wrapped(folder: &Folder) -> Option<&OsString> {
     let (name, only) = folder.folders.first_key_value()?;
-    let filled = only.folders.values().filter(|inside| inside.count() > 0);
-    let more = filled.count() > 1 || (only.pictures.is_empty() && !only.folders.is_empty());
-    (folder.folders.len() == 1 && more).then_some(name)
+    (folder.folders.len() == 1 && is_root(only)).then_some(name)
+}
+
+/// Whether a folder holds classes or parts, and is not a class.
+fn is_root(folder: &Folder) -> bool {
+    let filled: Vec<_> = folder
+        .folders
+        .iter()
+        .filter(|(_, f)| f.count() > 0)
+        .collect();
+    match filled[..] {
+        [] => folder.pictures.is_empty() && !folder.folders.is_empty(),
+        [(name, only)] => folder.pictures.is_empty() || is_part(name, only) || is_root(only),
+        _ => true,
+    }
 }
 
 /// Sorts the pictures below a root into parts and classes; the error says what is unclear.
@@ -253,9 +265,10 @@ impl Layout {
 
     /// Sorts the pictures by place and name, and tells names apart that only read the same.
     pub(super) fn sort(&mut self) {
-        let key = |placed: &Placed| (placed.place.clone(), placed.name.clone());
-        self.pictures
-            .sort_by(|a, b| (key(a), &a.found.path).cmp(&(key(b), &b.found.path)));
+        self.pictures.sort_by(|a, b| {
+            let (one, other) = ((&a.place, &a.name), (&b.place, &b.name));
+            (one, &a.found.path).cmp(&(other, &b.found.path))
+        });
         let mut seen: BTreeMap<String, usize> = BTreeMap::new();
         for placed in &mut self.pictures {
             let count = seen.entry(placed.name.clone()).or_default();

@@ -22,7 +22,7 @@ const NOT_READ: [&str; 24] = [
 ];
 /// Folders that systems and programs leave beside pictures, in lower case. Those whose names start
 /// with a dot need not be here.
-const LITTER: [&str; 16] = [
+const LITTER: [&str; 18] = [
     "__macosx",
     "@eadir",
     "@tmp",
@@ -31,6 +31,8 @@ const LITTER: [&str; 16] = [
     "#recycle",
     "#snapshot",
     "lost+found",
+    "lost.dir",
+    "found.000",
     "$recycle.bin",
     "recycler",
     "recycled",
@@ -118,7 +120,12 @@ pub(crate) fn pictures_below(path: &Path) -> Result<(Vec<PathBuf>, [Vec<String>;
     collect(listing.root, &mut pictures);
     pictures.sort();
     let pictures = pictures.into_iter().map(|below| path.join(below));
-    Ok((pictures.collect(), [listing.skipped, listing.others]))
+    let full = |lines: Vec<String>| -> Vec<String> {
+        let line = |line| path.join(line).display().to_string();
+        lines.into_iter().map(line).collect()
+    };
+    let left_out = [full(listing.skipped), full(listing.others)];
+    Ok((pictures.collect(), left_out))
 }
 
 /// A path as it is shown and compared: with slashes, what is no UTF-8 replaced.
@@ -229,25 +236,25 @@ impl Walk<'_> {
                 }
                 continue;
             }
-            let ours = MARKS.iter().any(|(mark, _)| {
+            let marked = |(mark, _): &(&str, &[&str])| {
                 let file = path.join(mark);
                 is_mark(OsStr::new(mark), || fs::read(&file).ok())
-            });
-            if ours || is_litter(&name) {
+            };
+            if is_litter(&name) {
                 self.listing.ignored.insert(readable(&below));
-            } else {
-                self.check_link(&path)?;
-                let inside = self.enter(&path)?;
-                here.folders.insert(name, inside);
                 continue;
             }
-            if ours {
-                let run = Folder {
-                    ours,
+            let inside = if MARKS.iter().any(marked) {
+                self.listing.ignored.insert(readable(&below));
+                Folder {
+                    ours: true,
                     ..Folder::default()
-                };
-                here.folders.insert(name, run);
-            }
+                }
+            } else {
+                self.check_link(&path)?;
+                self.enter(&path)?
+            };
+            here.folders.insert(name, inside);
         }
         Ok(here)
     }
@@ -282,7 +289,7 @@ impl Walk<'_> {
             // To read from a pipe might never end.
             _ if found.is_ok() && !regular => "it is no regular file".to_owned(),
             Ok(real) if path.is_symlink() => {
-                let again = real.starts_with(&self.real) || !self.entered.insert(real.clone());
+                let again = self.is_read(&real) || !self.entered.insert(real.clone());
                 if !again {
                     return true;
                 }
@@ -297,12 +304,19 @@ impl Walk<'_> {
         false
     }
 
+    /// Whether a path is among the data: not so in a hidden folder, where git-annex and its like
+    /// keep what their links lead to.
+    fn is_read(&self, real: &Path) -> bool {
+        let below = real.strip_prefix(&self.real);
+        below.is_ok_and(|below| !below.components().any(|part| is_litter(part.as_os_str())))
+    }
+
     /// A link may lead to a folder elsewhere. One into the data, above them, or to where another
     /// one led would never end, or have pictures count twice, maybe for training and for the test.
     fn check_link(&mut self, path: &Path) -> Result<(), DataError> {
         let real = fs::canonicalize(path).map_err(|source| DataError::read(path, source))?;
         let is_link = path.is_symlink();
-        let again = is_link && (real.starts_with(&self.real) || self.real.starts_with(&real));
+        let again = is_link && (self.is_read(&real) || self.real.starts_with(&real));
         if !self.entered.insert(real.clone()) || again {
             return Err(DataError::Link {
                 path: path.into(),

@@ -85,9 +85,18 @@ impl Parts {
     /// When the data are others, or no test picture of the run is left.
     pub fn of_run(
         config: &TrainConfig,
-        data: DataSet,
+        mut data: DataSet,
         list: Option<&FileList>,
     ) -> Result<(Self, Changes), DataError> {
+        if list.is_some() && data.files.is_empty() {
+            // Pictures of classes that the run does not know are new ones.
+            let place = |class: &String| config.classes.iter().position(|known| known == class);
+            let labels: Vec<Option<usize>> = data.classes.iter().map(place).collect();
+            for picture in data.train.iter_mut().chain(&mut data.test) {
+                picture.label = labels[picture.label].unwrap_or(usize::MAX);
+            }
+            data.classes.clone_from(&config.classes);
+        }
         check(config, &data)?;
         let changed = |reason: String| DataError::Changed {
             path: config.data.describe(),

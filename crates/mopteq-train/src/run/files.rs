@@ -42,8 +42,13 @@ impl RunFolder {
     ///
     /// When the data cannot be read or are others.
     pub fn read_parts(&self, config: &TrainConfig) -> Result<(Parts, Changes), Error> {
-        let data = config.data.load_as(config.shape)?;
         let files = self.read_files()?;
+        let mut source = config.data.clone();
+        if files.is_some() {
+            // Files that were damaged since are missing to the list, and told like others.
+            source.max_corrupt = 1.0;
+        }
+        let data = source.load_as(config.shape)?;
         let (parts, changes) = Parts::of_run(config, data, files.as_ref())?;
         let place = config.data.describe();
         if !changes.is_empty() {

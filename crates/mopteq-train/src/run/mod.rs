@@ -47,6 +47,11 @@ pub enum RunError {
     /// There is no such folder.
     #[error("{0}: no such run folder")]
     Missing(PathBuf),
+    /// It is a file.
+    #[error(
+        "{0} is a file and no run folder; an exported model is taken by import, or by train --from"
+    )]
+    File(PathBuf),
     /// The folder is none of this program's.
     #[error("{0} is not a run folder: it has no {CONFIG}")]
     NoRun(PathBuf),
@@ -188,6 +193,9 @@ impl RunFolder {
     ///
     /// When it is not there, or not a run folder.
     pub fn open(path: &Path) -> Result<Self, RunError> {
+        if path.is_file() {
+            return Err(RunError::File(path.into()));
+        }
         if !path.is_dir() {
             return Err(RunError::Missing(path.into()));
         }

@@ -139,7 +139,7 @@ impl Task {
         config.validate()?;
         check_data(&config, &data)?;
         let parts = Parts::split(data, &config);
-        Self::with_parts(config, parts, devices)
+        Self::with_parts(config, parts, devices, true)
     }
 
     /// The task of an existing run, with the pictures that it began with. `going_on` is for one
@@ -154,6 +154,9 @@ impl Task {
         going_on: bool,
     ) -> Result<Self, Error> {
         let config = run.read_config()?;
+        if going_on {
+            refuse_imported(run, &config)?;
+        }
         let (parts, changes) = run.read_parts(&config)?;
         let changed = |reason: String| DataError::Changed {
             path: config.data.describe(),
@@ -168,19 +171,21 @@ impl Task {
             let reason = "the run has no list of its files, so what it trained on is not known";
             return Err(changed(reason.into()).into());
         }
-        Self::with_parts(config, parts, devices)
+        Self::with_parts(config, parts, devices, going_on)
     }
 
+    /// `trains` is for a task that is not there only to look back.
     fn with_parts(
         config: TrainConfig,
         parts: Parts,
         devices: Vec<SelectedDevice>,
+        trains: bool,
     ) -> Result<Self, Error> {
-        if parts.train.is_empty() || devices.is_empty() {
+        if (trains && parts.train.is_empty()) || devices.is_empty() {
             return Err(TrainError::NoPictures.into());
         }
         let parameters = Classifier::new(&config, &devices[0].device)?.num_parameters();
-        if config.patience > 0 && parts.valid.is_empty() {
+        if trains && config.patience > 0 && parts.valid.is_empty() {
             return Err(TrainError::NoValidation {
                 patience: config.patience,
                 fraction: config.validation_fraction,
@@ -203,8 +208,8 @@ impl Task {
         })
     }
 
-    /// Has the training start from these weights. What depends on the classes is drawn at random where
-    /// they are others: the names of those tensors are returned.
+    /// Has the training start from these weights. What depends on the classes is drawn at random
+    /// where they are others: the names of those tensors are returned.
     ///
     /// # Errors
     ///
@@ -272,7 +277,7 @@ impl Task {
     ///
     /// When there are checkpoints but all of them are damaged.
     pub fn resume_point(&self, run: &RunFolder) -> Result<Position, Error> {
-        self.refuse_imported(run)?;
+        refuse_imported(run, &self.config)?;
         let mut first_error = None;
         for position in checkpoint::positions(run).into_iter().rev() {
             let model = Classifier::new(&self.config, &self.device().device)?;
@@ -310,15 +315,6 @@ impl Task {
         }
     }
 
-    /// An imported model is no training that stopped: to train over it would lose it.
-    fn refuse_imported(&self, run: &RunFolder) -> Result<(), RunError> {
-        let first = checkpoint::positions(run).first().copied();
-        match first == Some(Position::default()) && self.config.from.is_none() {
-            true => Err(RunError::Imported(run.path().into())),
-            false => Ok(()),
-        }
-    }
-
     /// Trains from `start` to the end, evaluates the final model on the test pictures and writes
     /// the summary. A run that has its summary already is left as it is.
     ///
@@ -341,7 +337,7 @@ impl Task {
         if let Some(summary) = run.read_summary()? {
             return Ok(summary);
         }
-        self.refuse_imported(run)?;
+        refuse_imported(run, &self.config)?;
         run.remove_unfinished()?;
         if let (Some(files), None) = (&self.files, run.read_files()?) {
             run.write_files(files)?;
@@ -457,5 +453,14 @@ impl Task {
                 self.config.weight_decay as f32,
             )))
             .init()
+    }
+}
+
+/// An imported model is no training that stopped: to train over it would lose it.
+fn refuse_imported(run: &RunFolder, config: &TrainConfig) -> Result<(), RunError> {
+    let first = checkpoint::positions(run).first().copied();
+    match first == Some(Position::default()) && config.from.is_none() {
+        true => Err(RunError::Imported(run.path().into())),
+        false => Ok(()),
     }
 }

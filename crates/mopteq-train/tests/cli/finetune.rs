@@ -107,9 +107,22 @@ fn another_number_of_classes_gets_a_new_head_and_nothing_else_may_differ() {
         "{error}"
     );
     assert!(fails(&["--model", "residual"]).contains("weights do not fit"));
+    let error = fail(path, &["train", "--resume", "m.safetensors"]);
+    assert!(
+        error.contains("is a file") && error.contains("--from"),
+        "{error}"
+    );
     let nowhere = ["train", "--from", "nowhere"];
     assert!(fail(path, &nowhere).contains("--from nowhere: there is no such run"));
     assert!(!path.join("runs").exists());
+
+    // Whether its data are there does not matter to an import.
+    succeed(path, &["export", "--run", "tuned", "tuned.safetensors"]);
+    succeed(path, &["import", "tuned.safetensors", "--out", "imported"]);
+    fs::rename(path.join("photos"), path.join("away")).unwrap();
+    let error = fail(path, &["train", "--resume", "imported", "--device", "cpu"]);
+    assert!(error.contains("--from imported"), "{error}");
+    fs::rename(path.join("away"), path.join("photos")).unwrap();
 
     // What the weights were trained on is not what they are tested on.
     let list = read_json(&path.join("tuned/data-files.json"));

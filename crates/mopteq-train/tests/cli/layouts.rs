@@ -169,6 +169,13 @@ fn pictures_that_belong_to_no_class_are_named() {
     );
     let folders = [("photos", 1), ("photos/a", 5), ("photos/b", 5)];
     is(path, &folders, expected, &["photos/000.png: it lies"]);
+    let folders = [("photos", 1), ("photos/train/a", 5), ("photos/train/b", 5)];
+    is(
+        path,
+        &folders,
+        json!({"a": [4, 1], "b": [4, 1]}),
+        &["photos/000.png"],
+    );
     let parts = [("train/a", 4), ("train/b", 4), ("test/a", 1), ("test/b", 1)];
     let expected = json!({"a": [4, 1], "b": [4, 1]});
     let with = |other| [&parts[..], &[(other, 1)]].concat();
@@ -363,6 +370,7 @@ fn links_and_pipes_drop_nothing_silently() {
     ] {
         assert!(text.contains(named), "{named}: {text}");
     }
+    let before = (classes, skipped);
     // In an archive, links have no content of their own.
     pack_with_links(&data, &path.join("data.tar.gz"));
     let error = fail(
@@ -374,4 +382,13 @@ fn links_and_pipes_drop_nothing_silently() {
     assert_eq!(classes, json!({"a": [3, 1], "b": [4, 1]}));
     assert_eq!(skipped.len(), 4, "{skipped:?}");
     assert!(skipped[0].contains("--dereference"), "{skipped:?}");
+    // As git-annex lays it out.
+    let store = data.join(".git/annex");
+    fs::create_dir_all(&store).unwrap();
+    for name in ["a/000.png", "b/001.png"] {
+        let object = store.join(name.replace('/', "-"));
+        fs::rename(data.join(name), &object).unwrap();
+        symlink(&object, data.join(name)).unwrap();
+    }
+    assert_eq!(found(path, "data"), before);
 }
