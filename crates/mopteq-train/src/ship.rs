@@ -128,7 +128,7 @@ pub fn read(file: &Path, device: &SelectedDevice) -> Result<(TrainConfig, Classi
             let result = model.load_from(&mut store).map_err(|e| e.to_string())?;
             match result.missing.first() {
                 None => Ok(model),
-                Some(name) => Err(format!("it has no tensor {name:?}")),
+                Some((name, _)) => Err(format!("it has no tensor {name}")),
             }
         }
         Format::Burnpack => {

@@ -165,7 +165,7 @@ struct Reader<'a> {
     shape: PictureShape,
     waiting: Vec<(usize, Content)>,
     store: PixelStore,
-    /// By the index of the picture, for an archive has an order of its own.
+    /// By the index of the picture, because an archive has an order of its own.
     decoded: Vec<Option<(Pixels, Digest)>>,
     damaged: Vec<String>,
     done: u64,

@@ -219,8 +219,8 @@ impl Layout {
             && !(train && self.parts.len() > 1)
         {
             return Err(format!(
-                "'{}' looks like a part, for there are folders in it, but '{}' beside it looks \
-                 like a class; put the classes into parts (train/CLASS/), or the pictures of a \
+                "'{}' looks like a part, because there are folders in it, but '{}' beside it \
+                 looks like a class; put the classes into parts (train/CLASS/), or the pictures of a \
                  class right into its folder",
                 text(&parts[0].0),
                 text(other)
