@@ -503,7 +503,8 @@ def kinks(torch_side, reference):
     """How far PyTorch's own gradients move, tensor by tensor, when the pictures change by NUDGE:
     next to a kink of relu about as far as they are from Burn's, elsewhere by next to nothing."""
     moved = dict.fromkeys(reference, 0.0)
-    for nudge in (-NUDGE, NUDGE):
+    # Several, because a plane may cross its kink in one direction only.
+    for nudge in (-NUDGE, NUDGE, -NUDGE / 4, NUDGE / 4):
         # A network of its own: a training step moves running statistics and power iterations.
         side = torch_side()
         side.images = side.images * (1 + nudge) + nudge

@@ -26,20 +26,23 @@ mod config;
 mod driver;
 mod dropout;
 mod equilibrium;
+mod growth;
 mod hook;
 mod jacobian;
 mod map;
 mod normalization;
 mod report;
+mod run;
 mod sample;
 mod singly;
 mod solver;
 mod state;
+mod termination;
 
 pub use check::{CheckConfig, DeclarationError, Measured, check_declarations};
 pub use config::{
-    AdjointStart, AndersonConfig, AndersonType, BroydenConfig, Check, ConfigError, Freezing,
-    Gradient, Implicit, LinearMethod, LinearSolver, Method, Norm, Solver, SolverOf, Termination,
+    AdjointStart, AndersonConfig, AndersonType, BroydenConfig, ConfigError, Freezing, Gradient,
+    Implicit, LinearMethod, LinearSolver, Method, Solver, SolverOf,
 };
 pub use dropout::dropout_mask;
 pub use equilibrium::{Equilibrium, EquilibriumConfig, Intermediate, Solution, Start};
@@ -52,3 +55,4 @@ pub use normalization::{
 };
 pub use report::{AdjointMonitor, Report, Status};
 pub use state::State;
+pub use termination::{Branches, Check, Norm, Termination};
