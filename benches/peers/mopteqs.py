@@ -19,10 +19,13 @@ How the numbers come about:
 - Both stop a sample at the relative residual 1e-3, forward and backward, in f32: burn-deq at
   |f(z) - z| / |f(z)|, TorchDEQ with its stop mode "rel", which is the same, at most 50 steps.
 - Before anything is timed, both solve to 3e-7 and have to agree: in the loss to 1e-4, in every
-  gradient tensor to 1e-3 (in its Euclidean norm), in every evaluated picture's class. (The pixels
+  gradient tensor to 1e-3 (in its Euclidean norm), in every evaluated picture's class. The pixels
   of the digits' background are all equal, so a rounding error moves them across a kink of relu
-  together; at 1e-6, one such plane is 1e-3 of a gradient.) The tables show how far each contestant's
-  gradients at 1e-3 are from PyTorch's at 3e-7: the largest over the tensors.
+  together, and one such plane is 1e-3 of a gradient and more. Which planes these are depends on
+  the order of additions, and hence on the processor. So where a gradient is further off, PyTorch
+  solves again for pictures that differ by 1e-6. If its own gradient moves as much, a kink is near:
+  the program says so, with both figures, and goes on. If not, it ends. The tables show how far each
+  contestant's gradients at 1e-3 are from PyTorch's at 3e-7: the largest over the tensors.
 - The PyTorch side is written for speed: NHWC memory, pooling shared between pairs of branches,
   convolutions whose derivative is a convolution with the flipped kernel, parameters that are
   constants in the backward solve, torch.inference_mode for evaluation. The first table compares
@@ -59,6 +62,9 @@ import time
 PINNED = ["torch==2.15.0", "torchdeq==0.1.0", "safetensors==0.8.0", "numpy==2.4.6"]
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TOLERANCE, TIGHT = 1e-3, 3e-7
+# Gradients at the tight tolerance may be so far apart. Where they are further, PyTorch's must move
+# by a part of that, one in KINK, when the pictures change by NUDGE.
+GRADIENTS, KINK, NUDGE = 1e-3, 3, 1e-6
 LEARNING_RATE, MOMENTUM = 1e-4, 0.9
 
 
@@ -493,12 +499,30 @@ def farthest(gradients, reference):
     return all[name], name
 
 
+def kinks(torch_side, reference):
+    """How far PyTorch's own gradients move, tensor by tensor, when the pictures change by NUDGE:
+    next to a kink of relu about as far as they are from Burn's, elsewhere by next to nothing."""
+    moved = dict.fromkeys(reference, 0.0)
+    # Several, because a plane may cross its kink in one direction only.
+    for nudge in (-NUDGE, NUDGE, -NUDGE / 4, NUDGE / 4):
+        # A network of its own: a training step moves running statistics and power iterations.
+        side = torch_side()
+        side.images = side.images * (1 + nudge) + nudge
+        for name, distance in distances(side.gradients()[1], reference).items():
+            moved[name] = max(moved[name], distance)
+    return moved
+
+
 def agree(rust, folder, setup, batch, device):
-    """Ends the program unless both sides say the same at a tight tolerance. Returns the gradients
-    of PyTorch there and a line to print."""
+    """Ends the program unless both sides say the same at a tight tolerance, or differ in gradients
+    that a kink of relu makes undefined to that extent. Returns the gradients of PyTorch there, its
+    loss and a line to print."""
     tight = {"tolerance": TIGHT, "limit": 300}
     ours = Rust(rust, folder, setup, batch, **tight)
-    theirs = Torch(folder, setup, batch, EXACT[PLAIN], WAYS[BEST], device=device, **tight)
+
+    def torch_side():
+        return Torch(folder, setup, batch, EXACT[PLAIN], WAYS[BEST], device=device, **tight)
+    theirs = torch_side()
     # Training moves the running statistics, which PyTorch takes from the unbiased variance.
     differ = sum(a != b for a, b in zip(ours.evaluate()["classes"], theirs.evaluate()["classes"]))
     (we, gradients), (they, reference) = ours.gradients(), theirs.gradients()
@@ -510,8 +534,17 @@ def agree(rust, folder, setup, batch, device):
     worst, name = farthest(gradients, reference)
     facts = (f"loss {we['loss']:.6f} and {they['loss']:.6f} ({loss:.1e} apart), gradients at most "
              f"{worst:.1e} apart ({name}), {differ} of {batch} classes differ")
-    if not (loss <= 1e-4 and worst <= 1e-3 and differ == 0):
+    if not (loss <= 1e-4 and differ == 0):
         raise SystemExit(f"{where}: Burn and PyTorch disagree: {facts}")
+    far = {n: d for n, d in distances(gradients, reference).items() if not d <= GRADIENTS}
+    if far:
+        moved = kinks(torch_side, reference)
+        seen = ", ".join(f"{n} by {d:.1e} (PyTorch's own moves by {moved[n]:.1e})"
+                         for n, d in far.items())
+        if not all(d <= KINK * moved[n] for n, d in far.items()):
+            raise SystemExit(f"{where}: Burn and PyTorch disagree: {facts}. Further than "
+                             f"{GRADIENTS:g} apart, with no kink of relu near: {seen}")
+        facts += f"; next to a kink of relu, {seen}"
     return reference, they["loss"], f"{where}: {facts}"
 
 

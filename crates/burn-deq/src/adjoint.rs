@@ -4,13 +4,15 @@
 use burn::tensor::Tensor;
 use deq_kernels::grad_hook;
 
-use crate::config::{Gradient, Implicit, LinearMethod, LinearSolver, Method, Termination};
+use crate::config::{Gradient, Implicit, LinearMethod, LinearSolver, Method};
 use crate::driver::{Clock, Iteration, Operator, PackedMap, Requests};
 use crate::map::{FixedPointMap, Input, Jacobian, Rows, Structure};
 use crate::report::{AdjointMonitor, Report};
 use crate::singly;
 use crate::solver;
 use crate::state::{Packing, State};
+use crate::termination::Termination;
+
 /// The map on packed plain tensors.
 pub(crate) struct Forward<'a, F, X, L> {
     pub(crate) map: &'a F,
@@ -277,6 +279,7 @@ impl AdjointPlan {
             freeze: self.freeze,
             trace: self.solver.trace,
             image: mask.is_some(),
+            branches: linearised.forward.packing.widths().to_vec(),
             ..Requests::default()
         };
         let system = AdjointSystem {

@@ -3,68 +3,7 @@
 use burn::config::Config;
 use burn::serde::{Deserialize, Serialize};
 
-/// A norm over everything but the batch.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(crate = "burn::serde", rename_all = "snake_case")]
-pub enum Norm {
-    /// The Euclidean norm.
-    #[default]
-    L2,
-    /// The Euclidean norm divided by the square root of the number of elements: an absolute
-    /// tolerance in it does not depend on the size of the state.
-    Rms,
-    /// The largest absolute value.
-    Max,
-}
-
-/// How often a solve looks at its residuals.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(crate = "burn::serde", rename_all = "snake_case")]
-pub enum Check {
-    /// Every so many evaluations; 0 counts as 1. With 1, the default, one small tensor is read back
-    /// to the host each step. With more, the steps in between are decided on the device, and a
-    /// sample may do up to that many steps more than it needs.
-    Every(usize),
-    /// Never: the solve does exactly `max_steps` evaluations and reads nothing back, as graph
-    /// capture and browsers ask for. The report then knows no residuals;
-    /// [`Solution::residual`](crate::Solution::residual) holds them on the device.
-    Never,
-}
-
-/// When a sample is done.
-///
-/// A sample has converged when |f(z) - z| <= absolute + relative * |f(z)|.
-#[derive(Config, Debug, PartialEq)]
-pub struct Termination {
-    /// Relative tolerance. Default: 1e-4
-    #[config(default = 1e-4)]
-    pub relative: f64,
-    /// Absolute tolerance, for fixed points at or near zero. Default: 1e-10
-    #[config(default = 1e-10)]
-    pub absolute: f64,
-    /// The norm. Default: Euclidean
-    #[config(default = "Norm::L2")]
-    pub norm: Norm,
-    /// Most evaluations of the map in one solve. Default: 50
-    #[config(default = 50)]
-    pub max_steps: usize,
-    /// A sample has diverged when its residual exceeds its best one by this factor. Default: 1e6
-    #[config(default = 1e6)]
-    pub divergence: f64,
-    /// A sample has stalled when its best residual improved by less than 1 % over this many steps.
-    /// Non-normal maps need patience: their residuals grow before they fall. Default: 100
-    #[config(default = 100)]
-    pub patience: usize,
-    /// How often the residuals are looked at. Default: every step
-    #[config(default = "Check::Every(1)")]
-    pub check: Check,
-}
-
-impl Default for Termination {
-    fn default() -> Self {
-        Self::new()
-    }
-}
+use crate::termination::{Branches, Check, Norm, Termination};
 
 /// Which least-squares problem the weights of Anderson acceleration solve.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,8 +43,9 @@ pub struct AndersonConfig {
     #[config(default = 1e-10)]
     pub regularization: f64,
     /// Weights whose absolute values add up to more than this are refused for a plain step, and
-    /// the sample's history is dropped. Default: 1e4
-    #[config(default = 1e4)]
+    /// the sample's history is dropped. Never above a tenth of the inverse rounding error of the
+    /// state's type (8e5 in f32), because the weights multiply rounding errors. Default: 1e8
+    #[config(default = 1e8)]
     pub weight_cap: f64,
     /// When a step multiplies a sample's residual by more than this, or makes it NaN, it is taken
     /// back: the sample goes on with a plain step from the point before and an empty history.
@@ -309,6 +249,12 @@ impl<M: Default> SolverOf<M> {
         self
     }
 
+    /// The same method with tolerances for these parts of the state.
+    pub fn with_branches(mut self, branches: Branches) -> Self {
+        self.termination.branches = branches;
+        self
+    }
+
     /// The same method that looks at its residuals this often.
     pub fn with_check(mut self, check: Check) -> Self {
         self.termination.check = check;
@@ -433,7 +379,12 @@ pub struct ConfigError {
 }
 
 /// Checks one number.
-fn demand(field: &str, value: f64, ok: bool, expected: &'static str) -> Result<(), ConfigError> {
+pub(crate) fn demand(
+    field: &str,
+    value: f64,
+    ok: bool,
+    expected: &'static str,
+) -> Result<(), ConfigError> {
     ok.then_some(()).ok_or_else(|| ConfigError {
         field: field.to_owned(),
         value,
@@ -444,28 +395,6 @@ fn demand(field: &str, value: f64, ok: bool, expected: &'static str) -> Result<(
 fn demand_damping(field: &str, value: f64) -> Result<(), ConfigError> {
     let ok = value > 0.0 && value <= 2.0;
     demand(field, value, ok, "above 0 and at most 2")
-}
-
-impl Termination {
-    /// Checks every field; `path` goes before their names.
-    pub(crate) fn validate(&self, path: &str) -> Result<(), ConfigError> {
-        for (name, value) in [("relative", self.relative), ("absolute", self.absolute)] {
-            let ok = value.is_finite() && value >= 0.0;
-            demand(
-                &format!("{path}.{name}"),
-                value,
-                ok,
-                "0 or more, and finite",
-            )?;
-        }
-        let field = format!("{path}.divergence");
-        demand(
-            &field,
-            self.divergence,
-            self.divergence > 1.0,
-            "greater than 1",
-        )
-    }
 }
 
 impl Method {

@@ -257,6 +257,7 @@ impl Equilibrium {
             trace: self.config.forward.trace,
             image: tracked && map.reuses_values(),
             record: self.config.record.clone(),
+            branches: packing.widths().to_vec(),
         };
         let clock = Clock::start();
         let one_by_one = singly

@@ -26,19 +26,22 @@ mod config;
 mod driver;
 mod dropout;
 mod equilibrium;
+mod growth;
 mod jacobian;
 mod map;
 mod normalization;
 mod report;
+mod run;
 mod sample;
 mod singly;
 mod solver;
 mod state;
+mod termination;
 
 pub use check::{CheckConfig, DeclarationError, Measured, check_declarations};
 pub use config::{
-    AdjointStart, AndersonConfig, AndersonType, BroydenConfig, Check, ConfigError, Freezing,
-    Gradient, Implicit, LinearMethod, LinearSolver, Method, Norm, Solver, SolverOf, Termination,
+    AdjointStart, AndersonConfig, AndersonType, BroydenConfig, ConfigError, Freezing, Gradient,
+    Implicit, LinearMethod, LinearSolver, Method, Solver, SolverOf,
 };
 pub use deq_kernels::custom_gradient;
 pub use dropout::dropout_mask;
@@ -50,3 +53,4 @@ pub use normalization::{
 };
 pub use report::{AdjointMonitor, Report, Status};
 pub use state::State;
+pub use termination::{Branches, Check, Norm, Termination};

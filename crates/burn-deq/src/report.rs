@@ -13,9 +13,10 @@ use burn::serde::{Deserialize, Serialize};
 pub enum Status {
     /// The residual met the tolerance.
     Converged,
-    /// The best residual stopped improving before it met the tolerance.
+    /// The best residual stopped improving before it met the tolerance, and the state did not grow.
     Stalled,
-    /// The residual grew far beyond the best one seen.
+    /// The residual grew far beyond the best one seen, or the state grew and its residual did not
+    /// fall: see [`Termination`](crate::Termination).
     Diverged,
     /// The map returned NaN or an infinity for this sample.
     NotFinite,
@@ -37,7 +38,7 @@ impl std::fmt::Display for Status {
         f.write_str(match self {
             Self::Converged => "converged",
             Self::Stalled => "stalled: the residual stopped improving",
-            Self::Diverged => "diverged: the residual grew without bound",
+            Self::Diverged => "diverged: the residual or the state grew without bound",
             Self::NotFinite => "not finite: the map returned NaN or infinity",
             Self::StepLimit => "step limit reached before the tolerance",
             Self::Unchecked => "unchecked: a fixed number of steps, residuals were not read",
@@ -48,7 +49,8 @@ impl std::fmt::Display for Status {
 /// The outcome of one solve, forward or backward, sample by sample.
 ///
 /// All vectors have the length of the batch. Norms are those of the
-/// [`Termination`](crate::Termination) that was asked for.
+/// [`Termination`](crate::Termination) that was asked for: with
+/// [`Branches::Each`](crate::Branches::Each) those of the branch furthest from its tolerance.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(crate = "burn::serde")]
 pub struct Report {

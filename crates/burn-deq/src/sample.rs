@@ -1,7 +1,8 @@
 //! When a sample is done, and which of its iterates is the best.
 
-use crate::config::Termination;
+use crate::growth::Growth;
 use crate::report::Status;
+use crate::termination::Termination;
 
 /// Residual relative to the norm of f; 0 when both are 0.
 pub(crate) fn ratio([residual, scale]: [f64; 2]) -> f64 {
@@ -12,16 +13,91 @@ pub(crate) fn ratio([residual, scale]: [f64; 2]) -> f64 {
     }
 }
 
+/// Norms of the residual and of f at an iterate.
+#[derive(Clone, Copy)]
+pub(crate) struct Norms {
+    /// Of the whole state.
+    pub(crate) whole: [f64; 2],
+    /// Those that the rule is about: of the branch that is furthest from its tolerance where
+    /// branches count one by one, else of the whole state.
+    pub(crate) judged: [f64; 2],
+}
+
+impl Norms {
+    /// Of a state that is judged as a whole.
+    pub(crate) fn whole(norms: [f64; 2]) -> Self {
+        Self {
+            whole: norms,
+            judged: norms,
+        }
+    }
+
+    /// Of a state and its branches: residuals, then f.
+    pub(crate) fn branches(whole: [f64; 2], branches: &[f64], rule: &Termination) -> Self {
+        let (residuals, images) = branches.split_at(branches.len() / 2);
+        let pairs = residuals.iter().zip(images).map(|(r, f)| [*r, *f]);
+        let worst = pairs.max_by(|a, b| excess(*a, rule).total_cmp(&excess(*b, rule)));
+        Self {
+            whole,
+            judged: worst.unwrap_or(whole),
+        }
+    }
+}
+
+/// The residual in units of its tolerance.
+fn excess(norms: [f64; 2], rule: &Termination) -> f64 {
+    ratio([norms[0], rule.absolute + rule.relative * norms[1]])
+}
+
+/// What all samples of a solve are judged by.
+pub(crate) struct Judge<'r> {
+    pub(crate) rule: &'r Termination,
+    /// Whether the solver takes steps back.
+    pub(crate) recovers: bool,
+    /// Rounding error of the state's type.
+    pub(crate) epsilon: f64,
+}
+
+impl Judge<'_> {
+    /// Whether the rule holds, and means something.
+    fn converged(&self, norms: Norms, growth: &Growth) -> bool {
+        let [residual, scale] = norms.judged;
+        residual <= self.rule.absolute + self.rule.relative * scale
+            && growth.settled(norms.whole, self.rule.absolute, self.epsilon)
+    }
+
+    fn away(&self, norms: Norms, growth: &Growth) -> bool {
+        growth.away(norms.whole, self.rule.absolute, self.epsilon)
+    }
+
+    /// What is wrong with an iterate, given the best residual so far (NaN at first).
+    fn trouble(&self, norms: Norms, best: f64, growth: &Growth) -> Option<Status> {
+        let [residual, scale] = norms.whole;
+        if !residual.is_finite() || !scale.is_finite() {
+            return Some(Status::NotFinite);
+        }
+        let far = residual > self.rule.divergence * best
+            || growth.lost(norms.whole, self.rule.absolute, self.epsilon);
+        far.then_some(Status::Diverged)
+    }
+}
+
 /// Progress of one sample.
 #[derive(Clone)]
 pub(crate) struct Sample {
     pub(crate) status: Option<Status>,
-    /// Norms of the residual and of f at the best iterate.
+    /// Norms of the residual and of f at the best iterate, as the report gives them.
     pub(crate) best: [f64; 2],
     pub(crate) best_step: usize,
-    /// Evaluation and residual at the last improvement by 1 %.
+    /// Residual of the whole state there.
+    lowest: f64,
+    growth: Growth,
+    /// Whether the state was last seen where it had run away to.
+    away: bool,
+    /// Evaluation of the last improvement by 1 %, and what improved: the residual, and that of the
+    /// branch that is furthest from its tolerance.
     mark_step: usize,
-    mark: f64,
+    marks: [f64; 2],
     /// Whether the last residual was one that only a solver that recovers can come back from.
     bad: bool,
 }
@@ -32,8 +108,11 @@ impl Sample {
             status: None,
             best: [f64::NAN; 2],
             best_step: 0,
+            lowest: f64::NAN,
+            growth: Growth::new(),
+            away: false,
             mark_step: 0,
-            mark: f64::INFINITY,
+            marks: [f64::INFINITY; 2],
             bad: false,
         }
     }
@@ -43,27 +122,28 @@ impl Sample {
         self.best = [0.0; 2];
     }
 
+    /// Why the solve ended, when the step limit came first.
+    pub(crate) fn end(&self) -> Status {
+        let unfinished = if self.away {
+            Status::Diverged
+        } else {
+            Status::StepLimit
+        };
+        self.status.unwrap_or(unfinished)
+    }
+
     /// Takes in the norms at one evaluation; says whether this iterate is the one to keep.
-    pub(crate) fn judge(
-        &mut self,
-        now: [f64; 2],
-        step: usize,
-        rule: &Termination,
-        recovers: bool,
-    ) -> bool {
+    pub(crate) fn judge(&mut self, now: Norms, step: usize, judge: &Judge<'_>) -> bool {
         if self.status.is_some() {
             return false;
         }
-        let [residual, scale] = now;
-        let first = self.best[0].is_nan();
-        let trouble = if !residual.is_finite() || !scale.is_finite() {
-            Some(Status::NotFinite)
-        } else if residual > rule.divergence * self.best[0] {
-            Some(Status::Diverged)
-        } else {
-            None
-        };
-        let grace = recovers && !first && !self.bad;
+        let first = self.lowest.is_nan();
+        if now.whole.iter().all(|n| n.is_finite()) {
+            self.growth.follow(now.whole);
+            self.away = judge.away(now, &self.growth);
+        }
+        let trouble = judge.trouble(now, self.lowest, &self.growth);
+        let grace = judge.recovers && !first && !self.bad;
         self.bad = trouble.is_some();
         if let Some(status) = trouble {
             if !grace {
@@ -72,46 +152,73 @@ impl Sample {
             return false;
         }
         // A sample may converge at an iterate whose residual is not its smallest, when f(z) grew.
-        let converged = residual <= rule.absolute + rule.relative * scale;
-        let keep = first || residual < self.best[0] || converged;
+        let converged = judge.converged(now, &self.growth);
+        let keep = first || now.whole[0] < self.lowest && !self.away || converged;
         if keep {
-            self.best = now;
+            self.best = now.judged;
+            self.lowest = now.whole[0];
             self.best_step = step;
         }
         if converged {
             self.status = Some(Status::Converged);
         } else {
-            self.watch(residual, step, rule);
+            self.watch(now, now.whole[0], step, judge);
         }
         keep
     }
 
-    /// The same for norms that are read now and then: those of now, and those of the best iterate
-    /// with the evaluation that found it.
-    pub(crate) fn look(&mut self, row: &[f64], step: usize, rule: &Termination) {
-        let (now, best) = ([row[0], row[1]], [row[2], row[3]]);
-        if best[0].is_finite() {
-            self.best = best;
-            self.best_step = row[4] as usize;
+    /// The same for norms that are read now and then: those of now and those of the best iterate,
+    /// with the evaluation that found it, and what the growth has come to.
+    pub(crate) fn look(
+        &mut self,
+        now: Norms,
+        (best, found): (Norms, usize),
+        growth: Growth,
+        step: usize,
+        judge: &Judge<'_>,
+    ) {
+        self.growth = growth;
+        let seen = best.whole[0].is_finite();
+        if seen {
+            self.best = best.judged;
+            self.lowest = best.whole[0];
+            self.best_step = found;
         }
-        if best[0] <= rule.absolute + rule.relative * best[1] && best[1].is_finite() {
+        self.away = judge.away(now, &self.growth);
+        if seen && judge.converged(best, &self.growth) {
             self.status = Some(Status::Converged);
-        } else if !now[0].is_finite() || !now[1].is_finite() {
-            self.status = Some(Status::NotFinite);
-        } else if now[0] > rule.divergence * best[0] {
-            self.status = Some(Status::Diverged);
+        } else if let Some(status) = judge.trouble(now, best.whole[0], &self.growth) {
+            self.status = Some(status);
         } else {
-            self.watch(best[0], step, rule);
+            self.watch(now, best.whole[0], step, judge);
         }
     }
 
-    /// Ends a sample that has stopped improving.
-    fn watch(&mut self, residual: f64, step: usize, rule: &Termination) {
-        if residual < 0.99 * self.mark {
-            self.mark = residual;
+    /// Ends a sample that has stopped improving: `residual` is its best or its last one.
+    fn watch(&mut self, now: Norms, residual: f64, step: usize, judge: &Judge<'_>) {
+        let branch = if now.judged == now.whole {
+            f64::INFINITY
+        } else {
+            excess(now.judged, judge.rule)
+        };
+        let mut improved = false;
+        for (mark, value) in self.marks.iter_mut().zip([residual, branch]) {
+            if value < 0.99 * *mark {
+                *mark = value;
+                improved = true;
+            }
+        }
+        if improved {
             self.mark_step = step;
-        } else if step - self.mark_step >= rule.patience {
-            self.status = Some(Status::Stalled);
+        } else if step - self.mark_step >= judge.rule.patience {
+            let settled = self
+                .growth
+                .settled(now.whole, judge.rule.absolute, judge.epsilon);
+            self.status = Some(if settled {
+                Status::Stalled
+            } else {
+                Status::Diverged
+            });
         }
     }
 }

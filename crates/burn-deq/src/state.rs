@@ -101,6 +101,11 @@ pub(crate) struct Packing<L> {
 }
 
 impl<L> Packing<L> {
+    /// Elements of each tensor of the state.
+    pub(crate) fn widths(&self) -> &[usize] {
+        &self.widths
+    }
+
     /// Concatenates the state's tensors to one `[batch, n]` tensor.
     ///
     /// # Panics

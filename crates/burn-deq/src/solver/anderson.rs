@@ -2,11 +2,12 @@
 
 use burn::tensor::{Bool, Tensor, TensorData};
 
+use super::device_weights::DeviceWeights;
 #[cfg(feature = "flex")]
 use super::points::Points;
 use super::ring::Ring;
-use super::square_norm;
-use super::weights::{Decision, DeviceWeights, HostWeights, Weights, columns, decide};
+use super::squares as norms;
+use super::weights::{Decision, HostWeights, Weights, columns, decide};
 use crate::config::{AndersonConfig, AndersonType};
 use crate::driver::{Iteration, Observation, Operator, Scalars, mask};
 use crate::map::Rows;
@@ -22,7 +23,8 @@ pub(crate) struct Anderson {
     /// The current iterate, then the one before.
     current: Option<Point>,
     previous: Option<Point>,
-    /// Products of the newest differences, between `observe` and `advance`.
+    /// |r|^2 and |f|^2, and products of the newest differences, between `observe` and `advance`.
+    squares: Option<Tensor<2>>,
     products: Option<Tensor<2>>,
     history: Option<History>,
     /// Slot of the ring that the last difference went to.
@@ -81,6 +83,7 @@ impl Anderson {
             z: start,
             current: None,
             previous: None,
+            squares: None,
             products: None,
             history: None,
             slot: 0,
@@ -138,7 +141,7 @@ impl Anderson {
         {
             self.weights.restart();
         }
-        let products = self.products.take();
+        let (squares, products) = (self.squares.take(), self.products.take());
         match (&mut self.weights, scalars) {
             (Weights::Host(samples), Some(scalars)) => {
                 let decisions = decide(samples, scalars, self.slot, safeguard, accelerate);
@@ -158,8 +161,8 @@ impl Anderson {
                 (gamma, back.contains(&true).then(|| mask(&back, &now.f)))
             }
             (Weights::Device(device), _) => {
-                let rr = square_norm(now.r.clone());
-                let decision = device.update(rr, products, self.slot, safeguard, accelerate);
+                let squares = squares.unwrap_or_else(|| norms(&now.r, &now.f));
+                let decision = device.update(squares, products, self.slot, safeguard, accelerate);
                 (Some(decision.gamma), Some(decision.back))
             }
             // The driver gives scalars always or never.
@@ -197,12 +200,13 @@ impl Iteration for Anderson {
             self.previous = Some(before);
         }
         self.current = Some(now);
+        self.squares = Some(norms(&residual, &image));
         Observation {
             state: self.z.clone(),
             image: Some(image),
             residual: Some(residual),
             within: None,
-            squares: None,
+            squares: self.squares.clone(),
             extra: self.products.clone(),
         }
     }
@@ -246,6 +250,7 @@ impl Iteration for Anderson {
         self.z = rows.of(self.z.clone());
         self.current = of(self.current.take());
         self.previous = of(self.previous.take());
+        self.squares = self.squares.take().map(|t| rows.of(t));
         self.products = self.products.take().map(|t| rows.of(t));
         if let Some(History { df, dr }) = &mut self.history {
             df.keep(rows);

@@ -3,7 +3,7 @@
 use burn::tensor::{Bool, Tensor};
 
 use super::ring::Ring;
-use super::{inner, square_norm};
+use super::{inner, rounding, square_norm, squares};
 use crate::config::BroydenConfig;
 use crate::driver::{Iteration, Observation, Operator, Scalars};
 use crate::map::Rows;
@@ -16,8 +16,8 @@ use crate::map::Rows;
 pub(crate) struct Broyden {
     config: BroydenConfig,
     z: Tensor<2>,
-    /// The residual at z, between `observe` and `advance`.
-    observed: Option<Tensor<2>>,
+    /// The residual at z and its squares, between `observe` and `advance`.
+    observed: Option<[Tensor<2>; 2]>,
     previous: Option<Previous>,
     terms: Option<Terms>,
 }
@@ -26,7 +26,8 @@ pub(crate) struct Broyden {
 struct Previous {
     z: Tensor<2>,
     r: Tensor<2>,
-    rr: Tensor<2>,
+    /// |r|^2 and |f|^2, `[batch, 2]`.
+    squares: Tensor<2>,
     /// B r there.
     br: Tensor<2>,
     /// Samples whose step from there was not plain.
@@ -96,23 +97,23 @@ impl Iteration for Broyden {
     fn observe(&mut self, map: &mut Operator<'_>) -> Observation {
         let image = map.apply(self.z.clone());
         let residual = image.clone() - self.z.clone();
-        self.observed = Some(residual.clone());
+        let squares = squares(&residual, &image);
+        self.observed = Some([residual.clone(), squares.clone()]);
         Observation {
             state: self.z.clone(),
             image: Some(image),
             residual: Some(residual),
             within: None,
-            squares: None,
+            squares: Some(squares),
             extra: None,
         }
     }
 
     fn advance(&mut self, _map: &mut Operator<'_>, _scalars: Option<&Scalars>) {
-        let Some(mut r) = self.observed.take() else {
+        let Some([mut r, mut squares]) = self.observed.take() else {
             return;
         };
         let mut z = self.z.clone();
-        let mut rr = square_norm(r.clone());
         let [batch, width] = z.dims();
         let mut terms = match self.terms.take() {
             Some(terms) if terms.filled < self.config.history => terms,
@@ -121,9 +122,10 @@ impl Iteration for Broyden {
         let mut br = terms.apply(r.clone());
 
         if let Some(before) = self.previous.take() {
-            let limit = before.rr.clone() * self.config.safeguard.powi(2);
+            let residual = |squares: &Tensor<2>| squares.clone().narrow(1, 0, 1);
+            let limit = residual(&before.squares) * self.config.safeguard.powi(2);
             // Not "greater": NaN must count as worse.
-            let worse = rr.clone().lower_equal(limit).bool_not();
+            let worse = residual(&squares).lower_equal(limit).bool_not();
             let back = worse.bool_and(before.accelerated);
 
             let dz = z.clone() - before.z.clone();
@@ -134,6 +136,12 @@ impl Iteration for Broyden {
             // rounding.
             let size = (square_norm(dz.clone()) * square_norm(b_dr.clone())).sqrt();
             let usable = denominator.clone().abs().greater(size * 1e-6);
+            // In one dimension nothing is lost there, even if dr is nothing but rounding error: on a
+            // slope of 1, the step would then be as long as chance has it.
+            let dr = square_norm(r.clone() - before.r.clone());
+            let sizes = squares.clone().max_pair(before.squares.clone()).sum_dim(1);
+            let resolved = dr.greater(sizes * rounding(r.dtype()).powi(2));
+            let usable = usable.bool_and(resolved);
             let skip = usable.bool_not().bool_or(back.clone());
             let u = (dz - b_dr) / denominator;
             // B_new r = B r + u <v, r>.
@@ -147,7 +155,7 @@ impl Iteration for Broyden {
             z = z.mask_where(wide.clone(), before.z);
             br = br.mask_where(wide.clone(), before.r.clone().neg());
             r = r.mask_where(wide, before.r);
-            rr = rr.mask_where(back.clone(), before.rr);
+            squares = squares.mask_where(back.clone().expand([batch, 2]), before.squares);
             let m = self.config.history;
             terms.empty = terms.empty.bool_or(back.expand([batch, m]));
         }
@@ -157,7 +165,7 @@ impl Iteration for Broyden {
         self.previous = Some(Previous {
             z,
             r,
-            rr,
+            squares,
             br,
             accelerated,
         });
@@ -165,11 +173,11 @@ impl Iteration for Broyden {
 
     fn keep(&mut self, rows: &Rows) {
         self.z = rows.of(self.z.clone());
-        self.observed = self.observed.take().map(|r| rows.of(r));
+        self.observed = self.observed.take().map(|pair| pair.map(|t| rows.of(t)));
         self.previous = self.previous.take().map(|p| Previous {
             z: rows.of(p.z),
             r: rows.of(p.r),
-            rr: rows.of(p.rr),
+            squares: rows.of(p.squares),
             br: rows.of(p.br),
             accelerated: rows.of(p.accelerated),
         });

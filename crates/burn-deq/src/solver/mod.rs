@@ -3,21 +3,25 @@
 mod anderson;
 mod broyden;
 mod conjugate_gradients;
+mod device_weights;
 #[cfg(feature = "flex")]
 mod host;
 mod minres;
 mod plain;
 #[cfg(feature = "flex")]
 mod points;
+#[cfg(all(test, feature = "flex"))]
+mod random_maps;
 mod ring;
 #[cfg(feature = "flex")]
 mod vectors;
 mod weights;
 
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 
-use crate::config::{LinearMethod, Method, Termination};
+use crate::config::{LinearMethod, Method};
 use crate::driver::{Iteration, Operator, Outcome, Requests, drive};
+use crate::termination::Termination;
 
 /// A solver for z = map(z) that starts at `start`.
 pub(crate) fn nonlinear(method: &Method, start: Tensor<2>) -> Box<dyn Iteration> {
@@ -87,6 +91,11 @@ pub(crate) fn square_norm(x: Tensor<2>) -> Tensor<2> {
     inner(x.clone(), x)
 }
 
+/// |r|^2 and |f|^2, `[batch, 2]`.
+pub(crate) fn squares(r: &Tensor<2>, f: &Tensor<2>) -> Tensor<2> {
+    Tensor::cat([r, f].map(|x| square_norm(x.clone())).to_vec(), 1)
+}
+
 /// Inner product of each sample: `[batch, n], [batch, n] -> [batch, 1]`.
 pub(crate) fn inner(x: Tensor<2>, y: Tensor<2>) -> Tensor<2> {
     #[cfg(feature = "flex")]
@@ -102,6 +111,12 @@ pub(crate) fn inner_within(within: &Option<Tensor<2>>, x: Tensor<2>, y: Tensor<2
         Some(within) => inner(x * within.clone(), y),
         None => inner(x, y),
     }
+}
+
+/// Rounding error of a difference of two residuals relative to the length of the states that they
+/// belong to: a unit in the last place of each z and each f. A map's own arithmetic adds more.
+pub(crate) fn rounding(dtype: DType) -> f64 {
+    4.0 * dtype.finfo().map_or(f64::EPSILON, |info| info.epsilon)
 }
 
 /// a / b, and 0 where b is not positive.

@@ -214,9 +214,9 @@ impl<T: Real> Step<'_, T> {
                 }
             },
         });
-        let rr = squares[0].elem();
+        let norms = [squares[0].elem(), squares[1].elem()];
         let safeguard = self.config.safeguard;
-        let decision = weights.update(rr, &products, self.slot, safeguard, self.accelerate);
+        let decision = weights.update(norms, &products, self.slot, safeguard, self.accelerate);
         let back = decision == Decision::TakeBack;
         if !self.writes {
             return back;
@@ -347,9 +347,9 @@ impl<T: Real> WithSimd for Subtract<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Check, Termination};
     use crate::driver::{Operator, PackedMap, Requests, drive};
     use crate::solver::anderson::Anderson;
+    use crate::termination::{Check, Termination};
     use burn::tensor::Device;
 
     /// z -> slope * tanh(z) + shift, elementwise; where a slope is large, steps overshoot, and one

@@ -1,8 +1,10 @@
-//! The small systems behind Anderson's weights: on the host in f64, or on the device without a
-//! read-back.
+//! The small systems behind Anderson's weights, on the host in f64. On the device, without a
+//! read-back, they are in `device_weights`.
 
-use burn::tensor::{Bool, DType, Tensor, s};
+use burn::tensor::DType;
 
+use super::device_weights::DeviceWeights;
+use super::rounding;
 use crate::config::{AndersonConfig, AndersonType};
 use crate::driver::Scalars;
 use crate::map::Rows;
@@ -16,6 +18,13 @@ pub(crate) fn columns(kind: AndersonType) -> usize {
         AndersonType::I => 5,
         AndersonType::II => 2,
     }
+}
+
+/// The largest sum of absolute weights that is taken. They multiply rounding errors, which must
+/// stay a small part of the state.
+pub(crate) fn weight_cap(config: &AndersonConfig, dtype: DType) -> f64 {
+    let epsilon = dtype.finfo().map_or(f64::EPSILON, |info| info.epsilon);
+    config.weight_cap.min(0.1 / epsilon)
 }
 
 /// What to do with one sample.
@@ -43,9 +52,11 @@ pub(crate) struct HostWeights {
     rhs: Vec<f64>,
     /// Slots that hold differences of this sample since its last restart.
     valid: Vec<bool>,
-    /// Squared residual before the last step, and whether that step was accelerated.
-    last: Option<f64>,
+    /// |r|^2 and |f|^2 before the last step, and whether that step was accelerated.
+    last: Option<[f64; 2]>,
     accelerated: bool,
+    /// Rounding error of a difference relative to the state, squared.
+    noise: f64,
     /// The weights of the last decision to accelerate, 0 for slots that are not in use.
     pub(crate) gamma: Vec<f64>,
     /// Memory of `solve`: lengths of all differences, the slots in use, and their system. Taking it
@@ -68,7 +79,7 @@ impl HostWeights {
         Self {
             kind: config.kind,
             ridge,
-            cap: config.weight_cap,
+            cap: weight_cap(config, dtype),
             gram: vec![0.0; m * m],
             secant: match config.kind {
                 AndersonType::I => vec![0.0; m * m],
@@ -78,6 +89,7 @@ impl HostWeights {
             valid: vec![false; m],
             last: None,
             accelerated: false,
+            noise: rounding(dtype).powi(2),
             gamma: Vec::new(),
             lengths: Vec::new(),
             slots: Vec::new(),
@@ -91,27 +103,30 @@ impl HostWeights {
         self.valid.fill(false);
     }
 
-    /// Takes in the scalars of one observation and decides about the step. `accelerate` is false
-    /// where the schedule wants a plain step.
+    /// Takes in |r|^2 and |f|^2 and the products of one observation, and decides about the step.
+    /// `accelerate` is false where the schedule wants a plain step.
     pub(crate) fn update(
         &mut self,
-        squared_residual: f64,
+        squares: [f64; 2],
         products: &[f64],
         slot: usize,
         safeguard: f64,
         accelerate: bool,
     ) -> Decision {
-        self.take_in(products, slot);
-        let worse = self.last.is_some_and(|last| {
-            squared_residual.is_nan() || squared_residual > safeguard * safeguard * last
-        });
+        let size = |[r, f]: [f64; 2]| r + f;
+        let size = size(squares).max(self.last.map_or(0.0, size));
+        self.take_in(products, slot, self.noise * size);
+        let residual = squares[0];
+        let worse = self
+            .last
+            .is_some_and(|[last, _]| residual.is_nan() || residual > safeguard * safeguard * last);
         if self.accelerated && worse {
             // The residual to beat stays that of the point before.
             self.restart();
             self.accelerated = false;
             return Decision::TakeBack;
         }
-        self.last = Some(squared_residual);
+        self.last = Some(squares);
         self.accelerated = accelerate && self.solve(slot);
         if self.accelerated {
             Decision::Accelerate
@@ -120,8 +135,9 @@ impl HostWeights {
         }
     }
 
-    /// Enters the products with the difference in `slot`.
-    fn take_in(&mut self, products: &[f64], slot: usize) {
+    /// Enters the products with the difference in `slot`, which is not used when its squared length
+    /// is not above `noise`: its direction is that of rounding errors.
+    fn take_in(&mut self, products: &[f64], slot: usize, noise: f64) {
         let m = self.rhs.len();
         if products.is_empty() {
             return;
@@ -142,7 +158,7 @@ impl HostWeights {
             }
         }
         let square = self.gram[slot * m + slot];
-        self.valid[slot] = square > 0.0 && square.is_finite();
+        self.valid[slot] = square > noise && square.is_finite();
     }
 
     /// Finds gamma, on systems scaled to differences of unit length, so that neither the scale of z
@@ -302,169 +318,6 @@ fn gauss(a: &mut [Vec<f64>]) -> Option<Vec<f64>> {
     Some(a.iter().map(|row| row[n]).collect())
 }
 
-/// The systems of all samples, on the device. No decision is ever read back: bad samples are
-/// handled by masks, and where the host would leave dependent differences out, a larger
-/// regularisation keeps the system solvable.
-pub(crate) struct DeviceWeights {
-    kind: AndersonType,
-    ridge: f64,
-    cap: f64,
-    /// `[batch, m, m]`: the matrix of the system, and the squared lengths `[batch, m]` of dR.
-    matrix: Tensor<3>,
-    squares: Tensor<2>,
-    /// `[batch, m]`, slots without a difference of this sample.
-    empty: Tensor<2, Bool>,
-    /// `[batch, 1]`: squared residual before the last step, and whether that was accelerated.
-    last: Option<Tensor<2>>,
-    accelerated: Tensor<2, Bool>,
-}
-
-/// One step's decisions, as masks and weights.
-pub(crate) struct DeviceDecision {
-    /// `[batch, m]`, zero where the step is plain.
-    pub(crate) gamma: Tensor<2>,
-    /// `[batch, 1]`: samples whose last step is taken back.
-    pub(crate) back: Tensor<2, Bool>,
-}
-
-impl DeviceWeights {
-    pub(crate) fn new(config: &AndersonConfig, like: &Tensor<2>) -> Self {
-        let (batch, m) = (like.dims()[0], config.history);
-        let options = (&like.device(), like.dtype());
-        let floor = match like.dtype() {
-            DType::F64 => 1e-12,
-            _ => 1e-6,
-        };
-        Self {
-            kind: config.kind,
-            ridge: config.regularization.max(floor),
-            cap: config.weight_cap,
-            matrix: Tensor::zeros([batch, m, m], options),
-            squares: Tensor::zeros([batch, m], options),
-            empty: Tensor::full([batch, m], true, &like.device()),
-            last: None,
-            accelerated: Tensor::full([batch, 1], false, &like.device()),
-        }
-    }
-
-    /// Forgets all differences.
-    pub(crate) fn restart(&mut self) {
-        self.empty = Tensor::full(self.empty.dims(), true, &self.empty.device());
-    }
-
-    /// As [`HostWeights::update`] for all samples; `products` is `[batch, columns * m]`.
-    pub(crate) fn update(
-        &mut self,
-        rr: Tensor<2>,
-        products: Option<Tensor<2>>,
-        slot: usize,
-        safeguard: f64,
-        accelerate: bool,
-    ) -> DeviceDecision {
-        let [batch, m] = self.squares.dims();
-        let mut rhs = None;
-        if let Some(products) = products {
-            let parts = products.chunk(columns(self.kind), 1);
-            let (row, column, right) = match self.kind {
-                AndersonType::II => (parts[0].clone(), parts[0].clone(), parts[1].clone()),
-                // Turned in sign, as on the host.
-                AndersonType::I => (
-                    parts[2].clone().neg(),
-                    parts[0].clone() - parts[3].clone(),
-                    parts[1].clone() - parts[4].clone(),
-                ),
-            };
-            let matrix = self
-                .matrix
-                .clone()
-                .slice_assign(s![.., .., slot..slot + 1], column.unsqueeze_dim(2));
-            self.matrix = matrix.slice_assign(s![.., slot..slot + 1, ..], row.unsqueeze_dim(1));
-            let square = parts[0].clone().narrow(1, slot, 1);
-            let usable = square.clone().greater_elem(0.0);
-            let usable = usable.bool_and(square.clone().is_finite());
-            self.squares = self
-                .squares
-                .clone()
-                .slice_assign(s![.., slot..slot + 1], square);
-            self.empty = self
-                .empty
-                .clone()
-                .slice_assign(s![.., slot..slot + 1], usable.bool_not());
-            rhs = Some(right);
-        }
-        let back = match &self.last {
-            Some(last) => {
-                let limit = last.clone() * safeguard.powi(2);
-                let worse = rr.clone().lower_equal(limit).bool_not();
-                worse.bool_and(self.accelerated.clone())
-            }
-            None => self.accelerated.clone(),
-        };
-        self.last = Some(match self.last.take() {
-            Some(last) => rr.mask_where(back.clone(), last),
-            None => rr,
-        });
-        self.empty = self.empty.clone().bool_or(back.clone().expand([batch, m]));
-        let gamma = match rhs {
-            Some(rhs) if accelerate => self.solve(rhs),
-            _ => self.squares.zeros_like(),
-        };
-        let gamma = gamma.mask_fill(back.clone().expand([batch, m]), 0.0);
-        self.accelerated = gamma.clone().abs().sum_dim(1).greater_elem(0.0);
-        DeviceDecision { gamma, back }
-    }
-
-    fn solve(&mut self, rhs: Tensor<2>) -> Tensor<2> {
-        let [batch, m] = self.squares.dims();
-        let length = self.squares.clone().sqrt();
-        let scale = length.recip().mask_fill(self.empty.clone(), 0.0);
-        let rhs = (rhs * scale.clone()).mask_fill(self.empty.clone(), 0.0);
-        let outer = scale.clone().unsqueeze_dim::<3>(2) * scale.clone().unsqueeze_dim::<3>(1);
-        let unused = self
-            .empty
-            .clone()
-            .unsqueeze_dim::<3>(2)
-            .expand([batch, m, m]);
-        let unused = unused.bool_or(
-            self.empty
-                .clone()
-                .unsqueeze_dim::<3>(1)
-                .expand([batch, m, m]),
-        );
-        // Empty slots get a row of the identity and hence the weight 0.
-        let identity = Tensor::<2>::eye(m, &scale.device()).cast(scale.dtype());
-        let ridge = identity.clone().unsqueeze_dim::<3>(0) * self.ridge;
-        let blank = self.empty.clone().float().cast(scale.dtype());
-        let blank = blank.unsqueeze_dim::<3>(1) * identity.clone().unsqueeze_dim::<3>(0);
-        let a = (self.matrix.clone() * outer).mask_fill(unused, 0.0) + ridge + blank;
-        let mut a = Tensor::cat(vec![a, rhs.unsqueeze_dim::<3>(2)], 2);
-        // Gauss and Jordan without pivoting: the matrix is positive definite for type II, and for
-        // type I its symmetric part is for contractions.
-        for k in 0..m {
-            let pivot = a.clone().slice(s![.., k..k + 1, k..k + 1]);
-            let row = a.clone().narrow(1, k, 1) / pivot;
-            let unit = identity.clone().narrow(1, k, 1).unsqueeze_dim::<3>(0);
-            let column = a.clone().narrow(2, k, 1) - unit;
-            a = a - column.matmul(row);
-        }
-        let gamma = a.narrow(2, m, 1).squeeze_dim::<2>(2) * scale;
-        let size = gamma.clone().abs().sum_dim(1);
-        let refused = size.lower_equal_elem(self.cap).bool_not();
-        let refused = refused.expand([batch, m]);
-        self.empty = self.empty.clone().bool_or(refused.clone());
-        gamma.mask_fill(refused, 0.0)
-    }
-
-    /// Forgets all samples but these.
-    pub(crate) fn keep(&mut self, rows: &Rows) {
-        self.matrix = rows.of(self.matrix.clone());
-        self.squares = rows.of(self.squares.clone());
-        self.empty = rows.of(self.empty.clone());
-        self.last = self.last.take().map(|t| rows.of(t));
-        self.accelerated = rows.of(self.accelerated.clone());
-    }
-}
-
 /// Where the weights are solved for.
 pub(crate) enum Weights {
     /// Not known before the first step.
@@ -508,14 +361,16 @@ pub(crate) fn decide(
     samples
         .iter_mut()
         .zip(scalars.rows())
-        .map(|(sample, (rr, products))| sample.update(rr, products, slot, safeguard, accelerate))
+        .map(|(sample, (squares, products))| {
+            sample.update(squares, products, slot, safeguard, accelerate)
+        })
         .collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use burn::tensor::{Device, TensorData};
+    use burn::tensor::{Device, Tensor, TensorData};
 
     fn weights(gram: [f64; 4], rhs: [f64; 2], ridge: f64) -> HostWeights {
         let config = AndersonConfig::new()
@@ -573,10 +428,10 @@ mod tests {
                 ],
             };
             for (slot, products) in steps.into_iter().enumerate() {
-                let decision = host.update(1.0, &products, slot, 4.0, true);
+                let decision = host.update([1.0, 1.0], &products, slot, 4.0, true);
                 assert_eq!(decision, Decision::Accelerate);
-                let rr = tensor(vec![1.0]);
-                let decision = on_device.update(rr, Some(tensor(products)), slot, 4.0, true);
+                let squares = tensor(vec![1.0, 1.0]);
+                let decision = on_device.update(squares, Some(tensor(products)), slot, 4.0, true);
                 let other: Vec<f64> = decision.gamma.into_data().iter::<f64>().collect();
                 let gamma = &host.gamma;
                 for (a, b) in gamma.iter().zip(&other) {

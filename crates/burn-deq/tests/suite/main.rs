@@ -8,6 +8,7 @@ mod matrix;
 mod normalization;
 mod problems;
 mod robustness;
+mod runaway;
 mod solvers;
 mod support;
 mod termination;
