@@ -96,8 +96,8 @@ fn tensor(elements: Vec<f32>, dims: [usize; 4], like: &Tensor<4>) -> Tensor<4> {
     )
 }
 
-/// Lends a task this thread's memory. The memory is taken out meanwhile, for a thread that waits for
-/// others may be given another task.
+/// Lends a task this thread's memory. The memory is taken out meanwhile, because a thread that waits
+/// may be given another task.
 fn lend<T: Default, R>(
     memory: &'static std::thread::LocalKey<RefCell<T>>,
     task: impl FnOnce(&mut T) -> R,
