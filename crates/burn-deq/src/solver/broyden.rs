@@ -3,7 +3,7 @@
 use burn::tensor::{Bool, Tensor};
 
 use super::ring::Ring;
-use super::{inner, rounding, square_norm, squares};
+use super::{inner, rounding, square_distance, square_norm, squares};
 use crate::config::BroydenConfig;
 use crate::driver::{Iteration, Observation, Operator, Scalars};
 use crate::map::Rows;
@@ -138,7 +138,7 @@ impl Iteration for Broyden {
             let usable = denominator.clone().abs().greater(size * 1e-6);
             // In one dimension nothing is lost there, even if dr is nothing but rounding error: on a
             // slope of 1, the step would then be as long as chance has it.
-            let dr = square_norm(r.clone() - before.r.clone());
+            let dr = square_distance(&r, &before.r);
             let sizes = squares.clone().max_pair(before.squares.clone()).sum_dim(1);
             let resolved = dr.greater(sizes * rounding(r.dtype()).powi(2));
             let usable = usable.bool_and(resolved);

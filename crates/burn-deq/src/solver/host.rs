@@ -1,10 +1,10 @@
 //! A [`Ring`](super::ring::Ring) in the host's memory, for plain tensors on Burn's CPU backend.
 
 use burn::tensor::{Bool, DType, Device, Tensor, TensorData};
-use pulp::Arch;
+use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::vectors::{Combine, Floats, Real, products, worth_spreading};
+use super::vectors::{BLOCK, Combine, Floats, Real, products, worth_spreading};
 use crate::map::Rows;
 
 pub(crate) struct HostRing {
@@ -142,5 +142,48 @@ impl HostRing {
     fn tensor<T: Real>(&self, elements: Vec<T>, columns: usize) -> Tensor<2> {
         let data = TensorData::new(elements, [self.batch, columns]);
         Tensor::from_data(data, (&self.device, T::dtype()))
+    }
+}
+
+/// |x - y|^2 of each sample, `[batch, 1]`, in one pass over the memory.
+pub(super) fn square_distance(x: &Tensor<2>, y: &Tensor<2>) -> Option<Tensor<2>> {
+    if x.dims() != y.dims() || x.dtype() != y.dtype() {
+        return None;
+    }
+    let pair = [Floats::new(y)?, Floats::new(x)?];
+    Some(match x.dtype() {
+        DType::F64 => square_distance_of::<f64>(x, &pair),
+        _ => square_distance_of::<f32>(x, &pair),
+    })
+}
+
+fn square_distance_of<T: Real>(like: &Tensor<2>, [a, b]: &[Floats; 2]) -> Tensor<2> {
+    let [batch, width] = like.dims();
+    let (a, b): (&[T], &[T]) = (a.elements(), b.elements());
+    let rows = a.chunks_exact(width).zip(b.chunks_exact(width));
+    let squares: Vec<T> = rows
+        .map(|(a, b)| Arch::new().dispatch(Distance { a, b }))
+        .collect();
+    let data = TensorData::new(squares, [batch, 1]);
+    Tensor::from_data(data, (&like.device(), T::dtype()))
+}
+
+/// A struct for the reason given in `vectors`.
+struct Distance<'a, T> {
+    a: &'a [T],
+    b: &'a [T],
+}
+
+impl<T: Real> WithSimd for Distance<'_, T> {
+    type Output = T;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> T {
+        let mut sum = T::default();
+        for (a, b) in self.a.chunks(BLOCK).zip(self.b.chunks(BLOCK)) {
+            let [square, _] = T::residual(simd, a, b);
+            sum += square;
+        }
+        sum
     }
 }

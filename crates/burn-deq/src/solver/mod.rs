@@ -96,6 +96,15 @@ pub(crate) fn squares(r: &Tensor<2>, f: &Tensor<2>) -> Tensor<2> {
     Tensor::cat([r, f].map(|x| square_norm(x.clone())).to_vec(), 1)
 }
 
+/// |x - y|^2 of each sample: `[batch, n], [batch, n] -> [batch, 1]`.
+pub(crate) fn square_distance(x: &Tensor<2>, y: &Tensor<2>) -> Tensor<2> {
+    #[cfg(feature = "flex")]
+    if let Some(squares) = host::square_distance(x, y) {
+        return squares;
+    }
+    square_norm(x.clone() - y.clone())
+}
+
 /// Inner product of each sample: `[batch, n], [batch, n] -> [batch, 1]`.
 pub(crate) fn inner(x: Tensor<2>, y: Tensor<2>) -> Tensor<2> {
     #[cfg(feature = "flex")]
