@@ -248,13 +248,13 @@ impl Reparameterization for SpectralNorm {
 /// # Example
 ///
 /// ```
-/// use burn::nn::conv::Conv2dConfig;
+/// use burn::nn::{Initializer, conv::Conv2dConfig};
 /// use burn::prelude::*;
 /// use burn_deq::{SpectralNormConfig, SpectralOperator};
 ///
 /// # let device = Device::flex();
 /// let operator = SpectralOperator::Convolution { size: [8, 8], stride: [1, 1], padding: [1, 1] };
-/// let conv = Conv2dConfig::new([4, 4], [3, 3]).init(&device);
+/// let conv = Conv2dConfig::new([4, 4], [3, 3]).with_initializer(Initializer::Ones).init(&device);
 /// let conv = conv.apply_reparameterization(SpectralNormConfig::new(operator, 0.9));
 /// let norm = SpectralNormConfig::norm(operator, conv.weight.val(), 100);
 /// assert!(norm < 0.91);

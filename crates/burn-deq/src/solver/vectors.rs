@@ -117,11 +117,7 @@ pub(super) fn owned<T: Real>(x: Tensor<2>) -> Vec<T> {
     let Ok(x) = x.try_into_primitive::<Flex>() else {
         unreachable!("the host can read the tensor")
     };
-    let x = if x.is_contiguous() {
-        x
-    } else {
-        x.to_contiguous()
-    };
+    let x = x.to_contiguous();
     if x.is_unique() {
         let data = x.into_data().try_into_vec();
         return data.expect("elements of this type");
