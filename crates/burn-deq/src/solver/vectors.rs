@@ -18,6 +18,15 @@ pub(super) fn worth_spreading(samples: usize, elements: usize) -> bool {
     samples > 1 && elements >= WORTH_SPREADING && rayon::current_num_threads() > 1
 }
 
+/// The tensor with its elements in row-major order; one that has them so is not copied.
+fn contiguous(x: FloatTensor<Flex>) -> FloatTensor<Flex> {
+    if x.is_contiguous() {
+        x
+    } else {
+        x.to_contiguous()
+    }
+}
+
 /// A tensor whose elements the host can read in place.
 pub(super) struct Floats(FloatTensor<Flex>);
 
@@ -27,11 +36,7 @@ impl Floats {
             return None;
         }
         let x = x.clone().try_into_primitive::<Flex>().ok()?;
-        Some(Self(if x.is_contiguous() {
-            x
-        } else {
-            x.to_contiguous()
-        }))
+        Some(Self(contiguous(x)))
     }
 
     pub(super) fn expected(x: &Tensor<2>) -> Self {
@@ -117,7 +122,7 @@ pub(super) fn owned<T: Real>(x: Tensor<2>) -> Vec<T> {
     let Ok(x) = x.try_into_primitive::<Flex>() else {
         unreachable!("the host can read the tensor")
     };
-    let x = x.to_contiguous();
+    let x = contiguous(x);
     if x.is_unique() {
         let data = x.into_data().try_into_vec();
         return data.expect("elements of this type");
