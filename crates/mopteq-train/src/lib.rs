@@ -3,7 +3,7 @@
 //! One training run is a [`TrainConfig`](config::TrainConfig), a [`RunFolder`](run::RunFolder)
 //! and a [`Task`](train::Task); afterwards everything the run did can be read from the
 //! folder, and [`Predictor`](predict::Predictor) classifies pictures with it. Tensors, gradients,
-//! optimisers, several devices and the dashboard are Burn's; this crate adds what it leaves open:
+//! optimisers and the dashboard are Burn's; this crate adds what it leaves open:
 //! training that can stop and go on exactly after any batch, data that are a function of seed and
 //! position, checkpoints of which only whole ones are ever seen, and errors that name the file and
 //! the remedy.

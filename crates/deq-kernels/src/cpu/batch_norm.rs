@@ -15,7 +15,7 @@ use crate::gradient::custom_gradient;
 const LINE: usize = 1024;
 
 /// max(batch norm of x, 0) with its gradients; in training, the running statistics move as Burn
-/// moves them. `None` where only the portable path applies.
+/// moves them. `None` where there is no fast form.
 pub(crate) fn norm_relu(norm: &BatchNorm, x: &Tensor<4>) -> Option<Tensor<4>> {
     let training = x.device().is_autodiff();
     if training && !norm.training.is_enabled() {

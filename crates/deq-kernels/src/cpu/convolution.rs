@@ -10,7 +10,7 @@ use crate::gradient::custom_gradient;
 /// Larger kernels would run past the space that a plane has at its end.
 const LARGEST_KERNEL: usize = 15;
 
-/// Whether a convolution of this kind has a native path.
+/// Whether a convolution of this kind has a fast form.
 pub(super) fn convolves(x: [usize; 4], kernel: [usize; 4]) -> bool {
     let ([_, channels, height, width], [out, channels_in, k, l]) = (x, kernel);
     k == l
@@ -21,7 +21,7 @@ pub(super) fn convolves(x: [usize; 4], kernel: [usize; 4]) -> bool {
 }
 
 /// Stride-1 convolution with zero padding that keeps the resolution, and a bias `[out]`, with their
-/// gradients; `None` where only the portable path applies.
+/// gradients; `None` where there is no fast form.
 pub(crate) fn convolve(
     x: &Tensor<4>,
     kernel: &Tensor<4>,

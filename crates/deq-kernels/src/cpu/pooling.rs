@@ -7,8 +7,7 @@ use rayon::prelude::*;
 use super::{Floats, tensor};
 use crate::gradient::custom_gradient;
 
-/// Means over cells of equal size, with their gradient; `None` where only the portable path
-/// applies.
+/// Means over cells of equal size, with their gradient; `None` where there is no fast form.
 pub(crate) fn mean_pool(x: &Tensor<4>, [height, width]: [usize; 2]) -> Option<Tensor<4>> {
     let [batch, channels, h, w] = x.dims();
     let whole = |n: usize, cells: usize| cells > 0 && n > 0 && n.is_multiple_of(cells);

@@ -44,7 +44,7 @@ impl PreparedKernels {
 /// Slopes of the activation or a mask, branch by branch.
 pub(crate) type Factors = Vec<Floats>;
 
-/// An objective on a context, where the native path applies.
+/// A formula with a state and inputs to which the fast form applies.
 struct Setup<'a> {
     formula: &'a StepFormula,
     kernels: &'a [Kernels],
@@ -140,13 +140,12 @@ fn tensors(results: Vec<Vec<f32>>, shapes: &[[usize; 4]], like: &[Tensor<4>]) ->
         .collect()
 }
 
-/// Whether the native path applies to an objective on a context.
+/// Whether the fast form applies.
 pub(crate) fn applies(formula: &StepFormula, z: &[Tensor<4>], x: Inputs<'_>) -> bool {
     Setup::new(formula, z, x).is_some()
 }
 
-/// prox(z - step dG/dz), or the derivative of prox there; `None` where only the portable path
-/// applies.
+/// prox(z - step dG/dz), or the derivative of prox there; `None` where there is no fast form.
 pub(crate) fn step(
     formula: &StepFormula,
     z: &[Tensor<4>],
@@ -159,7 +158,7 @@ pub(crate) fn step(
     Some(tensors(results, &shapes, z))
 }
 
-/// The derivative of prox from the values of a step; `None` where only the portable path applies.
+/// The derivative of prox from the values of a step; `None` where there is no fast form.
 pub(crate) fn mask(formula: &StepFormula, values: &[Tensor<4>]) -> Option<Vec<Tensor<4>>> {
     let of = |value: &Tensor<4>| {
         let values = Floats::new(value)?;
@@ -173,7 +172,7 @@ pub(crate) fn mask(formula: &StepFormula, values: &[Tensor<4>]) -> Option<Vec<Te
 }
 
 /// A step from a plain z with gradients for kernels and injections; its plain value is computed
-/// unless it is known. `None` where only the portable path applies.
+/// unless it is known. `None` where there is no fast form.
 pub(crate) fn tracked_step(
     formula: &StepFormula,
     z: &[Tensor<4>],
@@ -232,7 +231,7 @@ pub(crate) struct Product {
 }
 
 impl Product {
-    /// At z; `None` where only the portable path applies.
+    /// At z; `None` where there is no fast form.
     pub(crate) fn new(
         formula: &StepFormula,
         z: &[Tensor<4>],
