@@ -5,7 +5,7 @@ use std::collections::hash_map::RandomState;
 use std::fs;
 use std::hash::{BuildHasher, Hasher};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::support::*;
 
@@ -30,14 +30,17 @@ fn killed_at_random_moments_it_ends_with_the_same_parameters_bit_for_bit() {
         "--ema",
         "0.9",
     ];
+    let started = Instant::now();
     train(path, &[&options[..], &["--out", "whole"]].concat());
+    // Three kills that together come before the end, however fast the machine is.
+    let longest = started.elapsed().as_millis() as u64 / 4;
 
     let killed = path.join("killed");
     let mut child = start(path, &[&options[..], &OFTEN, &["--out", "killed"]].concat());
     wait_for(&mut child, || killed.join("run.lock").exists());
     let mut moments = Vec::new();
     for kill in 0..3 {
-        let moment = 200 + random(700);
+        let moment = longest / 4 + random(longest * 3 / 4);
         moments.push(moment);
         std::thread::sleep(Duration::from_millis(moment));
         // On Unix this is SIGKILL: no destructor runs.
