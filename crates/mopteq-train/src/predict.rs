@@ -56,7 +56,8 @@ pub enum PredictError {
 
 impl From<Crash> for PredictError {
     fn from(crash: Crash) -> Self {
-        let remedy = crate::train::remedy(&crash.message);
+        let known = crate::train::remedy(&crash.message);
+        let remedy = known.unwrap_or("if it works with --device cpu, the fault is the device's");
         let message = crash.message;
         Self::Crashed { message, remedy }
     }

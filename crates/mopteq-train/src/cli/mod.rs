@@ -33,7 +33,7 @@ const RUNS: &str = "runs";
     after_help = "Examples:\n  \
         mopteq                                       train on the embedded digits\n  \
         mopteq train --epochs 3 --out runs/short     a shorter training\n  \
-        mopteq train --data cifar10                  get CIFAR-10 and train on it\n  \
+        mopteq train --data cifar10                  train on CIFAR-10\n  \
         mopteq train --data photos/ --size 64        your own pictures, a folder a class\n  \
         mopteq train --resume runs/digits-1          go on after an interruption\n  \
         mopteq eval --run runs/digits-1              accuracy, calibration, solver cost\n  \
@@ -66,7 +66,7 @@ enum Command {
     Predict(model::PredictArguments),
     /// Look inside: how one picture's equilibrium is found, and what it looks like.
     Inspect(model::InspectArguments),
-    /// Make the report of a run anew.
+    /// Write the report of a run again.
     Report(model::ReportArguments),
     /// List and compare runs.
     Runs(runs::RunsArguments),

@@ -32,7 +32,9 @@ pub enum IdxError {
         found: u32,
     },
     /// The header's sizes are zero or beyond any memory.
-    #[error("{file}: the header asks for {sizes}, which cannot be")]
+    #[error(
+        "{file}: the header gives the sizes {sizes}, which are not possible; get the file again"
+    )]
     Sizes {
         /// The file.
         file: String,

@@ -252,7 +252,9 @@ pub enum DataError {
         first: String,
     },
     /// A file has another length than its format allows.
-    #[error("{file}: {found} bytes are no whole number of {record}-byte records; get it again")]
+    #[error(
+        "{file}: {found} bytes is not a multiple of the record size ({record} bytes); get it again"
+    )]
     Records {
         /// The file.
         file: PathBuf,

@@ -56,7 +56,7 @@ impl Backend {
 /// What the user may ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceChoice {
-    /// The best that is there: CUDA, then a GPU by way of wgpu, then the CPU.
+    /// The best that is there: CUDA or ROCm, then a GPU by way of wgpu, then the CPU.
     Auto,
     /// This one, with the number of the GPU where there are several.
     On(Backend, usize),
@@ -189,14 +189,21 @@ pub fn select(choice: DeviceChoice) -> Result<SelectedDevice, DeviceError> {
     }
 }
 
-/// CUDA, then wgpu, then the CPU; the reason tells why those before were not taken.
+/// CUDA or ROCm, then a GPU by way of a graphics driver, then the CPU; the reason tells why those
+/// before were not taken.
 fn auto() -> Result<SelectedDevice, DeviceError> {
     let mut passed_over: Vec<String> = Vec::new();
     let makers = hardware::makers();
-    if cfg!(feature = "cuda") && makers.contains(&Maker::Nvidia) {
-        match gpu(Backend::Cuda, 0, "there is an NVIDIA GPU".into()) {
-            Ok(found) => return Ok(found),
-            Err(error) => passed_over.push(reason(error, "CUDA")),
+    let own = [
+        (Backend::Cuda, Maker::Nvidia, cfg!(feature = "cuda")),
+        (Backend::Rocm, Maker::Amd, cfg!(feature = "rocm")),
+    ];
+    for (backend, maker, built_in) in own {
+        if built_in && makers.contains(&maker) {
+            match gpu(backend, 0, format!("there is {}", maker.gpu())) {
+                Ok(found) => return Ok(found),
+                Err(error) => passed_over.push(reason(error, backend.name())),
+            }
         }
     }
     let adapters = adapters();

@@ -107,14 +107,14 @@ pub(crate) fn crashed(what: &'static str, crash: Crash, run: &RunFolder) -> Trai
     }
     TrainError::Crashed {
         what,
-        remedy: remedy(&crash.message),
+        remedy: remedy(&crash.message).unwrap_or("crash.log in the run folder has the details"),
         message: crash.message,
         run: run.path().into(),
     }
 }
 
-/// What may help against a crash of the device, by its message.
-pub(crate) fn remedy(message: &str) -> &'static str {
+/// What may help against a crash of the device, if its message says what happened.
+pub(crate) fn remedy(message: &str) -> Option<&'static str> {
     let message = message.to_lowercase();
     let says = |words: &[&str]| words.iter().any(|word| message.contains(word));
     if says(&[
@@ -124,12 +124,14 @@ pub(crate) fn remedy(message: &str) -> &'static str {
         "allocat",
         "too large",
     ]) {
-        "the device is out of memory: use a smaller --batch-size, with --accumulate for the same \
-         step"
+        Some(
+            "the device is out of memory: use a smaller --batch-size, with --accumulate for the \
+             same step",
+        )
     } else if says(&["lost", "device removed", "illegal", "ecc", "xid"]) {
-        "the device was lost: check its driver and temperature, or use --device cpu"
+        Some("the device was lost: check its driver and temperature, or use --device cpu")
     } else {
-        "crash.log in the run folder has the details"
+        None
     }
 }
 
@@ -139,8 +141,8 @@ mod tests {
 
     #[test]
     fn crashes_of_the_device_have_a_remedy() {
-        assert!(remedy("CUDA_ERROR_OUT_OF_MEMORY").contains("--batch-size"));
-        assert!(remedy("Parent device is lost").contains("--device cpu"));
-        assert!(remedy("index out of bounds").contains("crash.log"));
+        assert!(remedy("CUDA_ERROR_OUT_OF_MEMORY").is_some_and(|r| r.contains("--batch-size")));
+        assert!(remedy("Parent device is lost").is_some_and(|r| r.contains("--device cpu")));
+        assert_eq!(remedy("index out of bounds"), None);
     }
 }

@@ -24,7 +24,9 @@ pub enum DownloadError {
         file: PathBuf,
     },
     /// The server does not have the file, or refuses it.
-    #[error("{url}: the server answers {status}; try another mirror with --url")]
+    #[error(
+        "{url}: the server answers {status}; try another mirror: mopteq data get NAME --url URL"
+    )]
     Status {
         /// The address.
         url: String,
@@ -34,7 +36,7 @@ pub enum DownloadError {
     /// The server sends a page for people instead of the file.
     #[error(
         "{url}: the server sends an HTML page instead of the file (a login or error page?); try \
-         another mirror with --url"
+         another mirror: mopteq data get NAME --url URL"
     )]
     Html {
         /// The address.
@@ -55,8 +57,8 @@ pub enum DownloadError {
     },
     /// The file is another one, or damaged on the way.
     #[error(
-        "{url}: wrong checksum (md5 {found} instead of {expected}); what came was removed, try \
-         again or another mirror with --url"
+        "{url}: wrong checksum (md5 {found} instead of {expected}); the file was removed; try \
+         again, or another mirror: mopteq data get NAME --url URL"
     )]
     Checksum {
         /// The address.
