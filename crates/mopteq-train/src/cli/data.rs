@@ -52,13 +52,13 @@ pub struct SourceArguments {
     #[arg(long, value_name = "PATH")]
     data_path: Option<PathBuf>,
     /// Height and width that picture files are scaled to.
-    #[arg(long, value_name = "PIXELS", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "PIXELS", value_parser = clap::value_parser!(u16).range(1..=4096))]
     size: Option<u16>,
     /// Share of each class that is set aside for the test where there is no test part.
-    #[arg(long, value_name = "FRACTION")]
+    #[arg(long, value_name = "FRACTION", value_parser = super::finite, allow_negative_numbers = true)]
     test_fraction: Option<f64>,
     /// Largest share of damaged pictures that are skipped.
-    #[arg(long, value_name = "FRACTION")]
+    #[arg(long, value_name = "FRACTION", value_parser = super::finite, allow_negative_numbers = true)]
     max_corrupt: Option<f64>,
 }
 

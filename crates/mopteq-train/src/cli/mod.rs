@@ -129,6 +129,15 @@ impl RunArguments {
     }
 }
 
+/// A number of the command line. JSON has no NaN and no infinity, so a setting would be lost.
+fn finite(text: &str) -> Result<f64, String> {
+    let number: f64 = text.parse().map_err(|_| "expected a number".to_owned())?;
+    match number.is_finite() {
+        true => Ok(number),
+        false => Err("expected a finite number".into()),
+    }
+}
+
 fn which_parser(text: &str) -> Result<Which, &'static str> {
     match text {
         "last" => Ok(Which::Last),

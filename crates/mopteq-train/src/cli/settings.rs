@@ -16,6 +16,9 @@ use mopteq_train::schedule::ScheduleKind;
 use mopteq_train::settings::{apply, nested, parse_assignment, read_file};
 use mopteq_train::train::Weights;
 
+/// Pixels a side. A larger number is a mistake that could fill the memory.
+const LARGEST_SIZE: usize = 4096;
+
 /// What a new run can be told; the rest is the preset of its data.
 #[derive(Args)]
 pub struct Settings {
@@ -30,10 +33,10 @@ pub struct Settings {
     #[arg(long, value_name = "PIXELS")]
     size: Option<usize>,
     /// Share of each class that is set aside for the test where there is no test part.
-    #[arg(long, value_name = "FRACTION")]
+    #[arg(long, value_name = "FRACTION", value_parser = super::finite, allow_negative_numbers = true)]
     test_fraction: Option<f64>,
     /// Largest share of damaged pictures that are skipped.
-    #[arg(long, value_name = "FRACTION")]
+    #[arg(long, value_name = "FRACTION", value_parser = super::finite, allow_negative_numbers = true)]
     max_corrupt: Option<f64>,
     /// Settings from a TOML file, or from the config.json of another run.
     #[arg(long, value_name = "FILE")]
@@ -53,7 +56,7 @@ pub struct Settings {
     #[arg(long, value_parser = PossibleValuesParser::new([Precision::Full, Precision::Bf16].map(Precision::name)))]
     precision: Option<String>,
     /// Size of the perturbation of the equilibrium in training; 0 turns it off.
-    #[arg(long, value_name = "EPSILON")]
+    #[arg(long, value_name = "EPSILON", value_parser = super::finite, allow_negative_numbers = true)]
     perturbation: Option<f64>,
     /// Passes over the training pictures.
     #[arg(long)]
@@ -65,25 +68,25 @@ pub struct Settings {
     #[arg(long, value_name = "BATCHES")]
     accumulate: Option<usize>,
     /// Learning rate, before the schedule.
-    #[arg(long, value_name = "RATE")]
+    #[arg(long, value_name = "RATE", value_parser = super::finite, allow_negative_numbers = true)]
     lr: Option<f64>,
     /// How the learning rate falls: constant, multi_step or cosine.
     #[arg(long, value_parser = PossibleValuesParser::new(ScheduleKind::ALL.map(ScheduleKind::name)))]
     schedule: Option<String>,
     /// Epochs over which the learning rate rises at first.
-    #[arg(long, value_name = "EPOCHS")]
+    #[arg(long, value_name = "EPOCHS", value_parser = super::finite, allow_negative_numbers = true)]
     warmup: Option<f64>,
     /// L2 penalty on the parameters.
-    #[arg(long)]
+    #[arg(long, value_parser = super::finite, allow_negative_numbers = true)]
     weight_decay: Option<f64>,
     /// Probability that the loss spreads from the right class over all.
-    #[arg(long, value_name = "SHARE")]
+    #[arg(long, value_name = "SHARE", value_parser = super::finite, allow_negative_numbers = true)]
     label_smoothing: Option<f64>,
     /// Decay of the moving average of the weights, such as 0.999; 0 keeps none.
-    #[arg(long, value_name = "DECAY")]
+    #[arg(long, value_name = "DECAY", value_parser = super::finite, allow_negative_numbers = true)]
     ema: Option<f64>,
     /// Largest norm of the whole gradient; 0 does not clip.
-    #[arg(long, value_name = "NORM")]
+    #[arg(long, value_name = "NORM", value_parser = super::finite, allow_negative_numbers = true)]
     clip_norm: Option<f64>,
     /// Epochs without a better validation accuracy after which training stops; 0 never does.
     #[arg(long, value_name = "EPOCHS")]
@@ -96,7 +99,7 @@ pub struct Settings {
     #[arg(long)]
     seed: Option<u64>,
     /// Share of the training pictures that is held out for validation.
-    #[arg(long, value_name = "FRACTION")]
+    #[arg(long, value_name = "FRACTION", value_parser = super::finite, allow_negative_numbers = true)]
     validation_fraction: Option<f64>,
     /// Use only this many training pictures, for short checks.
     #[arg(long, value_name = "PICTURES")]
@@ -111,7 +114,7 @@ pub struct Settings {
     #[arg(long, value_name = "EPOCHS")]
     checkpoint_epochs: Option<usize>,
     /// Minutes between two checkpoints within an epoch; 0 saves none there.
-    #[arg(long, value_name = "MINUTES")]
+    #[arg(long, value_name = "MINUTES", value_parser = super::finite, allow_negative_numbers = true)]
     checkpoint_minutes: Option<f64>,
     /// Folder of the run; must be new or empty [default: the next runs/DATA-N].
     #[arg(long, value_name = "FOLDER")]
@@ -216,11 +219,12 @@ impl Settings {
             (None, None) => default,
         };
         if let Some(size) = self.size {
-            if size == 0 {
+            // A picture of the largest size takes 48 MB.
+            if !(1..=LARGEST_SIZE).contains(&size) {
                 return Err(ConfigError::Range {
                     field: "size",
-                    value: "0".into(),
-                    range: "at least 1 pixel",
+                    value: size.to_string(),
+                    range: "1 to 4096 pixels",
                 }
                 .into());
             }

@@ -177,3 +177,35 @@ fn a_build_without_downloads_names_the_command_that_gets_the_file() {
     let message = fail(folder.path(), &["train", "--data", "cifar10"]);
     assert!(message.contains("cut off archive"), "{message}");
 }
+
+#[test]
+fn numbers_that_are_none_or_out_of_range_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    for option in [
+        "--lr",
+        "--perturbation",
+        "--warmup",
+        "--clip-norm",
+        "--test-fraction",
+    ] {
+        for value in ["nan", "inf", "much"] {
+            let output = output(path, &["train", "--epochs", "1", option, value]);
+            let error = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(2), "{option} {value}: {error}");
+            assert!(error.contains("number"), "{option} {value}: {error}");
+        }
+    }
+    for (option, field) in [
+        ("--lr", "learning_rate"),
+        ("--validation-fraction", "validation"),
+    ] {
+        let message = fail(path, &["train", option, "-1"]);
+        assert!(
+            message.contains(field) && message.contains("-1"),
+            "{message}"
+        );
+    }
+    let message = fail(path, &["train", "--size", "100000"]);
+    assert!(message.contains("1 to 4096 pixels"), "{message}");
+}
