@@ -6,6 +6,7 @@ use deq_kernels::grad_hook;
 
 use crate::config::{Gradient, Implicit, LinearMethod, LinearSolver, Method};
 use crate::driver::{Clock, Iteration, Operator, PackedMap, Requests};
+use crate::fast::PackedJacobian;
 use crate::map::{FixedPointMap, Input, Jacobian, Rows, Structure};
 use crate::report::{AdjointMonitor, Report};
 use crate::singly;
@@ -35,6 +36,10 @@ impl<F, X, L> Forward<'_, F, X, L> {
         F: FixedPointMap<S, X>,
         L: PartialEq + std::fmt::Debug,
     {
+        let fast = self.map.fast();
+        if let Some(f) = fast.and_then(|fast| fast.apply_packed(&z, &self.x)) {
+            return f;
+        }
         let z = self.packing.unpack(z);
         let f = self.packing.repack(self.map.apply(z, self.x.clone()));
         assert!(
@@ -100,7 +105,13 @@ pub(crate) struct Linearised<'a, S: State, F, X> {
     z: Tensor<2>,
     /// f(z), if it is known.
     value: Option<Tensor<2>>,
-    jacobian: Option<Box<dyn Jacobian<S>>>,
+    jacobian: Option<ClosedForm<S>>,
+}
+
+/// A Jacobian that the map knows.
+enum ClosedForm<S> {
+    States(Box<dyn Jacobian<S>>),
+    Packed(Box<dyn PackedJacobian>),
 }
 
 impl<'a, S: State, F: FixedPointMap<S, X>, X: Input> Linearised<'a, S, F, X> {
@@ -120,20 +131,27 @@ impl<'a, S: State, F: FixedPointMap<S, X>, X: Input> Linearised<'a, S, F, X> {
         this
     }
 
-    fn closed_form(&self) -> Option<Box<dyn Jacobian<S>>> {
+    fn closed_form(&self) -> Option<ClosedForm<S>> {
         let Forward { map, x, packing } = &self.forward;
-        let z = packing.unpack(self.z.clone());
-        match &self.value {
-            Some(value) => map.jacobian_of(z, x.clone(), &packing.unpack(value.clone())),
-            None => map.jacobian(z, x.clone()),
+        let fast = map.fast();
+        let packed = fast.and_then(|f| f.jacobian_packed(&self.z, x, self.value.as_ref()));
+        if let Some(jacobian) = packed {
+            return Some(ClosedForm::Packed(jacobian));
         }
+        let z: S = packing.unpack(self.z.clone());
+        let known = fast.zip(self.value.clone());
+        let known = known.and_then(|(fast, value)| fast.jacobian_of(&z, x, &packing.unpack(value)));
+        known
+            .or_else(|| map.jacobian(z, x.clone()))
+            .map(ClosedForm::States)
     }
 
     /// J'u.
     pub(crate) fn vjp(&self, u: Tensor<2>) -> Tensor<2> {
         let packing = self.forward.packing;
         match &self.jacobian {
-            Some(jacobian) => packing.repack(jacobian.vjp(packing.unpack(u))),
+            Some(ClosedForm::States(jacobian)) => packing.repack(jacobian.vjp(packing.unpack(u))),
+            Some(ClosedForm::Packed(jacobian)) => jacobian.vjp(&u),
             None => self.forward.autodiff_vjp::<S>(self.z.clone(), u),
         }
     }
@@ -151,14 +169,20 @@ impl<'a, S: State, F: FixedPointMap<S, X>, X: Input> Linearised<'a, S, F, X> {
     /// J u, if it is known in closed form.
     pub(crate) fn jvp(&self, u: Tensor<2>) -> Option<Tensor<2>> {
         let packing = self.forward.packing;
-        let image = self.jacobian.as_ref()?.jvp(packing.unpack(u))?;
-        Some(packing.repack(image))
+        match self.jacobian.as_ref()? {
+            ClosedForm::States(jacobian) => {
+                jacobian.jvp(packing.unpack(u)).map(|v| packing.repack(v))
+            }
+            ClosedForm::Packed(jacobian) => Some(jacobian.jvp(&u)),
+        }
     }
 
     /// The mask D of the Jacobian, if it has one.
     pub(crate) fn mask(&self) -> Option<Tensor<2>> {
-        let mask = self.jacobian.as_ref()?.mask()?;
-        Some(self.forward.packing.repack(mask))
+        match self.jacobian.as_ref()? {
+            ClosedForm::States(jacobian) => jacobian.mask().map(|d| self.forward.packing.repack(d)),
+            ClosedForm::Packed(jacobian) => jacobian.mask(),
+        }
     }
 
     fn keep(&mut self, rows: &Rows) -> bool {
@@ -369,15 +393,10 @@ where
     where
         F: FixedPointMap<S, X>,
     {
-        let state = self.packing.unpack(at.z.clone());
-        let x = self.x.clone();
-        let f = match at.value.clone() {
-            Some(value) => self.map.attach(state, x, self.packing.unpack(value)),
-            None => self.map.apply(state, x),
-        };
         let (map, x, packing) = (self.map.clone(), self.plain.clone(), self.packing.clone());
         let monitor = monitor.clone();
-        self.packing.hook(f, move |g| {
+        let (z, value) = (at.z.clone(), at.value.clone());
+        let backward = move |g| {
             let forward = Forward {
                 map: &map,
                 x,
@@ -386,7 +405,17 @@ where
             let (u, report) = solve(forward, at, g);
             monitor.deliver(report, u.clone());
             u
-        })
+        };
+        let known = self.map.fast().zip(value);
+        let packed = known.as_ref();
+        if let Some(f) = packed.and_then(|(fast, value)| fast.attach_packed(&z, self.x, value)) {
+            return self.packing.unpack(grad_hook(f, backward));
+        }
+        let state: S = self.packing.unpack(z);
+        let attached = known
+            .and_then(|(fast, value)| fast.attach(&state, self.x, &self.packing.unpack(value)));
+        let f = attached.unwrap_or_else(|| self.map.apply(state, self.x.clone()));
+        self.packing.hook(f, backward)
     }
 
     /// Tracked damped steps from z.

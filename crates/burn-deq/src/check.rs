@@ -149,7 +149,7 @@ pub fn check_declarations<S: State, X: Input, F: FixedPointMap<S, X>>(
     let taped = taped.without_autodiff();
     measured.tape = within(difference(taped, f.clone()), DeclarationError::Tape)?;
 
-    let value = map.reuses_values().then_some(f.clone());
+    let value = map.fast().map(|_| f.clone());
     let linearised = Linearised::<S, F, X>::new(forward(), z.clone(), value);
     let random = || {
         let normal = Distribution::Normal(0.0, 1.0);

@@ -7,6 +7,7 @@ use burn::tensor::Tensor;
 use crate::adjoint::{AdjointPlan, Attached, Forward, ForwardMap, Point, start_from};
 use crate::config::{AdjointStart, ConfigError, Freezing, Gradient, Implicit, Method, Solver};
 use crate::driver::{Clock, Operator, Requests};
+use crate::fast::Batching;
 use crate::map::{FixedPointMap, Input, ModuleMap, WithModule};
 use crate::report::{AdjointMonitor, Report};
 use crate::singly;
@@ -248,14 +249,17 @@ impl Equilibrium {
             x: plain.clone(),
             packing: &packing,
         };
-        let singly = independent && !keeps_factors && z0.dims()[0] > 1 && {
-            let z = packing.unpack(z0.clone());
-            map.prefers_single_samples(&z, &plain)
+        let fast = map.fast();
+        let batching = match fast.filter(|_| independent && !keeps_factors) {
+            Some(fast) if z0.dims()[0] > 1 => fast.batching(&packing.unpack(z0.clone()), &plain),
+            _ => Batching::default(),
         };
+        let singly = batching == Batching::Single;
+        let freeze = independent && batching != Batching::Whole;
         let requests = Requests {
-            freeze: independent && !keeps_factors,
+            freeze: freeze && !keeps_factors,
             trace: self.config.forward.trace,
-            image: tracked && map.reuses_values(),
+            image: tracked && fast.is_some(),
             record: self.config.record.clone(),
             branches: packing.widths().to_vec(),
         };
@@ -296,7 +300,7 @@ impl Equilibrium {
                 let termination = &self.config.forward.termination;
                 let structure = map.structure();
                 let plan =
-                    AdjointPlan::new(implicit, structure, termination, given, independent, singly);
+                    AdjointPlan::new(implicit, structure, termination, given, freeze, singly);
                 (plan, start_from(factors))
             };
             attached.attach(at, &self.config.gradient, plan, monitor)

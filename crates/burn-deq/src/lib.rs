@@ -26,6 +26,7 @@ mod config;
 mod driver;
 mod dropout;
 mod equilibrium;
+mod fast;
 mod growth;
 mod jacobian;
 mod map;
@@ -46,6 +47,7 @@ pub use config::{
 pub use deq_kernels::custom_gradient;
 pub use dropout::dropout_mask;
 pub use equilibrium::{Equilibrium, EquilibriumConfig, Intermediate, Solution, Start};
+pub use fast::{Batching, FastMap, PackedJacobian};
 pub use jacobian::{JacobianNormConfig, jacobian_norm, spectral_radius};
 pub use map::{Declared, FixedPointMap, Input, Jacobian, Rows, Shared, Structure, WithModule};
 pub use normalization::{

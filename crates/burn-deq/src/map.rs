@@ -278,25 +278,6 @@ pub trait FixedPointMap<S: State, X: Input>: Clone + Send + 'static {
         None
     }
 
-    /// Whether [`attach`](Self::attach) and [`jacobian_of`](Self::jacobian_of) make use of the
-    /// value that they are given. The solve then keeps it: one more tensor like the state.
-    fn reuses_values(&self) -> bool {
-        false
-    }
-
-    /// f(z, x) with its gradients for x, where the plain `value` of f at the plain z is known: it
-    /// need not be computed again. Evaluates f, by default.
-    fn attach(&self, z: S, x: X, value: S) -> S {
-        let _ = value;
-        self.apply(z, x)
-    }
-
-    /// As [`jacobian`](Self::jacobian), where the plain `value` of f(z, x) is known.
-    fn jacobian_of(&self, z: S, x: X, value: &S) -> Option<Box<dyn Jacobian<S>>> {
-        let _ = value;
-        self.jacobian(z, x)
-    }
-
     /// What the map guarantees of J.
     fn structure(&self) -> Structure {
         Structure::General
@@ -308,14 +289,9 @@ pub trait FixedPointMap<S: State, X: Input>: Clone + Send + 'static {
         false
     }
 
-    /// Whether a batch is better solved sample by sample: where evaluating the map on one sample
-    /// costs no more than its share of a batch, as on a CPU, if a sample is work enough for a
-    /// core. Every sample then stops by itself, its history stays in the cache, and samples are
-    /// spread over the cores. Asked only if the samples are
-    /// [independent](Self::independent_samples) and x tells them apart ([`Input::select`]).
-    fn prefers_single_samples(&self, z: &S, x: &X) -> bool {
-        let _ = (z, x);
-        false
+    /// What the map can do faster than by its definition. Nothing, by default.
+    fn fast(&self) -> Option<&dyn FastMap<S, X>> {
+        None
     }
 }
 
@@ -369,18 +345,6 @@ impl<S: State, X: Input, F: FixedPointMap<S, X>> FixedPointMap<S, X> for Declare
         self.map.jacobian(z, x)
     }
 
-    fn reuses_values(&self) -> bool {
-        self.map.reuses_values()
-    }
-
-    fn attach(&self, z: S, x: X, value: S) -> S {
-        self.map.attach(z, x, value)
-    }
-
-    fn jacobian_of(&self, z: S, x: X, value: &S) -> Option<Box<dyn Jacobian<S>>> {
-        self.map.jacobian_of(z, x, value)
-    }
-
     fn structure(&self) -> Structure {
         self.structure.unwrap_or_else(|| self.map.structure())
     }
@@ -390,8 +354,8 @@ impl<S: State, X: Input, F: FixedPointMap<S, X>> FixedPointMap<S, X> for Declare
             .unwrap_or_else(|| self.map.independent_samples())
     }
 
-    fn prefers_single_samples(&self, z: &S, x: &X) -> bool {
-        self.map.prefers_single_samples(z, x)
+    fn fast(&self) -> Option<&dyn FastMap<S, X>> {
+        self.map.fast()
     }
 }
 

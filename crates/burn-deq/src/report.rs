@@ -93,6 +93,18 @@ impl Report {
         }
     }
 
+    /// Keeps what is said of the first `count` samples: of a batch that was filled up, say. What the
+    /// solve cost stays that of the whole batch.
+    pub fn truncate(&mut self, count: usize) {
+        self.status.truncate(count);
+        self.steps.truncate(count);
+        self.residual.truncate(count);
+        self.relative_residual.truncate(count);
+        for (_, seen) in &mut self.trace {
+            seen.truncate(count);
+        }
+    }
+
     /// Whether every sample met its tolerance. True for an empty batch.
     pub fn all_converged(&self) -> bool {
         self.status.iter().all(|s| s.is_converged())

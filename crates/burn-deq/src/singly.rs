@@ -1,6 +1,6 @@
 //! Samples solved one by one, side by side on all cores.
 //!
-//! Where a map says so ([`FixedPointMap::prefers_single_samples`]), a batch is not iterated on as a
+//! Where a map says so ([`Batching::Single`](crate::Batching)), a batch is not iterated on as a
 //! whole: every sample is solved to its own tolerance, its history stays in the cache, and the work
 //! is spread over the cores. The result is that of the whole batch.
 

@@ -29,7 +29,44 @@ mod cpu;
 #[cfg(not(feature = "flex"))]
 #[path = "portable.rs"]
 mod cpu;
+#[cfg(feature = "cube")]
+mod cube;
+#[cfg(not(feature = "cube"))]
+#[path = "without_cube.rs"]
+mod cube;
+
+#[cfg(feature = "cube")]
+mod runtime;
 
 pub use gradient::{custom_gradient, grad_hook, joint_hook};
 pub use norm::norm_relu;
 pub use pooling::mean_pool;
+#[cfg(feature = "cube")]
+pub use runtime::{Launches, keep_kernels, separate_kernels, watch_launches};
+
+/// Where a chain of small operations, each of which waits for the one before, runs fastest: on the
+/// CPU, if its backend is built in, otherwise on the device itself. Launches on a GPU would take
+/// longer than the arithmetic.
+pub fn host(device: &burn::tensor::Device) -> burn::tensor::Device {
+    #[cfg(feature = "flex")]
+    {
+        let _ = device;
+        burn::tensor::Device::flex()
+    }
+    #[cfg(not(feature = "flex"))]
+    device.clone().without_autodiff()
+}
+
+/// Whether kernels are compiled and tuned at run time for the shapes they meet, as on every GPU: then
+/// few shapes pay.
+pub fn compiles_at_run_time(device: &burn::tensor::Device) -> bool {
+    #[cfg(feature = "cube")]
+    {
+        device.as_dispatch().identity().is_some()
+    }
+    #[cfg(not(feature = "cube"))]
+    {
+        let _ = device;
+        false
+    }
+}

@@ -10,14 +10,14 @@
 //! L z: the gradient of 1/2 |Q_ij z_i - z_j|^2
 //! ```
 //!
-//! The fast form computes a step sample by sample: two convolutions a branch and a few passes over
-//! memory that the cache holds. It has no portable form; a caller that gets `None` evaluates its
-//! objective term by term.
+//! The CPU's fast form computes a step sample by sample: two convolutions a branch and a few passes
+//! over memory that the cache holds. The GPU's takes one launch for all samples and branches, on
+//! states packed as `[batch, n]`: the functions that end in `_packed`. There is no portable form; a
+//! caller that gets `None` evaluates its objective term by term.
 
 use burn::tensor::Tensor;
 
-use crate::cpu;
-pub use crate::cpu::PreparedKernels;
+use crate::{cpu, cube};
 
 /// A non-decreasing elementwise function s'.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -102,10 +102,36 @@ pub struct StepFormula {
 pub struct Inputs<'a> {
     /// W_i, `[hidden, channels, k, k]`.
     pub kernels: &'a [Tensor<4>],
-    /// The same kernels, prepared at their first use.
-    pub prepared: &'a PreparedKernels,
+    /// The same kernels and injections, prepared at their first use.
+    pub prepared: &'a Prepared,
     /// c_i, `[batch, hidden or channels, height, width]`.
     pub injections: &'a [Tensor<4>],
+}
+
+/// Kernels and injections in the order in which fast forms read them: made at first use and shared
+/// by all copies.
+#[derive(Clone, Debug, Default)]
+pub struct Prepared {
+    pub(crate) cpu: cpu::PreparedKernels,
+    pub(crate) cube: cube::Prepared,
+}
+
+impl Prepared {
+    /// The same kernels, with other injections.
+    pub fn with_other_injections(&self) -> Self {
+        Self {
+            cpu: self.cpu.clone(),
+            cube: self.cube.with_other_injections(),
+        }
+    }
+
+    /// For plain copies of kernels and injections on the tape.
+    pub fn plain(&self) -> Self {
+        Self {
+            cpu: Default::default(),
+            cube: self.cube.clone(),
+        }
+    }
 }
 
 /// What is made of v.
@@ -157,6 +183,56 @@ impl StepFormula {
         mask: Option<&[Tensor<4>]>,
     ) -> Option<StepProduct> {
         Some(StepProduct(cpu::Product::new(self, z, x, mask)?))
+    }
+
+    /// Whether there is a fast form for packed states with these inputs.
+    pub fn applies_packed(&self, x: Inputs<'_>) -> bool {
+        cube::applies(self, x)
+    }
+
+    /// z+ from a plain z packed as `[batch, n]`.
+    pub fn step_packed(&self, z: &Tensor<2>, x: Inputs<'_>) -> Option<Tensor<2>> {
+        cube::step(self, z, x, Finish::Prox)
+    }
+
+    /// z+ from a packed z, with gradients for z, kernels and injections. `value` is z+ where it is
+    /// known.
+    pub fn attach_packed(
+        &self,
+        z: &Tensor<2>,
+        x: Inputs<'_>,
+        value: Option<&Tensor<2>>,
+    ) -> Option<Tensor<2>> {
+        cube::attach(self, z, x, value)
+    }
+
+    /// As [`linearise`](Self::linearise), at a plain packed z. `value` is z+ where it is known.
+    pub fn linearise_packed(
+        &self,
+        z: &Tensor<2>,
+        x: Inputs<'_>,
+        value: Option<&Tensor<2>>,
+    ) -> Option<PackedProduct> {
+        let mask = match (self.prox, value) {
+            (None, _) => None,
+            (Some(_), Some(value)) => Some(self.mask_packed(value)),
+            (Some(_), None) => Some(cube::step(self, z, x, Finish::Mask)?),
+        };
+        Some(PackedProduct(cube::Product::new(self, z, x, mask)?))
+    }
+
+    /// The derivative of prox from z+, as 0 and 1.
+    pub(crate) fn mask_packed(&self, value: &Tensor<2>) -> Tensor<2> {
+        let value = value.clone();
+        match self.prox {
+            None => value.ones_like(),
+            Some(Prox::NonNegative) => value.greater_elem(0.0).float(),
+            Some(Prox::Interval { low, high }) => {
+                let (low, high) = (low as f32, high as f32);
+                value.clone().greater_elem(low).float() * value.lower_elem(high).float()
+            }
+            Some(Prox::L1 { .. }) => value.not_equal_elem(0.0).float(),
+        }
     }
 
     /// Whether the injections have the channels of the state, and not those of W z.
@@ -223,5 +299,27 @@ impl StepProduct {
         masked: [bool; 2],
     ) -> Option<Vec<Tensor<4>>> {
         self.0.apply(formula, u, x, masked)
+    }
+}
+
+/// I - step H at a packed point, between masks.
+#[derive(Clone, Debug)]
+pub struct PackedProduct(cube::Product);
+
+impl PackedProduct {
+    /// The product with u `[batch, n]`, masked before and after as asked.
+    pub fn apply(
+        &self,
+        formula: &StepFormula,
+        u: &Tensor<2>,
+        x: Inputs<'_>,
+        masked: [bool; 2],
+    ) -> Option<Tensor<2>> {
+        self.0.apply(formula, u, x, masked)
+    }
+
+    /// The mask, if the formula has a proximal map.
+    pub fn mask(&self) -> Option<&Tensor<2>> {
+        self.0.mask()
     }
 }

@@ -84,6 +84,13 @@ impl Classifier {
         (prediction.logits, SolveStats::of(&prediction.forward))
     }
 
+    /// As [`infer`](Self::infer), with the solve of the first `count` pictures alone.
+    pub fn infer_first(&self, images: Tensor<4>, count: usize) -> (Tensor<2>, Option<SolveStats>) {
+        let mut prediction = self.model.forward(images);
+        prediction.forward.truncate(count);
+        (prediction.logits, SolveStats::of(&prediction.forward))
+    }
+
     /// The model without the loss.
     pub fn network(&self) -> &Network {
         &self.model

@@ -120,6 +120,7 @@ pub fn infer(
     device: &Device,
 ) -> Result<Outcome, Crash> {
     let batcher = batcher(config);
+    let whole = deq_kernels::compiles_at_run_time(device);
     let read = || {
         let mut rows = Vec::with_capacity(pictures.len());
         let mut solves = SolveSums::default();
@@ -128,17 +129,23 @@ pub fn infer(
                 picture,
                 augmentation: None,
             };
-            let samples: Vec<Sample<'_>> = chunk.iter().map(plain).collect();
+            // Every new size of a batch is compiled for, so a short one is filled up with its last
+            // picture, and what comes of that is discarded.
+            let last = chunk.iter().rev().take(1).cycle();
+            let padding = if whole {
+                config.batch_size - chunk.len()
+            } else {
+                0
+            };
+            let padded = chunk.iter().chain(last.take(padding));
+            let samples: Vec<Sample<'_>> = padded.map(plain).collect();
             let batch = batcher.stack(&samples).map_err(|error| error.to_string())?;
-            let (logits, solve) = model.infer(batch.to_device(device).images);
+            let (logits, solve) = model.infer_first(batch.to_device(device).images, chunk.len());
             let values: Vec<f64> = logits
                 .try_into_vec_as()
                 .map_err(|error| error.to_string())?;
-            rows.extend(
-                values
-                    .chunks_exact(values.len() / chunk.len())
-                    .map(<[f64]>::to_vec),
-            );
+            let all = values.chunks_exact(values.len() / samples.len());
+            rows.extend(all.take(chunk.len()).map(<[f64]>::to_vec));
             solves.add(solve);
         }
         Ok::<_, String>(Outcome {

@@ -5,6 +5,8 @@
 //! epoch. A build with the feature `dashboard` shows Burn's dashboard on a terminal.
 
 use std::io::{self, IsTerminal, Write};
+use std::sync::mpsc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 #[cfg(feature = "dashboard")]
@@ -134,6 +136,10 @@ impl Display for Json {
 struct Lines {
     extent: Extent,
     started: Instant,
+    /// When the first batch was done, and the pictures trained on by then. A GPU compiles its kernels
+    /// before, so the pace is that of what comes after.
+    warm: Option<(Instant, usize)>,
+    compiling: Option<Ticker>,
     shown: Option<Instant>,
     terminal: bool,
     /// Whether a line on the terminal has to be wiped.
@@ -145,6 +151,8 @@ impl Lines {
         Self {
             extent,
             started: Instant::now(),
+            warm: None,
+            compiling: Some(Ticker::start(PERIOD, tell_compiled)),
             shown: None,
             terminal: io::stdout().is_terminal(),
             drawn: false,
@@ -164,20 +172,31 @@ impl Lines {
         format!("epoch {epoch:>width$}/{}", self.extent.epochs)
     }
 
+    /// Pictures that this process has trained on.
+    fn trained(&self, epoch: usize, done_in_epoch: usize) -> usize {
+        let Extent {
+            first,
+            pictures,
+            done,
+            ..
+        } = self.extent;
+        ((epoch - first) * pictures + done_in_epoch).saturating_sub(done)
+    }
+
     /// The time left, from the pace of this process so far.
     fn time_left(&self, epoch: usize, done_in_epoch: usize) -> String {
         let Extent {
-            first,
-            epochs,
-            pictures,
-            done,
+            epochs, pictures, ..
         } = self.extent;
         let left = epochs.saturating_sub(epoch) * pictures + pictures.saturating_sub(done_in_epoch);
-        let trained = ((epoch - first) * pictures + done_in_epoch).saturating_sub(done);
+        let Some((since, before)) = self.warm else {
+            return String::new();
+        };
+        let trained = self.trained(epoch, done_in_epoch).saturating_sub(before);
         if trained == 0 || left == 0 {
             return String::new();
         }
-        let each = self.started.elapsed().as_secs_f64() / trained as f64;
+        let each = since.elapsed().as_secs_f64() / trained as f64;
         format!(", {} left", duration(each * left as f64))
     }
 
@@ -193,6 +212,10 @@ impl Display for Lines {
 
     fn batch(&mut self, epoch: usize, sums: &Sums) {
         let now = Instant::now();
+        self.compiling = None;
+        if self.warm.is_none() {
+            self.warm = Some((now, self.trained(epoch, sums.pictures)));
+        }
         let due = match self.shown {
             None => now - self.started >= FIRST.min(self.period()),
             Some(shown) => now - shown >= self.period(),
@@ -236,6 +259,45 @@ impl Display for Lines {
 impl Drop for Lines {
     fn drop(&mut self) {
         self.wipe();
+    }
+}
+
+fn tell_compiled() {
+    let count = crate::device::compiled_kernels();
+    if count > 0 {
+        say(format_args!(
+            "compiling kernels, once for this device: {count} done"
+        ));
+    }
+}
+
+/// Does something again and again until it is dropped.
+struct Ticker {
+    stop: Option<mpsc::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Ticker {
+    fn start(period: Duration, tick: impl Fn() + Send + 'static) -> Self {
+        let (stop, stopped) = mpsc::channel();
+        let run = move || {
+            while stopped.recv_timeout(period) == Err(mpsc::RecvTimeoutError::Timeout) {
+                tick();
+            }
+        };
+        Self {
+            stop: Some(stop),
+            thread: std::thread::Builder::new().spawn(run).ok(),
+        }
+    }
+}
+
+impl Drop for Ticker {
+    fn drop(&mut self) {
+        self.stop = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
     }
 }
 
@@ -284,6 +346,29 @@ mod tests {
         assert_eq!(duration(125.0), "2 min 05 s");
         assert_eq!(duration(4321.0), "1 h 12 min");
         assert_eq!(duration(-1.0), "0 s");
+    }
+
+    #[test]
+    fn the_first_batch_does_not_count_for_the_pace() {
+        let extent = Extent {
+            first: 1,
+            epochs: 2,
+            pictures: 100,
+            done: 0,
+        };
+        let mut lines = Lines::new(extent);
+        assert_eq!(lines.time_left(1, 10), "");
+        // A minute to compile, ten pictures in it; ten more in a second.
+        let ago = |seconds| {
+            Instant::now()
+                .checked_sub(Duration::from_secs(seconds))
+                .unwrap()
+        };
+        lines.started = ago(61);
+        lines.warm = Some((ago(1), 10));
+        assert_eq!(lines.time_left(1, 10), "");
+        assert_eq!(lines.time_left(1, 20), ", 18 s left");
+        assert_eq!(lines.time_left(2, 100), "");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use burn::serde::{Deserialize, Serialize};
 use burn::tensor::{DType, Device, Tensor};
 use burn_deq::{Input, Rows};
 use deq_kernels::convolution::{convolve, transposed};
-use deq_kernels::step::{Inputs, PreparedKernels};
+use deq_kernels::step::{Inputs, Prepared};
 
 use crate::resample::resample;
 /// One tensor `[batch, channels, height, width]` a branch.
@@ -75,7 +75,7 @@ pub struct Context {
     transposed: Branches,
     cross: Vec<Cross>,
     injection: Branches,
-    prepared: PreparedKernels,
+    prepared: Prepared,
 }
 
 #[derive(Clone, Debug)]
@@ -96,7 +96,7 @@ impl Context {
             transposed,
             cross: Vec::new(),
             injection,
-            prepared: PreparedKernels::default(),
+            prepared: Prepared::default(),
         }
     }
 
@@ -124,6 +124,7 @@ impl Context {
             round(&mut cross.kernel);
             round(&mut cross.transposed);
         }
+        self.prepared = Prepared::default();
         self
     }
 
@@ -223,7 +224,7 @@ impl Input for Context {
             transposed: self.transposed.plain(),
             cross: self.cross.plain(),
             injection: self.injection.plain(),
-            prepared: PreparedKernels::default(),
+            prepared: self.prepared.plain(),
         }
     }
 
@@ -236,6 +237,7 @@ impl Input for Context {
         let injection = map_branches(&self.injection, |c| rows.of(c));
         Some(Self {
             injection,
+            prepared: self.prepared.with_other_injections(),
             ..self.clone()
         })
     }

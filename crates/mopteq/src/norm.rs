@@ -46,10 +46,13 @@ impl BoundedKernel {
             device,
         );
         let kernel = weight.val().without_autodiff();
-        let mut direction = start.without_autodiff();
+        let host = deq_kernels::host(device);
+        let [kernel, mut direction] =
+            [kernel, start.without_autodiff()].map(|t| t.to_device(&host));
         for _ in 0..30 {
             direction = power_step(kernel.clone(), direction);
         }
+        let direction = direction.to_device(&device.clone().without_autodiff());
         let direction = if device.is_autodiff() {
             direction.autodiff()
         } else {

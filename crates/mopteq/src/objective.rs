@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use burn::serde::{Deserialize, Serialize};
 use burn::tensor::Tensor;
-use burn_deq::{FixedPointMap, Input, Jacobian, Structure};
-use deq_kernels::step::{StepFormula, StepProduct};
+use burn_deq::{Batching, FastMap, FixedPointMap, Input, Jacobian, PackedJacobian, Structure};
+use deq_kernels::step::{Inputs, PackedProduct, StepFormula, StepProduct};
 
 use crate::constraint::Proximal;
 use crate::context::{Branches, Context, multiply};
@@ -212,7 +212,7 @@ impl FixedPointMap<Branches, Context> for HiddenObjective {
             } else {
                 formula.step(&z, inputs)
             };
-            if let Some(next) = next {
+            if let Some(next) = next.or_else(|| in_one_launch(formula, &z, inputs)) {
                 return next;
             }
         }
@@ -225,28 +225,6 @@ impl FixedPointMap<Branches, Context> for HiddenObjective {
 
     fn jacobian(&self, z: Branches, x: Context) -> Option<Box<dyn Jacobian<Branches>>> {
         Some(Box::new(self.linearise(&z, &x)))
-    }
-
-    fn reuses_values(&self) -> bool {
-        self.formula.is_some()
-    }
-
-    fn attach(&self, z: Branches, x: Context, value: Branches) -> Branches {
-        let formula = self.formula.as_ref().filter(|_| x.is_autodiff());
-        let attached = formula
-            .zip(x.inputs())
-            .and_then(|(formula, inputs)| formula.tracked_step(&z, inputs, Some(value)));
-        attached.unwrap_or_else(|| self.apply(z, x))
-    }
-
-    fn jacobian_of(
-        &self,
-        z: Branches,
-        x: Context,
-        value: &Branches,
-    ) -> Option<Box<dyn Jacobian<Branches>>> {
-        let jacobian = self.linearise_in_one_go(&z, &x, Some(value));
-        Some(Box::new(jacobian.unwrap_or_else(|| self.linearise(&z, &x))))
     }
 
     fn structure(&self) -> Structure {
@@ -264,9 +242,107 @@ impl FixedPointMap<Branches, Context> for HiddenObjective {
         true
     }
 
-    fn prefers_single_samples(&self, z: &Branches, x: &Context) -> bool {
-        let formula = self.formula.as_ref().zip(x.inputs());
-        formula.is_some_and(|(formula, inputs)| formula.applies(z, inputs))
+    fn fast(&self) -> Option<&dyn FastMap<Branches, Context>> {
+        self.formula.as_ref().map(|_| self as _)
+    }
+}
+
+impl HiddenObjective {
+    /// The step in one go, with what it depends on.
+    fn formula<'a>(&'a self, x: &'a Context) -> Option<(&'a StepFormula, Inputs<'a>)> {
+        Some((self.formula.as_deref()?, x.inputs()?))
+    }
+}
+
+impl FastMap<Branches, Context> for HiddenObjective {
+    fn attach(&self, z: &Branches, x: &Context, value: &Branches) -> Option<Branches> {
+        let (formula, inputs) = self.formula(x).filter(|_| x.is_autodiff())?;
+        formula.tracked_step(z, inputs, Some(value.clone()))
+    }
+
+    fn jacobian_of(
+        &self,
+        z: &Branches,
+        x: &Context,
+        value: &Branches,
+    ) -> Option<Box<dyn Jacobian<Branches>>> {
+        Some(Box::new(self.linearise_in_one_go(z, x, Some(value))?))
+    }
+
+    fn apply_packed(&self, z: &Tensor<2>, x: &Context) -> Option<Tensor<2>> {
+        let (formula, inputs) = self.formula(x)?;
+        formula.step_packed(z, inputs)
+    }
+
+    fn attach_packed(&self, z: &Tensor<2>, x: &Context, value: &Tensor<2>) -> Option<Tensor<2>> {
+        let (formula, inputs) = self.formula(x).filter(|_| x.is_autodiff())?;
+        formula.attach_packed(z, inputs, Some(value))
+    }
+
+    fn jacobian_packed(
+        &self,
+        z: &Tensor<2>,
+        x: &Context,
+        value: Option<&Tensor<2>>,
+    ) -> Option<Box<dyn PackedJacobian>> {
+        let (formula, inputs) = self.formula(x)?;
+        Some(Box::new(PackedDescent {
+            product: formula.linearise_packed(z, inputs, value)?,
+            formula: self.formula.clone()?,
+            x: x.clone(),
+        }))
+    }
+
+    fn batching(&self, z: &Branches, x: &Context) -> Batching {
+        match self.formula(x) {
+            Some((formula, inputs)) if formula.applies(z, inputs) => Batching::Single,
+            Some((formula, inputs)) if formula.applies_packed(inputs) => Batching::Whole,
+            _ => Batching::Shrinking,
+        }
+    }
+}
+
+/// The step where the device has a form for packed states, with all gradients.
+fn in_one_launch(formula: &StepFormula, z: &Branches, x: Inputs<'_>) -> Option<Branches> {
+    if !formula.applies_packed(x) {
+        return None;
+    }
+    let parts = z.iter().map(|z| z.clone().flatten::<2>(1, 3));
+    let packed = Tensor::cat(parts.collect(), 1);
+    let next = formula.attach_packed(&packed, x, None)?;
+    let widths = z.iter().map(|z| z.dims()[1..].iter().product());
+    let parts = next.split_with_sizes(widths.collect(), 1);
+    let parts = parts.into_iter().zip(z);
+    Some(parts.map(|(part, z)| part.reshape(z.dims())).collect())
+}
+
+/// J = D S of packed vectors.
+struct PackedDescent {
+    formula: Arc<StepFormula>,
+    product: PackedProduct,
+    x: Context,
+}
+
+impl PackedDescent {
+    fn product(&self, u: &Tensor<2>, masked: [bool; 2]) -> Tensor<2> {
+        let inputs = self.x.inputs();
+        inputs
+            .and_then(|inputs| self.product.apply(&self.formula, u, inputs, masked))
+            .expect("a vector in the shape, the type and the place of the state")
+    }
+}
+
+impl PackedJacobian for PackedDescent {
+    fn vjp(&self, u: &Tensor<2>) -> Tensor<2> {
+        self.product(u, [true, false])
+    }
+
+    fn jvp(&self, u: &Tensor<2>) -> Tensor<2> {
+        self.product(u, [false, true])
+    }
+
+    fn mask(&self) -> Option<Tensor<2>> {
+        self.product.mask().cloned()
     }
 }
 

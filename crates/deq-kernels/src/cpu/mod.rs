@@ -24,8 +24,7 @@ use burn::tensor::{DType, Tensor, TensorData};
 pub(crate) use batch_norm::norm_relu;
 pub(crate) use convolution::convolve;
 pub(crate) use pooling::mean_pool;
-pub use step::PreparedKernels;
-pub(crate) use step::{Product, applies, mask, step, tracked_step};
+pub(crate) use step::{PreparedKernels, Product, applies, mask, step, tracked_step};
 
 /// Samples whose kernel gradients are added up by one task: a fixed number, so that the sum does
 /// not depend on the number of threads.

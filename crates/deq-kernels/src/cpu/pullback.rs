@@ -112,7 +112,10 @@ impl Branch {
                 add_kernel_gradient(size, k, samples, v, a, sum);
             }
         } else {
-            dc.copy_from_slice(v);
+            // Without the proximity, c is not in the objective.
+            if self.formula.proximity {
+                dc.copy_from_slice(v);
+            }
             if kernel {
                 v.iter_mut().for_each(|v| *v = -*v);
                 convolve(v, p);

@@ -11,7 +11,7 @@ use super::kernel::Packed;
 use super::sample::{Job, Kernels, Sample, Scratch};
 use super::{Floats, lend, pullback, tensor};
 use crate::gradient::custom_gradient;
-use crate::step::{Finish, Inputs, StepFormula};
+use crate::step::{Finish, Inputs, Prepared, StepFormula};
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
@@ -56,7 +56,7 @@ struct Setup<'a> {
 impl<'a> Setup<'a> {
     fn new(formula: &'a StepFormula, z: &[Tensor<4>], x: Inputs<'a>) -> Option<Self> {
         let (z, c) = (Floats::all(z)?, Floats::all(x.injections)?);
-        let kernels = x.prepared.get(x.kernels)?;
+        let kernels = x.prepared.cpu.get(x.kernels)?;
         let fits = |((z, c), kernel): ((&Floats, &Floats), &Tensor<4>)| {
             let injected = if formula.injects_into_state() { 1 } else { 0 };
             let [batch, _, height, width] = z.dims;
@@ -186,7 +186,7 @@ pub(crate) fn tracked_step(
     let (kernels, injections) = (plain(x.kernels), plain(x.injections));
     let inputs = Inputs {
         kernels: &kernels,
-        prepared: &PreparedKernels::default(),
+        prepared: &Prepared::default(),
         injections: &injections,
     };
     let states = Floats::all(z)?;

@@ -4,8 +4,8 @@ use clap::Args;
 use serde_json::json;
 
 use mopteq_train::Error;
-use mopteq_train::bench::{Measured, measure};
-use mopteq_train::device::{DeviceChoice, select};
+use mopteq_train::bench::{Measured, agreement, measure, warm_up};
+use mopteq_train::device::{DeviceChoice, compiled_kernels, select};
 use mopteq_train::progress::{note, say};
 
 use super::settings::Settings;
@@ -31,6 +31,12 @@ pub struct BenchArguments {
     /// Training steps that are timed, after one that is not.
     #[arg(long, default_value_t = 5, value_name = "STEPS")]
     steps: usize,
+    /// List the kernels that a step launches on a GPU, with their time there.
+    #[arg(long)]
+    kernels: bool,
+    /// Compare loss and gradients of a batch with those on the first device.
+    #[arg(long)]
+    compare: bool,
 }
 
 pub fn run(arguments: &BenchArguments, json: bool) -> Result<(), Error> {
@@ -48,11 +54,24 @@ pub fn run(arguments: &BenchArguments, json: bool) -> Result<(), Error> {
     };
     if !json {
         say(
-            "device            batch  loader pictures/s  training pictures/s  step ms  loader is faster by",
+            "device            batch  loader pictures/s  training pictures/s  step ms  first step s  compiled  launches",
         );
     }
+    let mut first = None;
     for choice in &arguments.devices {
         let device = select(*choice)?;
+        let other = first.get_or_insert_with(|| device.clone());
+        if arguments.compare && other.name != device.name {
+            let found = agreement(&config, &data, [&device, other])?;
+            if json {
+                say(json!({"device": device.name, "against": other.name, "agreement": found}));
+            } else {
+                say(format_args!(
+                    "{:<17} differs from {} by {:.1e} in the loss and {:.1e} in the gradients",
+                    device.name, other.name, found.loss, found.gradient,
+                ));
+            }
+        }
         device.can_train(&config.model)?;
         for size in &sizes {
             let config = mopteq_train::config::TrainConfig {
@@ -65,18 +84,56 @@ pub fn run(arguments: &BenchArguments, json: bool) -> Result<(), Error> {
                 loader_pictures_per_second: loader,
                 training_pictures_per_second: training,
                 step_seconds,
+                first_step_seconds: first,
+                compiled,
+                ref launches,
             } = found;
             if json {
                 say(json!({"device": device.name, "batch_size": size, "measured": found}));
-            } else {
+                continue;
+            }
+            let total: usize = launches.iter().map(|kernel| kernel.count).sum();
+            say(format_args!(
+                "{:<17} {size:>5} {loader:>18.0} {training:>20.0} {:>8.1} {first:>13.1} {compiled:>9} {total:>9}",
+                device.name,
+                1e3 * step_seconds,
+            ));
+            for kernel in launches.iter().filter(|_| arguments.kernels) {
+                let micros = 1e6 * kernel.seconds;
                 say(format_args!(
-                    "{:<17} {size:>5} {loader:>18.0} {training:>20.0} {:>8.0} {:>16.1} times",
-                    device.name,
-                    1e3 * step_seconds,
-                    loader / training,
+                    "  {:>4} x {micros:>9.0} us  {}",
+                    kernel.count, kernel.kernel
                 ));
             }
         }
+    }
+    Ok(())
+}
+
+#[derive(Args)]
+#[command(after_help = "Example:\n  mopteq warm --data cifar10 --device cuda")]
+pub struct WarmArguments {
+    #[command(flatten)]
+    settings: Settings,
+    #[command(flatten)]
+    device: super::DeviceArgument,
+}
+
+/// Compiles and tunes what a training and an evaluation with these settings need.
+pub fn warm(arguments: &WarmArguments, json: bool) -> Result<(), Error> {
+    let (config, data) = arguments.settings.resolve()?;
+    let device = arguments.device.select()?;
+    device.can_train(&config.model)?;
+    let started = std::time::Instant::now();
+    warm_up(&config, &data, &device)?;
+    let (count, seconds) = (compiled_kernels(), started.elapsed().as_secs_f64());
+    if json {
+        say(json!({"device": device.name, "compiled": count, "seconds": seconds}));
+    } else {
+        say(format_args!(
+            "{}: {count} kernels compiled in {seconds:.1} s",
+            device.name
+        ));
     }
     Ok(())
 }

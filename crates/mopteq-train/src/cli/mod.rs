@@ -15,7 +15,7 @@ use clap_complete::Shell;
 
 use mopteq_train::Error;
 use mopteq_train::checkpoint::Which;
-use mopteq_train::device::{DeviceChoice, SelectedDevice, select};
+use mopteq_train::device::{DeviceChoice, SelectedDevice, cache_folder, keep_kernels, select};
 use mopteq_train::predict::Predictor;
 use mopteq_train::progress::say;
 use mopteq_train::run::RunFolder;
@@ -48,6 +48,10 @@ pub struct Arguments {
     /// Answer in JSON, for machines.
     #[arg(long, global = true)]
     json: bool,
+    /// Compile and tune a GPU's kernels at every start, instead of keeping them in the user's cache
+    /// folder.
+    #[arg(long, global = true)]
+    no_kernel_cache: bool,
 }
 
 #[derive(Subcommand)]
@@ -79,6 +83,8 @@ enum Command {
     Import(ship::ImportArguments),
     /// Measure how fast batches are prepared and trained on.
     Bench(Box<bench::BenchArguments>),
+    /// Compile and tune a GPU's kernels ahead of a training.
+    Warm(Box<bench::WarmArguments>),
     /// Print a completion script for a shell.
     #[command(after_help = "Example:\n  \
         mopteq completions bash > ~/.local/share/bash-completion/completions/mopteq")]
@@ -160,6 +166,8 @@ pub fn parse() -> Arguments {
 /// Does what was asked for.
 pub fn run(arguments: Arguments, stop: &StopFlag) -> Result<(), Error> {
     let json = arguments.json;
+    let cache = cache_folder().filter(|_| !arguments.no_kernel_cache);
+    keep_kernels(cache.as_deref());
     match arguments.command {
         None => train::run(&arguments.train, json, stop),
         Some(Command::Train(arguments)) => train::run(&arguments, json, stop),
@@ -172,6 +180,7 @@ pub fn run(arguments: Arguments, stop: &StopFlag) -> Result<(), Error> {
         Some(Command::Export(arguments)) => ship::export(&arguments),
         Some(Command::Import(arguments)) => ship::import(&arguments),
         Some(Command::Bench(arguments)) => bench::run(&arguments, json),
+        Some(Command::Warm(arguments)) => bench::warm(&arguments, json),
         Some(Command::Completions { shell }) => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "mopteq", &mut script);

@@ -24,6 +24,7 @@ pub struct Loader {
     batch_size: usize,
     seed: u64,
     workers: usize,
+    whole: bool,
 }
 
 impl Loader {
@@ -41,17 +42,31 @@ impl Loader {
             batch_size: batch_size.max(1),
             seed,
             workers: workers.max(1),
+            whole: false,
+        }
+    }
+
+    /// The same without a last batch that is smaller than the others: an epoch leaves out a few
+    /// pictures, other ones in every epoch. Where a new size costs more than they bring, as on a GPU
+    /// whose kernels are compiled for a size.
+    pub fn in_whole_batches(self, whole: bool) -> Self {
+        Self {
+            whole: whole && self.pictures.len() >= self.batch_size,
+            ..self
         }
     }
 
     /// Batches in an epoch; the last one may be smaller.
     pub fn batches(&self) -> usize {
-        self.pictures.len().div_ceil(self.batch_size)
+        match self.whole {
+            true => self.pictures.len() / self.batch_size,
+            false => self.pictures.len().div_ceil(self.batch_size),
+        }
     }
 
     /// Pictures in an epoch.
     pub fn pictures(&self) -> usize {
-        self.pictures.len()
+        self.pictures.len().min(self.batches() * self.batch_size)
     }
 
     /// The batches of an epoch (counted from 1) from the batch `first` on (counted from 0).
@@ -171,6 +186,13 @@ mod tests {
         let given_up = loader(2);
         given_up.epoch(1, 0).take(2).for_each(drop);
         assert_eq!(epoch(&given_up, 1, 0), whole);
+    }
+
+    #[test]
+    fn whole_batches_leave_out_a_few_pictures_of_an_epoch() {
+        let cut = loader(2).in_whole_batches(true);
+        assert_eq!((cut.batches(), cut.pictures()), (6, 48));
+        assert_eq!(epoch(&cut, 1, 0), epoch(&loader(1), 1, 0)[..6]);
     }
 
     #[test]

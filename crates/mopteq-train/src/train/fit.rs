@@ -84,7 +84,8 @@ impl<'a> Fit<'a> {
         };
         let pictures = task.train.clone();
         let workers = config.workers;
-        let loader = Loader::new(pictures, batcher, config.batch_size, config.seed, workers);
+        let loader = Loader::new(pictures, batcher, config.batch_size, config.seed, workers)
+            .in_whole_batches(devices.iter().any(deq_kernels::compiles_at_run_time));
         let steps = loader.batches().div_ceil(config.accumulation) * config.epochs;
         Ok(Self {
             task,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use burn::module::Module;
 use burn::tensor::{DType, Tensor};
-use burn_deq::{FixedPointMap, Jacobian, Status};
+use burn_deq::{Batching, FixedPointMap, Jacobian, Status};
 use mopteq::{
     ActivationConfig, ActivationPotential, Branches, Constraint, Context, Coupling, Family,
     HiddenObjective, KernelEnergy, MOptEqsConfig, Pairs, Proximity, Quadratic, Setting, Step, Term,
@@ -18,7 +18,7 @@ use crate::support::{
 
 /// Sizes and kinds of a random objective.
 #[derive(Clone, Debug)]
-struct Case {
+pub struct Case {
     batch: usize,
     channels: usize,
     hidden: usize,
@@ -31,14 +31,14 @@ struct Case {
     seed: u64,
     /// Whether all numbers are such that no operation rounds, but for filtering: then ties at a
     /// kink, too, come out the same.
-    exact: bool,
+    pub exact: bool,
 }
 
 /// Families S and P with all activations and constraints.
 const KINDS: usize = 7;
 
 impl Case {
-    fn any() -> impl Strategy<Value = Self> {
+    pub fn any() -> impl Strategy<Value = Self> {
         let sizes = (1..4usize, 1..7usize, 1..7usize, 0..3usize);
         let grid = ([1..5usize, 1..5usize], 0..3usize, any::<u64>());
         let kinds = (0..KINDS, any::<bool>(), any::<bool>(), any::<u64>());
@@ -71,7 +71,7 @@ impl Case {
         matches!(self.kind, 2 | 3)
     }
 
-    fn objective(&self) -> HiddenObjective {
+    pub fn objective(&self) -> HiddenObjective {
         let s = |a| -> (Vec<Arc<dyn Term>>, _) {
             let potential = ActivationPotential::new(a);
             (
@@ -109,7 +109,7 @@ impl Case {
     }
 
     /// A state, a context and a vector.
-    fn data(&self) -> (Branches, Context, Branches) {
+    pub fn data(&self) -> (Branches, Context, Branches) {
         let mut numbers = Numbers::new(self.seed);
         let mut tensor = |shape: [usize; 4]| {
             let t: Tensor<4> = numbers.tensor(shape, DType::F32);
@@ -154,9 +154,10 @@ proptest! {
     fn steps_and_products_are_those_of_the_portable_path(case in Case::any()) {
         let (z, x, u) = case.data();
         let native = case.objective();
-        prop_assert!(native.prefers_single_samples(&z, &x), "the native path applies");
+        let fast = FixedPointMap::fast(&native).expect("a formula");
+        prop_assert_eq!(fast.batching(&z, &x), Batching::Single, "the native path applies");
         let portable = native.clone().portable();
-        prop_assert!(!portable.prefers_single_samples(&z, &x));
+        prop_assert!(FixedPointMap::fast(&portable).is_none());
         let [a, b] = [&native, &portable].map(|o| o.apply(z.clone(), x.clone()));
         agree("step", &a, &b)?;
         if case.exact || case.smooth() {

@@ -1,0 +1,53 @@
+//! What stands in for the GPUs' fast forms in a build without them: nothing applies.
+
+use burn::tensor::Tensor;
+
+use crate::step::{Finish, Inputs, StepFormula};
+
+/// Nothing to prepare.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Prepared;
+
+impl Prepared {
+    pub(crate) fn with_other_injections(&self) -> Self {
+        Self
+    }
+}
+
+pub(crate) fn applies(_: &StepFormula, _: Inputs<'_>) -> bool {
+    false
+}
+
+type Made = Option<Tensor<2>>;
+
+pub(crate) fn step(_: &StepFormula, _: &Tensor<2>, _: Inputs<'_>, _: Finish) -> Made {
+    None
+}
+
+pub(crate) fn attach(_: &StepFormula, _: &Tensor<2>, _: Inputs<'_>, _: Option<&Tensor<2>>) -> Made {
+    None
+}
+
+/// There is none.
+#[derive(Clone, Debug)]
+pub(crate) enum Product {}
+
+impl Product {
+    pub(crate) fn new(_: &StepFormula, _: &Tensor<2>, _: Inputs<'_>, _: Made) -> Option<Self> {
+        None
+    }
+
+    pub(crate) fn mask(&self) -> Option<&Tensor<2>> {
+        match *self {}
+    }
+
+    pub(crate) fn apply(
+        &self,
+        _: &StepFormula,
+        _: &Tensor<2>,
+        _: Inputs<'_>,
+        _: [bool; 2],
+    ) -> Made {
+        match *self {}
+    }
+}
