@@ -1,5 +1,5 @@
-//! Three views of the embedded digits, one a branch: the upper half, the lower half, and the means
-//! of all rows and columns. Together they say more than the best of them.
+//! Three views of the embedded digits, one per branch: the upper half, the lower half, and the
+//! means of all rows and columns. Together they are more accurate than the best of them.
 //!
 //! cargo run --release -p examples --example multi_view [EPOCHS [PICTURES]]
 #![allow(clippy::print_stdout, reason = "an example talks to its user")]
