@@ -126,7 +126,7 @@ pub fn trained(
     batch: impl Fn(usize) -> (Tensor<4>, Tensor<1, Int>),
 ) -> MOptEqs {
     let model = config.init(&Device::flex());
-    let mut model = model.expect("the configuration is sound").train();
+    let mut model = model.expect("the configuration is valid").train();
     let mut optimizer = SgdConfig::new().init();
     for step in 0..steps {
         let (images, labels) = batch(32 * step);

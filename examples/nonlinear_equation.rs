@@ -64,7 +64,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     println!("\nlargest relative error of a derivative: {worst:.1e}");
     println!(
-        "{} evaluations for the batch, {} for single orbits: those that are done leave",
+        "{} evaluations for the batch, {} for single orbits: finished orbits leave",
         out.forward.evaluations, out.forward.sample_evaluations,
     );
     Ok(())

@@ -1,7 +1,7 @@
 //! The Rust side of `benches/peers/solvers.py`, which starts it and explains how to run it. Reads
 //! one request per line of JSON on standard input, solves a problem that the script wrote to a
 //! folder, and answers with a line of JSON.
-#![allow(clippy::print_stdout, reason = "standard output is how it answers")]
+#![allow(clippy::print_stdout, reason = "the answers go to standard output")]
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -67,7 +67,7 @@ fn f(map: &str, z: Tensor<2>, [s, a, x]: [Tensor<2>; 3]) -> Tensor<2> {
         "heron" => (z.clone() + z.recip() * 2.0) * 0.5,
         "slope -2" => z * -2.0 + 1.0,
         "kepler" => z.sin() * s + x,
-        _ => panic!("no map is called {map}"),
+        _ => panic!("unknown map {map}"),
     }
 }
 
@@ -129,7 +129,7 @@ fn method(request: &Request) -> Result<Method, Box<dyn Error>> {
             }
             .into()
         }
-        other => return Err(format!("no method is called {other}").into()),
+        other => return Err(format!("unknown method {other}").into()),
     })
 }
 

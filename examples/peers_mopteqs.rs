@@ -1,7 +1,7 @@
 //! The Rust side of `benches/peers/mopteqs.py`, which starts it and explains how to run it. Reads
 //! one request per line of JSON on standard input, trains or evaluates MOptEqs small accordingly,
 //! and answers with a line of JSON. All times are in seconds.
-#![allow(clippy::print_stdout, reason = "standard output is how it answers")]
+#![allow(clippy::print_stdout, reason = "the answers go to standard output")]
 
 use std::collections::HashMap;
 use std::error::Error;

@@ -18,7 +18,7 @@ How the numbers are measured:
 - The residual is computed here in f64 from the state that the library returned: the largest |f(z) -
   z| / |f(z)| over the samples.
 - Times are medians. Solvers take turns, after two turns of warm-up. A run of more than a second is
-  repeated three times, a run of more than ten seconds once, and no other settings are tried for it.
+  timed three times, a run of more than ten seconds once, and no other settings are tried for it.
   JAX is compiled in the warm-up. The Rust program is a separate process that measures its own time.
 - TorchDEQ stops by the same relative rule. jaxopt knows only an absolute tolerance. It gets the
   relative one times the norm of each sample's solution, which a user would not know beforehand.

@@ -41,7 +41,7 @@ impl<F, X, L> Forward<'_, F, X, L> {
             !f.is_autodiff(),
             "burn-deq: the map captures a tensor or module that is tracked by autodiff; pass it as \
              an argument instead: the module through Equilibrium::solve, everything else through x \
-             (or call .without_autodiff() on what is a constant)"
+             (or call .without_autodiff() on a constant)"
         );
         f
     }
@@ -82,7 +82,7 @@ impl<S: State, F: FixedPointMap<S, X>, X: Input> PackedMap for ForwardMap<'_, S,
     }
 
     fn linear(&self, _p: Tensor<2>) -> Tensor<2> {
-        unreachable!("methods for linear systems do not run on maps")
+        unreachable!("linear methods do not solve nonlinear maps")
     }
 
     fn keep(&mut self, rows: &Rows) -> bool {

@@ -44,8 +44,8 @@ pub struct Measured {
     pub symmetry: Option<f64>,
     /// Largest eigenvalue of the symmetric J over all samples, estimated from below.
     pub largest_eigenvalue: Option<f64>,
-    /// f of some samples of (z, x) against those samples of f(z, x). Also `None` for a batch of
-    /// one, or if the input cannot select its samples.
+    /// f of some samples alone against the same samples of f(z, x). Also `None` for a batch of one,
+    /// or if the input cannot select its samples.
     pub independence: Option<f64>,
 }
 
@@ -55,18 +55,18 @@ pub struct Measured {
 pub enum DeclarationError {
     /// f gives different values on the tape and off it.
     #[error(
-        "f differs by {0:.1e} (relative) with autodiff and without: a Dropout or BatchNorm in it? \
-         Pass masks in x (dropout_mask), normalise with GroupNorm"
+        "f differs by {0:.1e} (relative) with and without autodiff; does it contain Dropout or \
+         BatchNorm? Pass masks in x (dropout_mask) and normalise with GroupNorm"
     )]
     Tape(f64),
     /// The closed-form J'u is not that of autodiff.
     #[error("the closed-form J'u differs from that of autodiff by {0:.1e} (relative)")]
     Vjp(f64),
     /// J and J' are not each other's transposes.
-    #[error("<J u, v> and <u, J'v> differ by {0:.1e} (relative): jvp and vjp do not fit")]
+    #[error("<J u, v> and <u, J'v> differ by {0:.1e} (relative): jvp and vjp are not transposes")]
     Jvp(f64),
     /// The mask has entries other than zeros and ones.
-    #[error("the mask holds {0}; it must hold zeros and ones only")]
+    #[error("the mask holds {0}; it must hold only zeros and ones")]
     MaskValue(f64),
     /// J' depends on entries that the mask hides.
     #[error("J'u and J'Du differ by {0:.1e} (relative): J is not D times a matrix")]
@@ -78,7 +78,7 @@ pub enum DeclarationError {
     #[error("J has an eigenvalue of {0} or more: I - J is not positive definite")]
     Definiteness(f64),
     /// Samples influence each other.
-    #[error("a sample's f depends on the others in the batch: it changes by {0:.1e} (relative)")]
+    #[error("samples depend on each other: f of one changes by {0:.1e} (relative)")]
     Independence(f64),
 }
 
@@ -95,7 +95,6 @@ pub enum DeclarationError {
 ///
 /// Returns the first declaration that does not hold, with the measured error. A declaration may
 /// hold at one point and fail at another, so check at several.
-/// not hold at another: check at several.
 ///
 /// # Example
 ///

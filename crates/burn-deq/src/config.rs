@@ -52,8 +52,8 @@ pub struct AndersonConfig {
     #[config(default = 4.0)]
     pub safeguard: f64,
     /// Accelerates every `period` steps and takes plain steps in between (alternating or periodic
-    /// Anderson: Banerjee, Suryanarayana and Pask 2016, doi:10.1016/j.cplett.2016.01.033). Default:
-    /// 1
+    /// Anderson: Banerjee, Suryanarayana and Pask 2016, doi:10.1016/j.cplett.2016.01.033).
+    /// Default: 1
     #[config(default = 1)]
     pub period: usize,
     /// Drops the history after this many steps. Default: never
@@ -151,7 +151,7 @@ impl<M: Into<Method>> From<M> for LinearMethod {
 pub struct SolverOf<M: Default> {
     /// The method. Default: Anderson acceleration with history 6.
     pub method: M,
-    /// When a sample is done.
+    /// When a sample is finished.
     pub termination: Termination,
     /// Whether the report keeps the residual of every sample at every check. Default: no
     pub trace: bool,

@@ -93,7 +93,7 @@ impl Observation {
         match (&self.image, &self.residual) {
             (Some(image), _) => image.clone(),
             (None, Some(residual)) => self.state.clone() + residual.clone(),
-            (None, None) => unreachable!("a solver gives f(z) or the residual"),
+            (None, None) => unreachable!("a solver provides f(z) or the residual"),
         }
     }
 
@@ -102,7 +102,7 @@ impl Observation {
         let second = self.image.or(self.residual);
         [
             self.state,
-            second.expect("a solver gives f(z) or the residual"),
+            second.expect("a solver provides f(z) or the residual"),
         ]
     }
 }
@@ -147,7 +147,7 @@ impl Scalars {
 
 /// A solver with its state.
 pub(crate) trait Iteration: Send {
-    /// Evaluates the map at the current iterate.
+    /// Observes the current iterate. Usually this evaluates the map.
     fn observe(&mut self, map: &mut Operator<'_>) -> Observation;
 
     /// Moves to the next iterate. Without scalars it must decide on the device.

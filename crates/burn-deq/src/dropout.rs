@@ -10,7 +10,7 @@ use burn::tensor::{Distribution, Tensor, TensorCreationOptions};
 /// evaluation, pass ones or `None`. Dimensions of size 1 broadcast: `[batch, channels, 1, 1]` drops
 /// whole channels.
 ///
-/// A probability outside [0, 1] counts as the nearest bound. 1 drops everything.
+/// A probability outside 0 to 1 counts as the nearest bound. 1 drops everything.
 ///
 /// # Shapes
 ///

@@ -168,7 +168,8 @@ impl Equilibrium {
     ///
     /// # Shapes
     ///
-    /// Every tensor of `z0` is `[batch, ...]`. `f` and [`Solution::state`] have the shape of `z0`.
+    /// Every tensor of `z0` is `[batch, ...]`. The result of `f` and [`Solution::state`] have the
+    /// shape of `z0`.
     ///
     /// # Panics
     ///
@@ -226,8 +227,8 @@ impl Equilibrium {
         if let Some(adjoint) = &start.adjoint {
             assert!(
                 adjoint.dims() == z0.dims(),
-                "burn-deq: the start of the backward solve has the shape {:?}, the packed state \
-                 {:?}",
+                "burn-deq: the start of the backward solve has shape {:?}, but the packed state \
+                 has shape {:?}",
                 adjoint.dims(),
                 z0.dims()
             );

@@ -8,14 +8,15 @@
 //! - the size S is the larger of f_0 and r_0. It is the scale known from the first evaluation, also
 //!   if z_0 is zero;
 //! - the low L_k is the smallest r_j so far, over iterates with f_j <= 10 S;
-//! - with the growth G = f_k / S, the state has settled if G <= 10, or if r_k <= L_k 10 / G + 4 e
-//!   f_k and r_k + e f_k <= L_k max(10 / G, 1/100), or if r_k + e f_k <= absolute;
+//! - with the growth G = f_k / S, the state has settled if G <= 10, or if
+//!   r_k <= L_k 10 / G + 4 e f_k and r_k + e f_k <= L_k max(10 / G, 1/100), or if
+//!   r_k + e f_k <= absolute;
 //! - it ran away if it has not settled and G > 1000.
 //!
 //! So beyond ten times its size, a state must reduce its residual by as much as it grew. A fixed
 //! point does this: its residual falls to rounding error. A state on the way to infinity does not,
-//! because the cause that keeps the map from having a fixed point there keeps the residual up. e
-//! f_k is added to the residual because a residual of 0 proves nothing if one unit in the last
+//! because the cause that keeps the map from having a fixed point there keeps the residual up. The
+//! rule adds e f_k to the residual, because a residual of 0 proves nothing if one unit in the last
 //! place of z exceeds the steps of the map. In f32 it admits growth up to 8e4.
 //!
 //! Solves that grow by less than sqrt(10 L / (relative S)) meet this rule whenever they meet the
@@ -29,7 +30,7 @@ use burn::tensor::{Bool, Tensor};
 
 /// Growth that is accepted without a smaller residual.
 const FREE: f64 = 10.0;
-/// Smallest share of the low that is required, rounding error included.
+/// The residual need not fall below this share of the low, rounding error included.
 const FALL: f64 = 0.01;
 /// Largest residual, in units of e f_k, that counts as rounding error.
 const FLOOR: f64 = 4.0;

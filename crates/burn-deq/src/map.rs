@@ -23,7 +23,7 @@ impl Rows {
     pub fn new(indices: Vec<usize>, batch: usize, device: &Device) -> Self {
         assert!(
             indices.iter().all(|i| *i < batch),
-            "burn-deq: a row is beyond the batch of {batch}"
+            "burn-deq: a row index is not below the batch size {batch}"
         );
         let data: Vec<i64> = indices.iter().map(|i| *i as i64).collect();
         let length = data.len();
@@ -258,7 +258,7 @@ impl Structure {
     }
 }
 
-/// A map z = f(z, x) with a fixed point.
+/// A map z = f(z, x) whose fixed point is sought.
 ///
 /// A closure `Fn(S, X) -> S` is a map; [`Declared`] adds declarations to it. Implement the trait
 /// for a map that knows its Jacobian in closed form. The backward solve then needs no autodiff,
@@ -410,8 +410,7 @@ pub trait Jacobian<S>: Send {
     /// D, in the shape of the state, if J = D A, where D is a diagonal of zeros and ones and A is
     /// symmetric. An example is the projection of a gradient step onto a constraint: relu(A z + c).
     ///
-    /// The adjoint system is then solved on the range of D, where it is symmetric: (I - D A D) v =
-    /// D g, and u = g + A v.
+    /// The adjoint system is then solved on the range of D, where it is symmetric:
     /// (I - D A D) v = D g, and u = g + A v.
     fn mask(&self) -> Option<S> {
         None

@@ -98,7 +98,7 @@ pub(crate) fn forward<S: State, F: FixedPointMap<S, X>, X: Input>(
 }
 
 fn wanted(row: Option<Tensor<2>>) -> Tensor<2> {
-    row.expect("a row of a tensor that was given")
+    row.expect("this tensor was given")
 }
 
 /// The backward solve from z, g and, if known, the start and f(z). `None` as for [`forward`].

@@ -120,7 +120,7 @@ impl<L> Packing<L> {
             .dims()[0];
         assert!(
             parts.iter().all(|p| p.dims()[0] == batch),
-            "burn-deq: the first dimension of every tensor of a state is the batch, but they are {:?}",
+            "burn-deq: the first dimension of every tensor of a state must be the batch, but they are {:?}",
             parts.iter().map(|p| p.dims()[0]).collect::<Vec<_>>()
         );
         let widths = parts.iter().map(|p| p.dims()[1]).collect();

@@ -413,8 +413,8 @@ mod without_backend {
 
     fn refuse() -> ! {
         panic!(
-            "this build has no backend: enable the feature of burn-deq that bears the name of the \
-             backend in use (flex, wgpu, vulkan, metal, cuda, rocm or cpu)"
+            "this build has no backend: enable the feature of burn-deq with the name of your \
+             backend (flex, wgpu, vulkan, metal, cuda, rocm or cpu)"
         )
     }
 }

@@ -36,7 +36,7 @@ pub enum ConfigError {
         divisor: usize,
     },
     /// A list has the wrong length.
-    #[error("`{field}` has {found} entries; it must have {expected}, one a branch")]
+    #[error("`{field}` has {found} entries; it must have {expected}, one per branch")]
     Length {
         /// The field of the configuration.
         field: &'static str,
@@ -64,15 +64,15 @@ pub enum ConfigError {
     },
     /// The step cannot be derived, because the curvature is not bounded.
     #[error(
-        "`step` cannot be derived, for the curvature of the term `{term}` is not bounded; give a \
-         fixed step"
+        "`step` cannot be derived, because the curvature of the term `{term}` is not bounded; give \
+         a fixed step"
     )]
     NoStep {
         /// Name of the term.
         term: String,
     },
     /// The device does not support a precision.
-    #[error("`precision` is {precision}, in which {device} does not compute; use f32")]
+    #[error("`precision` is {precision}, which {device} does not support; use f32")]
     Precision {
         /// The precision.
         precision: &'static str,

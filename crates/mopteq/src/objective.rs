@@ -307,7 +307,7 @@ impl DescentJacobian {
             } => x
                 .inputs()
                 .and_then(|inputs| product.apply(formula, &u, inputs, [before, after]))
-                .expect("a vector in the shape, the type and the place of the state"),
+                .expect("a vector with the shape, type and device of the state"),
         }
     }
 

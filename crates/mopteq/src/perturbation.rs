@@ -86,7 +86,7 @@ impl Perturbation {
             "perturbation_steps",
             self.steps as f64,
             !lost,
-            "at least 1 where gradients pass through the steps only",
+            "at least 1 if gradients pass through the steps only",
         )
     }
 

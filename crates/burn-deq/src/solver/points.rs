@@ -46,7 +46,7 @@ impl Point {
     }
 
     fn expected(tensors: [Tensor<2>; 2]) -> Self {
-        Self::new(tensors).expect("a history is used with tensors like those it was made for")
+        Self::new(tensors).expect("all tensors of a history are of one kind")
     }
 }
 
@@ -143,7 +143,7 @@ impl Points {
     }
 
     fn newest(&self) -> &[Tensor<2>; 2] {
-        &self.points.back().expect("observed just now").tensors
+        &self.points.back().expect("just observed").tensors
     }
 
     /// The previous iterate replaces the newest one in these samples.
@@ -459,7 +459,7 @@ mod tests {
                 }
             }
         }
-        assert!(taken_back, "no case takes a step back");
+        assert!(taken_back, "no case rejects a step");
     }
 
     /// If residuals are checked only every third step, masks decide for tensors on other devices.

@@ -246,7 +246,7 @@ pub fn catalogue() -> Vec<Problem> {
         .start(vec![1.0, 0.4, -0.2]);
     // Near the fixed point, the residual is a thousandth of z.
     problems.push(decay.tolerances(0.0, 9.9e-6, 1e-2));
-    // 6. Rotations about a centre: no contraction at any angle.
+    // 6. Rotations about a centre: not a contraction at any angle.
     for divisor in [2.0, 3.0, 4.0, 5.0, 6.0, 1.27, 1.73] {
         let (s, c) = (std::f64::consts::PI / divisor).sin_cos();
         let centre = vec![0.7, -1.3];
@@ -263,7 +263,7 @@ pub fn catalogue() -> Vec<Problem> {
                 .no_contraction(),
         );
     }
-    // 6. Rotations about a centre: not a contraction at any angle.
+    // 7. Random symmetric affine contraction.
     let mut numbers = Numbers::new(21);
     let spectrum = |n: usize, low: f64, high: f64| -> Vec<f64> {
         (0..n)

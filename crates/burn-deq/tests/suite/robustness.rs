@@ -255,7 +255,9 @@ pub fn check_degenerate_backward_solves(place: &Place, solvers: &[LinearSolver])
 fn within<T: Send + 'static>(limit: Duration, f: impl FnOnce() -> T + Send + 'static) -> T {
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || sender.send(f()));
-    receiver.recv_timeout(limit).expect("it ended in time")
+    receiver
+        .recv_timeout(limit)
+        .expect("the function ends in time")
 }
 
 /// The message of the panic when a map captures the module that is trained with it.

@@ -59,7 +59,7 @@ pub(crate) fn norm_relu(norm: &BatchNorm, x: &Tensor<4>) -> Option<Tensor<4>> {
     let y = statistics.apply(&from, &scale, &shift, x);
     let made = Floats::new(&y)?;
     let pullback = move |g: Tensor<4>, [wants_x, ..]: [bool; 3]| {
-        let gradient = Floats::new(&g).expect("the gradient is where the output is");
+        let gradient = Floats::new(&g).expect("the gradient is on the output's backend");
         let (sums, products) = statistics.sums(&from, &made, &gradient);
         let vector = |values: &[f64]| {
             let values: Vec<f32> = values.iter().map(|v| *v as f32).collect();

@@ -47,7 +47,7 @@ pub(crate) fn convolve(
     );
     let pullback = move |g: Tensor<4>, [x, kernel, bias]: [bool; 3]| {
         // A gradient may be a view, for example that of a mean.
-        let gradient = Floats::new(&g).expect("the gradient is where the output is");
+        let gradient = Floats::new(&g).expect("the gradient is on the output's backend");
         let x = x.then(|| {
             let transposed = Packed::transposed(weights.elements(), [out, channels, k]);
             convolve_batch(&transposed, &gradient, None, &g)

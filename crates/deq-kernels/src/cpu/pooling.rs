@@ -28,7 +28,7 @@ pub(crate) fn mean_pool(x: &Tensor<4>, [height, width]: [usize; 2]) -> Option<Te
     let none = || Tensor::<1>::zeros([1], &y.device());
     let inputs = (x.clone(), none(), none());
     let pullback = move |g: Tensor<4>, [wanted, ..]: [bool; 3]| {
-        let gradient = Floats::new(&g).expect("the gradient is where the output is");
+        let gradient = Floats::new(&g).expect("the gradient is on the output's backend");
         let spread = || {
             let mut dx = vec![0.0; batch * channels * h * w];
             dx.par_chunks_exact_mut(channels * h * w)

@@ -173,7 +173,7 @@ impl Sample<'_> {
         };
         let [fine, coarse] = out
             .get_disjoint_mut([fine, coarse])
-            .expect("a pair is of two branches");
+            .expect("a pair has two branches");
         Arch::new().dispatch(couple.onto(fine, coarse));
     }
 }

@@ -204,7 +204,7 @@ pub(crate) fn tracked_step(
         .map(|(i, (branch, value))| {
             let ((z, c), weights) = branch;
             let of = pullback::Branch {
-                value: Floats::new(&value).expect("a plain value in the place of z"),
+                value: Floats::new(&value).expect("a plain value on the backend of z"),
                 formula: formula.clone(),
                 z,
                 c,
@@ -213,7 +213,7 @@ pub(crate) fn tracked_step(
             let constant = Tensor::<1>::zeros([1], &value.device());
             let inputs = (x.kernels[i].clone(), x.injections[i].clone(), constant);
             custom_gradient(inputs, value, move |u: Tensor<4>, wanted: [bool; 3]| {
-                let u_elements = Floats::new(&u).expect("the gradient is where the output is");
+                let u_elements = Floats::new(&u).expect("the gradient is on the output's backend");
                 let (kernel, injection) = of.pull_back(&u_elements, [wanted[0], wanted[1]]);
                 let kernel = kernel.map(|k| tensor(k, of.weights.dims, &u));
                 let injection = injection.map(|c| tensor(c, of.c.dims, &u));

@@ -106,7 +106,7 @@ impl MultiViewConfig {
                     let least = height.min(width).min(channels).min(stride);
                     ConfigError::counts(&[("views", least)])?;
                     let shrunk = height.min(width) + 2 * padding;
-                    let expected = "pictures of at least 3 pixels a side with their padding";
+                    let expected = "at least 3 pixels per side, padding included";
                     ConfigError::range("views", shrunk as f64, shrunk >= 3, expected)?;
                 }
                 View::Vector { length } => ConfigError::counts(&[("views", length)])?,

@@ -90,7 +90,7 @@ impl ResidualConfig {
             "input_size",
             shrunk as f64,
             shrunk >= self.stem_kernel,
-            "at least the stem's kernel with its padding",
+            "at least the size of the stem's kernel, padding included",
         )?;
         check_halving(self.stem().output(self.input_size), self.branches)
     }

@@ -95,8 +95,8 @@ impl Term for ByValue {
             let value = self.energy.value(&plain_z, x);
             assert!(
                 !(value.is_autodiff() && value.is_tracked()),
-                "mopteq: the energy `{}` depends on parameters, which a gradient made from its value \
-                 alone cannot reach; implement Term with its gradient",
+                "mopteq: the energy `{}` depends on parameters, which a gradient computed from its \
+                 value alone cannot reach; implement Term with its gradient",
                 self.name()
             );
         }

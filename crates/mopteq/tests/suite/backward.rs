@@ -64,7 +64,7 @@ fn gradients(
     (gradients, report.evaluations)
 }
 
-#[allow(clippy::print_stdout, reason = "numbers for those who look")]
+#[allow(clippy::print_stdout, reason = "the test prints what it measures")]
 fn compare(family: Family, dtype: DType, tolerance: f64, limit: f64) {
     let model = trained(family, dtype).valid();
     let images = Numbers::new(5).tensor::<4>([4, 3, 32, 32], dtype);

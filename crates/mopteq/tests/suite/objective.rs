@@ -85,7 +85,7 @@ fn the_objective_falls_at_every_plain_step() {
         let (first, last) = (&path[0], &path[59]);
         assert!(
             first.iter().zip(last).all(|(a, b)| b < a),
-            "it falls at all"
+            "the objective falls"
         );
     }
 }

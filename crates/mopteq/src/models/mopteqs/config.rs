@@ -105,7 +105,7 @@ impl std::fmt::Display for MOptEqsConfig {
 /// Setters that take and return the configuration.
 macro_rules! setters {
     ($($name:ident $field:ident: $type:ty),+ $(,)?) => {$(
-        #[doc = concat!("The same with this [`", stringify!($field), "`](Self::", stringify!($field), ").")]
+        #[doc = concat!("The same configuration with this [`", stringify!($field), "`](Self::", stringify!($field), ").")]
         pub fn $name(mut self, $field: $type) -> Self {
             self.$field = $field;
             self
@@ -266,7 +266,7 @@ impl MOptEqsConfig {
             "input_size",
             shrunk as f64,
             shrunk >= self.stem_kernel,
-            "at least the stem's kernel with its padding",
+            "at least the size of the stem's kernel, padding included",
         )?;
         check_halving(self.finest(), self.branches)
     }
