@@ -1,1 +1,1 @@
-//! See the benchmarks beside this file.
+//! The benchmarks are next to this file.

@@ -1,4 +1,4 @@
-//! What solvers cost over the bare map, and what freezing saves.
+//! The overhead of solvers over the bare map, and the savings by freezing.
 //!
 //! cargo bench --manifest-path benches/Cargo.toml --bench overhead
 //!
@@ -17,8 +17,8 @@ use burn_deq::{
 };
 use criterion::{Criterion, criterion_group, criterion_main};
 
-/// As in the program `mopteq`: with glibc's, a solve's memory goes back to the system at its end,
-/// and getting it again is a good part of what is measured.
+/// As in the program `mopteq`. glibc's allocator returns a solve's memory to the system at its end,
+/// and allocating it again would be a large part of the measured time.
 #[global_allocator]
 static MEMORY: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -42,7 +42,7 @@ fn problem(batch: usize, width: usize, radius: f64) -> (Data, Tensor<2>) {
     ((w, x), z0)
 }
 
-/// Exactly `STEPS` evaluations, with everything that a solve does otherwise.
+/// A solver that makes exactly `STEPS` evaluations, with everything else that a solve does.
 fn exhausting(method: impl Into<Method>) -> Solver {
     let mut solver = Solver::from(method.into())
         .with_relative(0.0)
@@ -55,9 +55,9 @@ fn exhausting(method: impl Into<Method>) -> Solver {
 /// Rounds in which every case runs once.
 const ROUNDS: usize = 60;
 
-/// Prints what each case costs in units of the first one: the median over the rounds of its time
+/// Prints the cost of each case relative to the first one: the median over the rounds of its time
 /// divided by that of the first case, which runs right before it. Criterion measures the cases one
-/// after the other, and a machine's speed may change in between; both figures are there.
+/// after the other, and a machine's speed may change in between. Both figures are reported.
 fn in_turn(c: &mut Criterion, group: &str, cases: &[(&str, Box<dyn Fn()>)]) {
     let time = |run: &dyn Fn()| {
         let clock = Instant::now();
@@ -95,7 +95,8 @@ fn in_turn(c: &mut Criterion, group: &str, cases: &[(&str, Box<dyn Fn()>)]) {
 }
 
 fn overhead(c: &mut Criterion) {
-    // So slow that no solver reaches the rounding error in 30 steps: there they would do other work.
+    // So slow that no solver reaches rounding error in 30 steps. There, solvers would do different
+    // work.
     let ((w, x), z0) = problem(64, 1024, 0.97);
     let x = x * 0.1;
     let bare = {
@@ -133,7 +134,7 @@ fn overhead(c: &mut Criterion) {
     in_turn(c, "dense 64 x 1024", &cases);
 }
 
-/// z -> slope * tanh(z W + x), one slope a sample: some samples need five steps, some a hundred.
+/// z -> slope * tanh(z W + x), one slope per sample: some samples need five steps, some a hundred.
 fn uneven(
     z: Tensor<2>,
     (w, x, slope): (burn_deq::Shared<Tensor<2>>, Tensor<2>, Tensor<2>),

@@ -29,7 +29,7 @@ fn main() -> Result<(), mopteq_train::Error> {
         let x = model.context(pad(data.range(0, 32).images));
         let map = model.core().objective().clone();
         let knowing = map.clone();
-        // A closure is a map that knows nothing of its Jacobian.
+        // A closure is a map without a closed-form Jacobian.
         let opaque = move |z: Branches, x: Context| map.apply(z, x);
         let by_anderson = Gradient::implicit(Solver::default().with_relative(1e-4));
         let z = model.equilibrium(&x).state;
@@ -44,8 +44,9 @@ fn main() -> Result<(), mopteq_train::Error> {
     Ok(())
 }
 
-/// Milliseconds of the backward solve alone, the least of so many: the whole backward pass less one
-/// whose gradient needs no solve; and the products with the Jacobian.
+/// Milliseconds of the backward solve alone, the minimum over the repetitions, and its products
+/// with the Jacobian. The time is that of the whole backward pass minus one whose gradient needs no
+/// solve.
 fn time(
     map: &impl FixedPointMap<Branches, Context>,
     x: &Context,

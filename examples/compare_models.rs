@@ -34,7 +34,7 @@ fn row(kind: NetworkKind, size: f64, seeds: usize, epochs: usize) -> Result<(), 
     }
     match config.model.mopteqs_mut() {
         Some(model) => model.perturbation = size,
-        // Only a minimiser has a neighbourhood to be perturbed in.
+        // Only the minimiser of an objective can be perturbed.
         None if size > 0.0 => return Ok(()),
         None => {}
     }

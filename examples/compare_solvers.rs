@@ -17,7 +17,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let device = Device::flex();
     device.seed(3);
     // z = tanh(W z + x) for 32 samples of 256 units, with W symmetric, as in a gradient step of an
-    // energy, and ||W|| = 1: a contraction, for the slopes of tanh are below 1, but a slow one.
+    // energy, and ||W|| = 1. The map is a contraction, because the slopes of tanh are below 1, but
+    // a slow one.
     let normal =
         |shape: [usize; 2]| Tensor::<2>::random(shape, Distribution::Normal(0.0, 1.0), &device);
     let w = normal([256, 256]);
@@ -53,7 +54,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             deq.solve_map(&f, (w.clone(), x.clone()), x.zeros_like())
                 .forward
         };
-        // The first run warms up; the median of the others is the time.
+        // The first run warms up; the time is the median of the others.
         let mut runs: Vec<_> = (0..8).map(|_| solve()).skip(1).collect();
         runs.sort_by_key(|report| report.elapsed);
         let report = runs.swap_remove(runs.len() / 2);
@@ -65,7 +66,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             worst(&report.relative_residual),
             report.elapsed.as_secs_f64() * 1e3
         );
-        // The slowest sample's residual; NaN, which `max` skips, marks those that are done.
+        // The slowest sample's residual. NaN, which `max` skips, marks finished samples.
         let line = report
             .trace
             .iter()

@@ -1,4 +1,4 @@
-//! An equilibrium MLP tells two spirals apart, and a picture of the regions that it has learnt.
+//! An equilibrium MLP learns to separate two spirals. Draws its decision regions.
 //!
 //! cargo run --release -p examples --example decision_regions [PICTURE.svg]
 #![allow(clippy::print_stdout, reason = "an example talks to its user")]
@@ -21,7 +21,8 @@ struct Net {
 impl Net {
     fn new(width: usize, device: &Device) -> Self {
         let linear = |i, o| LinearConfig::new(i, o).init(device);
-        // tanh has slope 1 at most: while ||W|| <= 0.95 the map is a contraction, whatever is learnt.
+        // tanh has a slope of at most 1, so with ||W|| <= 0.95 the map is a contraction, whatever
+        // it learns.
         let bound = SpectralNormConfig::new(SpectralOperator::Matrix, 0.95);
         Self {
             w: linear(width, width).apply_reparameterization(bound),
@@ -30,7 +31,7 @@ impl Net {
         }
     }
 
-    /// Logits, and how the solve of z = tanh(W z + U x + b) went.
+    /// Logits, and the solution of z = tanh(W z + U x + b).
     fn forward(&self, x: Tensor<2>) -> (Tensor<2>, Solution<Tensor<2>>) {
         let z0 = Tensor::zeros([x.dims()[0], self.u.weight.dims()[1]], &x.device());
         let f = |net: &Net, z: Tensor<2>, x: Tensor<2>| (net.w.forward(z) + x).tanh();

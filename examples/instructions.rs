@@ -1,4 +1,4 @@
-//! Fixed pieces of work whose instructions `benches/instructions` counts.
+//! Fixed workloads whose instructions `benches/instructions` counts.
 //!
 //! cargo run --release -p examples --example instructions PIECE REPETITIONS
 #![allow(clippy::print_stdout, reason = "an example talks to its user")]
@@ -8,19 +8,19 @@ use burn_deq::{EquilibriumConfig, FixedPointMap, Solver};
 use examples::{numbers, random_context};
 use mopteq::{CoreConfig, Family};
 
-/// So many steps of a solver on a map that costs next to nothing.
+/// `steps` steps of a solver on a map of negligible cost.
 fn solver(solver: Solver, steps: usize) {
     let x = numbers([4, 4096], 1.0);
     let solver = solver.with_relative(0.0).with_max_steps(steps);
     let config = EquilibriumConfig::new().with_forward(solver);
-    // Of many eigenvalues, so that no solver is done early.
+    // Many eigenvalues, so that no solver finishes early.
     let map = |z: Tensor<2>, x: Tensor<2>| z * (x.clone() * 0.9) + x;
     let out = config.init().solve_map(&map, x.clone(), x.zeros_like());
     println!("{} evaluations", out.forward.evaluations);
 }
 
-/// So many steps of the hidden objective of the preset small, three branches of 32 channels from
-/// 16 x 16 pixels on, or products with its Jacobian.
+/// `steps` steps of the hidden objective of the preset small, three branches of 32 channels from 16
+/// x 16 pixels on, or products with its Jacobian.
 fn cell(family: Family, product: bool, steps: usize) {
     let x = random_context(16, 1);
     let config = CoreConfig::new().with_family(family);

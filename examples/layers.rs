@@ -9,7 +9,7 @@ use burn_deq::{Report, Status};
 use plotters::prelude::*;
 
 const FONT: &str = "sans-serif";
-/// Blue, orange, green, purple, brown, grey: told apart with any colour vision, by their lightness.
+/// Blue, orange, green, purple, brown, grey: distinct in lightness for any colour vision.
 const COLOURS: [RGBColor; 6] = [
     RGBColor(31, 98, 178),
     RGBColor(214, 106, 20),
@@ -32,7 +32,7 @@ pub fn accuracy(logits: &Tensor<2>, targets: &Tensor<1, Int>) -> f32 {
     100.0 * hits.mean().into_scalar::<f32>()
 }
 
-/// A solve in a few words: mean steps, worst residual, how many samples converged.
+/// One line about a solve: mean steps, worst residual, how many samples converged.
 pub fn in_words(report: &Report) -> String {
     format!(
         "{:4.1} steps, residual {:.0e}, {}/{} converged",
@@ -55,19 +55,19 @@ pub fn spirals(n: usize, angle: f32) -> (Vec<f32>, Vec<i32>) {
     ((0..2 * n).flat_map(point).collect(), labels)
 }
 
-/// Draws points and the regions that a classifier gives to their two classes, as SVG.
+/// Draws points and the regions that a classifier assigns to their two classes, as SVG.
 /// `probability` returns that of class 1 for points x, y, x, y, ...
 ///
 /// # Errors
 ///
-/// What the classifier, the drawing or the file system says.
+/// Returns the errors of the classifier, the drawing and the file system.
 pub fn draw_regions(
     path: &str,
     points: &[f32],
     labels: &[i32],
     probability: impl Fn(&[f32]) -> Result<Vec<f32>, Box<dyn Error>>,
 ) -> Result<(), Box<dyn Error>> {
-    /// Cells along a side, and shades.
+    /// Cells per side, and shades.
     const CELLS: usize = 100;
     const SHADES: f32 = 6.0;
     let half = 1.15 * points.iter().fold(0f32, |m, v| m.max(v.abs()));
@@ -89,12 +89,12 @@ pub fn draw_regions(
         .y_label_area_size(62)
         .build_cartesian_2d(-half..half, -half..half)?;
     let tint = |p: f32| {
-        // From class 0 over white to class 1.
+        // From class 0 through white to class 1.
         let colour = COLOURS[usize::from(p > 0.5)];
         colour.mix(f64::from((2.0 * p - 1.0).abs()) * 0.45)
     };
     for (row, cells) in shades.chunks(CELLS).enumerate() {
-        // Cells of one shade make one rectangle: the file stays small.
+        // Cells of one shade form one rectangle, which keeps the file small.
         let mut start = 0;
         for run in cells.chunk_by(|a, b| a == b) {
             let corners = [
@@ -131,11 +131,11 @@ pub fn draw_regions(
 /// A line of a plot: its name and points.
 pub type Line = (String, Vec<(f64, f64)>);
 
-/// Draws lines over evaluations of a map, with a logarithmic axis upwards, as SVG.
+/// Draws lines over evaluations of a map, with a logarithmic vertical axis, as SVG.
 ///
 /// # Errors
 ///
-/// What the drawing or the file system says.
+/// Returns the errors of the drawing and the file system.
 pub fn draw_residuals(path: &str, title: &str, lines: &[Line]) -> Result<(), Box<dyn Error>> {
     let points = || lines.iter().flat_map(|(_, points)| points);
     let last = points().fold(1.0, |m: f64, p| m.max(p.0));
@@ -172,12 +172,12 @@ pub fn draw_residuals(path: &str, title: &str, lines: &[Line]) -> Result<(), Box
     Ok(())
 }
 
-/// Draws times over work, both relative to the least, on logarithmic axes beside a line of
+/// Draws times over work, both relative to the smallest, on logarithmic axes with a line of
 /// proportionality, as SVG.
 ///
 /// # Errors
 ///
-/// What the drawing or the file system says.
+/// Returns the errors of the drawing and the file system.
 pub fn draw_scaling(path: &str, lines: &[Line]) -> Result<(), Box<dyn Error>> {
     let points = || lines.iter().flat_map(|(_, points)| points);
     let last = points().fold(1.0, |m: f64, p| m.max(p.0).max(p.1)) * 1.2;
@@ -203,7 +203,7 @@ pub fn draw_scaling(path: &str, lines: &[Line]) -> Result<(), Box<dyn Error>> {
         .configure_mesh()
         .x_desc("work, relative to the least")
         .y_desc("time, relative to the least")
-        // All of them would overlap.
+        // All labels would overlap.
         .x_label_formatter(&rounded)
         .y_label_formatter(&rounded)
         .axis_desc_style((FONT, 18))

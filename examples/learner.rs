@@ -1,4 +1,4 @@
-//! A convolutional module of one's own as an equilibrium layer in Burn's `Learner`, on 1,000 digits.
+//! A custom convolutional module as an equilibrium layer in Burn's `Learner`, on 1,000 digits.
 //!
 //! cargo run --release -p examples --features learner --example learner
 
@@ -26,7 +26,7 @@ impl Net {
         let conv = Conv2dConfig::new([16, 16], [3, 3]).with_padding(PaddingConfig2d::Same);
         Self {
             stem: stem.init(device),
-            // Folded once a solve, however many steps that takes.
+            // Folded once per solve, whatever the number of steps.
             conv: Conv2d::apply_reparameterization(conv.init(device), WeightNormConfig::new()),
             norm: GroupNormConfig::new(4, 16).init(device),
             head: LinearConfig::new(16 * 7 * 7, 10).init(device),

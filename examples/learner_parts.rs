@@ -21,7 +21,7 @@ use mopteq_train::data::Batch;
 /// A digit: its normalised pixels and its class.
 type Digit = (Vec<f32>, i32);
 
-/// Puts digits into batches.
+/// Stacks digits into batches.
 #[derive(Clone)]
 struct Stack;
 
@@ -37,14 +37,15 @@ impl Batcher<Digit, Batch> for Stack {
     }
 }
 
-/// Batches, again every epoch.
+/// Batches, repeated every epoch.
 pub type Loader = Arc<dyn DataLoader<Batch>>;
 
-/// Loaders of embedded digits in batches of 50: so many to train on, shuffled, and to test on.
+/// Loaders of embedded digits in batches of 50: `train` digits for training, shuffled, and `test`
+/// digits for testing.
 ///
 /// # Errors
 ///
-/// When the embedded files cannot be read.
+/// Returns an error if the embedded files cannot be read.
 pub fn digits(train: usize, test: usize, device: &Device) -> Result<[Loader; 2], Box<dyn Error>> {
     let part = |digits: crate::Digits, n: usize| {
         let digits = digits.range(0, n);
@@ -63,7 +64,7 @@ pub fn digits(train: usize, test: usize, device: &Device) -> Result<[Loader; 2],
     ])
 }
 
-/// Shows a training as one line an epoch.
+/// Shows a training as one line per epoch.
 #[derive(Default)]
 pub struct EpochLines {
     names: HashMap<MetricId, String>,
@@ -122,7 +123,7 @@ impl MetricsRenderer for EpochLines {
     }
 }
 
-// Burn asks every renderer for these, too.
+// Burn requires these of every renderer.
 impl MetricsRendererEvaluation for EpochLines {
     fn update_test(&mut self, _: EvaluationName, _: MetricState) {}
 }

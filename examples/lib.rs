@@ -1,6 +1,6 @@
 //! Small programs, one idea each: run one with `cargo run --release -p examples --example NAME`.
 //!
-//! What several of them need is here.
+//! Several of them share the helpers in this file.
 
 pub mod layers;
 #[cfg(feature = "learner")]
@@ -41,7 +41,7 @@ impl Digits {
         }
     }
 
-    /// The same on a tape.
+    /// The same digits on a tape.
     pub fn autodiff(self) -> Self {
         Self {
             images: self.images.autodiff(),
@@ -54,7 +54,7 @@ impl Digits {
         self.images.dims()[0]
     }
 
-    /// Whether there is no picture.
+    /// Whether there are no pictures.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -95,7 +95,7 @@ pub fn mean_and_deviation(values: &[f64]) -> [f64; 2] {
     [mean, (squares / (values.len().max(2) - 1) as f64).sqrt()]
 }
 
-/// Trains on the CPU, in silence, in a folder that is removed afterwards.
+/// Trains on the CPU, silently, in a folder that is removed afterwards.
 pub fn train(config: TrainConfig) -> Result<(Predictor, Summary), Error> {
     let device = select(DeviceChoice::CPU)?;
     let task = Task::new(config, vec![device.clone()])?;
@@ -110,7 +110,7 @@ pub fn train(config: TrainConfig) -> Result<(Predictor, Summary), Error> {
             &StopFlag::default(),
         )
         .and_then(|summary| Ok((Predictor::load(&run, Which::Last, device, None)?, summary)));
-    // A folder that stays behind costs some megabytes and nothing else.
+    // A folder that cannot be removed only costs some megabytes.
     std::fs::remove_dir_all(run.path()).ok();
     trained
 }
@@ -126,7 +126,7 @@ pub fn trained(
     batch: impl Fn(usize) -> (Tensor<4>, Tensor<1, Int>),
 ) -> MOptEqs {
     let model = config.init(&Device::flex());
-    let mut model = model.expect("the configuration is sound").train();
+    let mut model = model.expect("the configuration is valid").train();
     let mut optimizer = SgdConfig::new().init();
     for step in 0..steps {
         let (images, labels) = batch(32 * step);
@@ -156,8 +156,8 @@ pub fn numbers<const D: usize>(shape: [usize; D], scale: f32) -> Tensor<D> {
     Tensor::from_data(TensorData::new(data, shape), &Device::flex())
 }
 
-/// Kernels, of norm below 1, and injections of MOptEqs small: three branches of 32 channels, the finest of `side`
-/// pixels.
+/// Kernels (of norm below 1) and injections of MOptEqs small: three branches of 32 channels, the
+/// finest of `side` pixels.
 pub fn random_context(side: usize, batch: usize) -> Context {
     let sides = [side, side / 2, side / 4];
     let kernels = sides.iter().map(|_| numbers([32, 32, 3, 3], 0.003));

@@ -1,5 +1,5 @@
-//! Three views of the embedded digits, one a branch: the upper half, the lower half, and the means
-//! of all rows and columns. Together they say more than the best of them.
+//! Three views of the embedded digits, one per branch: the upper half, the lower half, and the
+//! means of all rows and columns. Together they are more accurate than the best of them.
 //!
 //! cargo run --release -p examples --example multi_view [EPOCHS [PICTURES]]
 #![allow(clippy::print_stdout, reason = "an example talks to its user")]
@@ -39,7 +39,7 @@ fn train(which: &[usize], epochs: usize, data: &Digits, device: &Device) -> Mult
     let core = CoreConfig::new().with_channels(16).with_hidden(16);
     let config = MultiViewConfig::new(10, which.iter().map(|i| shapes[*i]).collect());
     let model = config.with_core(core).with_head_grid(2).init(device);
-    let mut model = model.expect("the configuration is sound").train();
+    let mut model = model.expect("the configuration is valid").train();
     let momentum = MomentumConfig::new().with_dampening(0.0);
     let mut optimizer = SgdConfig::new().with_momentum(Some(momentum)).init();
     for epoch in 0..epochs {

@@ -1,5 +1,5 @@
 //! Kepler's equation E = M + e sin E, solved for many orbits at once, with the derivatives of the
-//! solution with respect to the orbit. How the solver got there does not enter them.
+//! solution with respect to the orbit. They do not depend on the solver's path.
 //!
 //! cargo run --release -p examples --example nonlinear_equation
 #![allow(clippy::print_stdout, reason = "an example talks to its user")]
@@ -20,15 +20,15 @@ fn main() -> Result<(), Box<dyn Error>> {
         ("Halley", 0.9671, 0.1),
         ("Hale-Bopp", 0.9951, 0.02),
     ];
-    // Leaves of autodiff: what is differentiated with respect to.
+    // Leaves of autodiff: the variables of the derivatives.
     let leaf = |values: [f64; 6]| {
         let data = TensorData::new(values.to_vec(), [6, 1]);
         Tensor::<2>::from_data(data, (&device.clone().autodiff(), DType::F64)).require_grad()
     };
     let (e, m) = (leaf(orbits.map(|o| o.1)), leaf(orbits.map(|o| o.2)));
 
-    // Any closure f(z, x) is a map. It cannot say that its samples, the orbits, are independent of
-    // each other; assuming it lets those that are done leave the batch.
+    // Any closure f(z, x) is a map. It cannot declare that its samples, the orbits, are
+    // independent. Assuming it lets finished samples leave the batch.
     let kepler = |z: Tensor<2>, (m, e): (Tensor<2>, Tensor<2>)| m + e * z.sin();
     let solver = Solver::anderson(2).with_relative(1e-14).with_absolute(0.0);
     let deq = EquilibriumConfig::new()
@@ -64,7 +64,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     println!("\nlargest relative error of a derivative: {worst:.1e}");
     println!(
-        "{} evaluations for the batch, {} for single orbits: those that are done leave",
+        "{} evaluations for the batch, {} for single orbits: finished orbits leave",
         out.forward.evaluations, out.forward.sample_evaluations,
     );
     Ok(())

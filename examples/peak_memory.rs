@@ -10,7 +10,7 @@ use burn_deq::{EquilibriumConfig, Solver};
 use mopteq::MOptEqsConfig;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    // Every limit runs in a process of its own, for the peak of a process never falls.
+    // Every limit runs in a separate process, because the peak of a process never falls.
     match std::env::args().nth(1) {
         Some(limit) => println!("{}", train_step(limit.parse()?)?),
         None => {
@@ -30,8 +30,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// Peak resident memory in KiB after one forward and backward pass that uses up the step limit in
-/// both directions.
+/// Peak resident memory in KiB after one forward and backward pass that use up the step limit.
 fn train_step(limit: usize) -> Result<u64, Box<dyn std::error::Error>> {
     let device = Device::flex();
     let mut solver = Solver::default()

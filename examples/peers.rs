@@ -1,7 +1,7 @@
-//! The Rust side of `benches/peers/solvers.py`, which starts it and says how to run it: solves the
-//! problems that the script wrote to a folder, one for each line of JSON on standard input, and
-//! answers with a line of JSON.
-#![allow(clippy::print_stdout, reason = "standard output is how it answers")]
+//! The Rust side of `benches/peers/solvers.py`, which starts it and explains how to run it. Reads
+//! one request per line of JSON on standard input, solves a problem that the script wrote to a
+//! folder, and answers with a line of JSON.
+#![allow(clippy::print_stdout, reason = "the answers go to standard output")]
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -20,7 +20,7 @@ use burn_deq::{
 use serde::Deserialize;
 
 /// A problem: z = f(z) for a batch of samples, as the script describes it in `NAME.json`. The
-/// arrays are in `NAME.KEY`, row-major f64 of the machine's (little) endianness.
+/// arrays are in `NAME.KEY`, row-major f64 in the machine's (little) endianness.
 #[derive(Deserialize)]
 struct Problem {
     map: String,
@@ -31,7 +31,7 @@ struct Problem {
     max_steps: usize,
 }
 
-/// One request. What is absent is the library's default.
+/// One request. Absent fields take the library's defaults.
 #[derive(Deserialize)]
 struct Request {
     problem: String,
@@ -42,15 +42,15 @@ struct Request {
     regularization: Option<f64>,
     damping: Option<f64>,
     safeguard: Option<f64>,
-    /// Whether samples that are done leave the batch.
+    /// Whether finished samples leave the batch.
     #[serde(default)]
     freeze: bool,
-    /// Whether the loss sum(z * c) is differentiated, and by how many unrolled steps if not
+    /// Whether to differentiate the loss sum(z * c), and by how many unrolled steps if not
     /// implicitly.
     #[serde(default)]
     backward: bool,
     unrolled: Option<usize>,
-    /// Where the state and the gradients go; nowhere by default.
+    /// Where to write the state and the gradients; nowhere by default.
     output: Option<String>,
 }
 
@@ -67,7 +67,7 @@ fn f(map: &str, z: Tensor<2>, [s, a, x]: [Tensor<2>; 3]) -> Tensor<2> {
         "heron" => (z.clone() + z.recip() * 2.0) * 0.5,
         "slope -2" => z * -2.0 + 1.0,
         "kepler" => z.sin() * s + x,
-        _ => panic!("no map is called {map}"),
+        _ => panic!("unknown map {map}"),
     }
 }
 
@@ -129,7 +129,7 @@ fn method(request: &Request) -> Result<Method, Box<dyn Error>> {
             }
             .into()
         }
-        other => return Err(format!("no method is called {other}").into()),
+        other => return Err(format!("unknown method {other}").into()),
     })
 }
 
@@ -160,7 +160,7 @@ fn answer(
             Freezing::Off
         })
         .init();
-    // Calls of the map and rows that it was called on.
+    // Calls of the map and the total number of rows.
     let counts = Arc::new([AtomicUsize::new(0), AtomicUsize::new(0)]);
     let (seen, name) = (counts.clone(), problem.map.clone());
     let map = move |z: Tensor<2>, (s, a, x): (Tensor<2>, Shared<Tensor<2>>, Tensor<2>)| {

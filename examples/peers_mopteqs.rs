@@ -1,7 +1,7 @@
-//! The Rust side of `benches/peers/mopteqs.py`, which starts it and says how to run it: trains and
-//! evaluates MOptEqs small as it is asked to, one line of JSON on standard input for each request,
+//! The Rust side of `benches/peers/mopteqs.py`, which starts it and explains how to run it. Reads
+//! one request per line of JSON on standard input, trains or evaluates MOptEqs small accordingly,
 //! and answers with a line of JSON. All times are in seconds.
-#![allow(clippy::print_stdout, reason = "standard output is how it answers")]
+#![allow(clippy::print_stdout, reason = "the answers go to standard output")]
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -48,16 +48,16 @@ enum Request {
     Load(Which),
     /// A training step.
     Train(Which),
-    /// A training step with the weights as they were written and without the optimiser, whose
-    /// gradients are written to `gradients.safetensors`.
+    /// A training step with the weights as written and without the optimiser. Writes its gradients
+    /// to `gradients.safetensors`.
     Gradients(Which),
     /// The network without gradients.
     Evaluate(Which),
-    /// Drops all that was loaded.
+    /// Drops everything that was loaded.
     Forget,
 }
 
-/// A network, how many of its pictures, and settings of its solvers.
+/// A network, the number of its pictures, and settings of its solvers.
 #[derive(Deserialize)]
 struct Which {
     name: String,
@@ -75,7 +75,7 @@ impl Which {
 
 /// A network in training.
 struct Session {
-    /// Taken for the time of an optimiser's step.
+    /// Taken out during an optimiser's step.
     model: Option<MOptEqs>,
     optimizer: ModuleOptimizer,
     images: Tensor<4>,
@@ -102,8 +102,8 @@ fn config(family: Family, side: usize) -> MOptEqsConfig {
     config.with_family(family).with_perturbation(0.0)
 }
 
-/// 28 x 28 digits as the network takes them: padded to 32 x 32, and up-sampled in three channels
-/// if they are to be larger than that.
+/// 28 x 28 digits as input for the network: padded to 32 x 32, and up-sampled in three channels if
+/// larger pictures are requested.
 fn resize(images: Tensor<4>, side: usize) -> Tensor<4> {
     if side == 28 {
         return images;
@@ -256,7 +256,7 @@ fn optimizer() -> ModuleOptimizer {
 }
 
 impl Session {
-    /// A training step; where a path is given, its gradients go there instead of to the optimiser.
+    /// A training step. With a path, it writes its gradients there and skips the optimiser.
     fn train(&mut self, gradients_to: Option<&Path>) -> Result<Value> {
         let device = self.images.device();
         let mut model = self.model.take().ok_or("no model")?;
@@ -305,7 +305,7 @@ impl Session {
     }
 }
 
-/// Puts gradients in the place of parameters; buffers stay.
+/// Replaces parameters by gradients; buffers stay.
 struct Replace(GradientsParams);
 
 impl ModuleMapper for Replace {

@@ -1,14 +1,14 @@
-//! Where a training step of MOptEqs small goes: time, arithmetic and bytes of its parts, against
-//! what this machine does at best.
+//! Profile of a training step of MOptEqs small: time, arithmetic and bytes of its parts, compared
+//! with the best rates of this machine.
 //!
 //! cargo run --release -p examples --example profile [BATCH [REPETITIONS]]
 //!
-//! - Ceilings, measured in the same run: a 1024 x 1024 x 1024 matrix product of Burn's CPU backend, and
-//!   copying 256 MB, on all cores.
-//! - Arithmetic: the multiplications and additions of the convolutions that the formulas ask for, 2 a
-//!   weight and pixel. Winograd's filtering does with fewer, so more than the ceiling is possible.
-//! - Bytes: tensors that a part is given and leaves, each once. What stays in the caches within a
-//!   part is not counted.
+//! - Ceilings, measured in the same run: a 1024 x 1024 x 1024 matrix product of Burn's CPU backend,
+//!   and copying 256 MB, on all cores.
+//! - Arithmetic: the multiplications and additions of the convolutions in the formulas, 2 per
+//!   weight and pixel. Winograd's filtering needs fewer, so a part can exceed the ceiling.
+//! - Bytes: the input and output tensors of a part, each counted once. Data that stay in the caches
+//!   within a part are not counted.
 #![allow(clippy::print_stdout, reason = "an example talks to its user")]
 
 use std::time::Instant;
@@ -151,7 +151,7 @@ fn work(config: &MOptEqsConfig, batch: usize, [forward, backward]: [f64; 2]) -> 
     // W, its transpose, an injection and the derivatives of each are convolutions of this size.
     let convolution = 2.0 * 9.0 * channels * channels * pixels;
     let stem = 2.0 * 9.0 * channels * 1024.0;
-    // The power iteration, on one picture: W'W v, then W v.
+    // Power iteration on one picture: W'W v, then W v.
     let bound = 3.0 * convolution;
     let picture = 4.0 * 1024.0;
     let features = picture * channels;
@@ -159,25 +159,25 @@ fn work(config: &MOptEqsConfig, batch: usize, [forward, backward]: [f64; 2]) -> 
     [
         [
             samples * (stem + convolution) + bound,
-            // Pictures, features and injections; batch norm goes over its input twice.
+            // Pictures, features and injections; batch norm reads its input twice.
             samples * (picture + 4.0 * features + state),
         ],
         [2.0 * convolution * forward, 2.0 * state * samples],
         // The value at the solution is known from the solve; the head reads the state.
         [0.0, 2.0 * state * samples],
         [2.0 * convolution * backward, 3.0 * state * samples],
-        // Of the step: W z, W u and their part in the kernel's gradient, twice; of an injection, both
-        // derivatives; of the stem, that of its kernel; of the bound, that of W v.
+        // For the step: W z, W u and their part in the kernel's gradient, twice. For an injection:
+        // both derivatives. For the stem: that of its kernel. For the bound: that of W v.
         [
             samples * (4.0 * convolution + 2.0 * convolution + stem) + convolution,
             samples * (5.0 * state + 6.0 * features + picture),
         ],
-        // Reads parameter, gradient and momentum, writes two.
+        // Reads parameter, gradient and momentum, and writes two of them.
         [0.0, 5.0 * parameters],
     ]
 }
 
-/// Floating-point operations a second of a matrix product.
+/// Floating-point operations per second of a matrix product.
 fn product() -> f64 {
     let n = 1024;
     let device = Device::flex();
@@ -186,7 +186,7 @@ fn product() -> f64 {
     2.0 * (n as f64).powi(3) / least
 }
 
-/// Bytes read and written a second by copying, each core its part.
+/// Bytes read and written per second by copying, split over the cores.
 fn copy() -> f64 {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let from = vec![1f32; 1 << 25];
@@ -202,7 +202,7 @@ fn copy() -> f64 {
     (2 * 4 * from.len()) as f64 / least
 }
 
-/// The least seconds of so many runs.
+/// The smallest time of `runs` runs, in seconds.
 fn least(runs: usize, mut run: impl FnMut()) -> f64 {
     let time = |_| {
         let clock = Instant::now();

@@ -69,7 +69,7 @@ fn accuracies(model: &MOptEqs, test: &Digits) -> [f64; 7] {
     ]
 }
 
-/// Logits of the equilibrium with noise on it.
+/// Logits of the equilibrium with added noise.
 fn moved(model: &MOptEqs, test: &Digits, size: f64) -> Tensor<2> {
     let state = model.equilibrium(&model.context(test.images.clone())).state;
     model.classify(state.into_iter().map(|z| gaussian(z, size)).collect())

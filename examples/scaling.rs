@@ -1,5 +1,5 @@
-//! How the cost of a solve grows: with the batch, with the pixels, and with the mean of the samples'
-//! steps, not their maximum. MOptEqs small's hidden objective on the CPU.
+//! How the cost of a solve grows: with the batch, with the pixels, and with the mean of the
+//! samples' steps, not their maximum. Uses MOptEqs small's hidden objective on the CPU.
 //!
 //! cargo run --release -p examples --example scaling [PLOT.svg]
 #![allow(clippy::print_stdout, reason = "an example talks to its user")]
@@ -13,21 +13,21 @@ use examples::layers::draw_scaling;
 use examples::random_context;
 use mopteq::{Branches, CoreConfig, Family};
 
-/// Rounds in which every solve of a line runs once: others on the same machine slow down all of
-/// them alike.
+/// Rounds in which every solve of a line runs once, so that other processes slow down all of them
+/// alike.
 const ROUNDS: usize = 15;
 
-/// A solve: milliseconds that it took, and the mean of the samples' steps.
+/// A solve: its milliseconds and the mean of the samples' steps.
 type Solve = Box<dyn Fn() -> (f64, f64)>;
 
-/// A solve for this many samples, of which so many start at their solution.
+/// A solve for `batch` samples, `done` of which start at their solution.
 fn solve(side: usize, batch: usize, done: usize, solver: Solver) -> Solve {
     let config = CoreConfig::new().with_family(Family::S);
     let objective = config.objective(3).expect("the defaults are valid");
     let x = random_context(side, batch);
     let zero: Branches = x.injection().iter().map(Tensor::zeros_like).collect();
     let equilibrium = EquilibriumConfig::new().with_forward(solver).init();
-    // The first samples start at their solution and need one step to see it.
+    // The first samples start at their solution and need one step to detect it.
     let solution = equilibrium.solve_map(&objective, x.clone(), zero.clone());
     let start = solution.state.iter().zip(&zero).map(|(z, zero)| {
         let parts = [z.clone().narrow(0, 0, done.max(1)), zero.clone()];
@@ -42,7 +42,7 @@ fn solve(side: usize, batch: usize, done: usize, solver: Solver) -> Solve {
     })
 }
 
-/// The least time of every solve, and its mean of steps.
+/// The smallest time of every solve, and its mean steps.
 fn least<const N: usize>(solves: [Solve; N]) -> [(f64, f64); N] {
     let mut found = [(f64::INFINITY, 0.0); N];
     for _ in 0..ROUNDS {

@@ -1,5 +1,5 @@
-//! Two equilibrium layers in a row, trained together: the gradient that one solves for is what the
-//! one before it solves with.
+//! Two equilibrium layers in a row, trained together. The gradient from the second layer's backward
+//! solve is the input of the first layer's.
 //!
 //! cargo run --release -p examples --example stack
 #![allow(clippy::print_stdout, reason = "an example talks to its user")]

@@ -4,9 +4,9 @@
     venv/bin/python benches/peers/mdeq_checkpoint.py FOLDER
     MOPTEQ_MDEQ_CHECKPOINT=FOLDER cargo test --release --workspace --test suite -- mdeq_checkpoint
 
-The module tree below is written from the published names and shapes; weight normalisation and the
-solver are TorchDEQ's own. For each configuration FOLDER receives NAME.pth and NAME.safetensors (the
-state dictionary) and NAME.outputs.safetensors (images, logits in evaluation mode).
+The module tree below follows the published names and shapes; weight normalisation and the solver
+are TorchDEQ's own. For each configuration, the script writes NAME.pth and NAME.safetensors (the
+state dictionary) and NAME.outputs.safetensors (images, logits in evaluation mode) to FOLDER.
 """
 
 import argparse
@@ -166,15 +166,15 @@ def write(folder, name, configuration):
     model = MDEQ(*parts)
     with torch.no_grad():
         for key, value in model.state_dict().items():
-            # Numbers that a trained model might have, so that no tensor can be mistaken for another.
+            # Distinct numbers as in a trained model, so that no tensor can be mistaken for another.
             if key.endswith("running_var"):
                 value.uniform_(0.5, 1.5)
             elif key.endswith("running_mean"):
                 value.uniform_(-0.3, 0.3)
             elif ".gn" in key or "gnorm" in key or value.dim() == 1 and value.is_floating_point():
                 value.add_(0.1 * torch.randn_like(value))
-        # The last norm of the map mostly adds a constant: such a map contracts, so that its fixed
-        # point is there and any solver finds it.
+        # The last norm of the map mostly adds a constant. Such a map contracts, so it has a fixed
+        # point, and every solver finds it.
         for key, value in model.state_dict().items():
             if "post_fuse_layers" in key and key.endswith("gnorm.weight"):
                 value.mul_(0.03)

@@ -4,48 +4,51 @@ evaluation and memory, on the same weights, pictures and tolerance, in one run.
 
     python3 benches/peers/mopteqs.py
 
-It makes a virtual environment in a temporary folder and installs the pinned peers there, builds
-`examples/peers_mopteqs.rs`, and prints its tables as markdown. Python 3.11 or newer with `venv` is
-needed, and 6 GB of disk; a C++ compiler, if there is one, serves torch.compile.
-`--venv FOLDER` keeps the environment for the next run. `--quick`, `--rounds N`, `--threads N` and
-`--only PART` (of "S 32", "P 128", "ways", "memory", ...) make a run shorter, `--all` longer.
-`--json FILE` writes all numbers.
+The script creates a virtual environment in a temporary folder and installs the pinned peers there,
+builds `examples/peers_mopteqs.rs`, and prints its tables as markdown. It needs Python 3.11 or newer
+with `venv` and 6 GB of disk. torch.compile uses a C++ compiler if there is one. `--venv FOLDER`
+keeps the environment for the next run. `--quick`, `--rounds N`, `--threads N` and `--only PART` (of
+"S 32", "P 128", "ways", "memory", ...) shorten a run, `--all` lengthens it. `--json FILE` writes
+all numbers.
 
-How the numbers come about:
+How the numbers are measured:
 
 - The Rust program trains each network for 20 steps on the embedded digits and writes its weights
-  and pictures; both sides read these. No perturbation. 28 x 28 and 32 x 32 have one channel;
-  128 x 128 are the digits up-sampled, in three channels, behind ImageNette's stem of stride 4.
-- Both stop a sample at the relative residual 1e-3, forward and backward, in f32: burn-deq at
-  |f(z) - z| / |f(z)|, TorchDEQ with its stop mode "rel", which is the same, at most 50 steps.
-- Before anything is timed, both solve to 3e-7 and have to agree: in the loss to 1e-4, in every
-  gradient tensor to 1e-3 (in its Euclidean norm), in every evaluated picture's class. The pixels
-  of the digits' background are all equal, so a rounding error moves them across a kink of relu
-  together, and one such plane is 1e-3 of a gradient and more. Which planes these are depends on
-  the order of additions, and hence on the processor. So where a gradient is further off, PyTorch
+  and pictures; both sides read these. There is no perturbation. 28 x 28 and 32 x 32 have one
+  channel; 128 x 128 are the digits up-sampled, in three channels, with ImageNette's stem of stride
+  4.
+- Both sides stop a sample at the relative residual 1e-3, forward and backward, in f32, after at
+  most 50 steps: burn-deq at |f(z) - z| / |f(z)|, TorchDEQ with its stop mode "rel", which is the
+  same.
+- Before any timing, both solve to 3e-7 and must agree: in the loss to 1e-4, in every gradient
+  tensor to 1e-3 (in its Euclidean norm), and in the class of every evaluated picture. The pixels of
+  the digits' background are all equal, so a rounding error moves them across a kink of relu
+  together, and one such plane is 1e-3 of a gradient or more. Which planes these are depends on the
+  order of additions, and therefore on the processor. So if a gradient is further off, PyTorch
   solves again for pictures that differ by 1e-6. If its own gradient moves as much, a kink is near:
-  the program says so, with both figures, and goes on. If not, it ends. The tables show how far each
-  contestant's gradients at 1e-3 are from PyTorch's at 3e-7: the largest over the tensors.
+  the script prints both figures and continues. Otherwise it ends. The tables show how far each
+  contestant's gradients at 1e-3 are from PyTorch's at 3e-7: the largest distance over the tensors.
 - The PyTorch side is written for speed: NHWC memory, pooling shared between pairs of branches,
   convolutions whose derivative is a convolution with the flipped kernel, parameters that are
   constants in the backward solve, torch.inference_mode for evaluation. The first table compares
-  this with other ways. Only batch norm is in NCHW and norms are summed by hand, for in f32
-  PyTorch's own are off by 1e-4 and 1e-5, which the gradients show.
+  this with other ways. Only batch norm is in NCHW and norms are summed by hand, because in f32
+  PyTorch's own are off by 1e-4 and 1e-5, which is visible in the gradients.
 - "step" is a whole training step: bounded kernels (one power iteration), stem, injections, solve,
-  head, loss, backward pass, SGD with momentum. It is wall time, as are "backward pass", the call of
-  backward() in it, and "evaluation", the network without gradients on running statistics.
-- The solves in it are timed where they happen. Forward: the report's `elapsed`; the call of
-  TorchDEQ's forward solver. Backward: the report's `elapsed`, which leaves out the closed-form Jacobian's
-  set-up and one last product (they are in "backward pass"); from the arrival of the gradient until
-  TorchDEQ hands over its statistics, the taped evaluation of the map that it starts with included.
+  head, loss, backward pass, SGD with momentum. It is wall time. So are "backward pass", the call of
+  backward() in the step, and "evaluation", the network without gradients on running statistics.
+- The solves are timed inside the step. Forward: the report's `elapsed`; the call of TorchDEQ's
+  forward solver. Backward: the report's `elapsed`, which leaves out the closed-form Jacobian's
+  set-up and one last product (they are in "backward pass"); for TorchDEQ, the time from the arrival
+  of the gradient until it returns its statistics, including its initial taped evaluation of the
+  map.
 - "steps" are evaluations of the map or products with its Jacobian, as each side counts them: mean
   over the samples, forward + backward.
-- Runs take turns, one of each contestant, in another order each time, after one turn of warm-up.
-  Medians; what takes longer than a second runs three times. A thread count is a Rust process of its
-  own, with RAYON_NUM_THREADS, and torch.set_num_threads.
-- Learning rate 1e-4, so that the weights stay where they are.
-- Memory: VmHWM of a fresh process after three training steps, and less its VmRSS with network and
-  pictures loaded before the first.
+- Contestants take turns, in a different order each time, after one turn of warm-up. The tables show
+  medians; a run of more than a second is timed three times. Each thread count has a separate
+  Rust process, with RAYON_NUM_THREADS, and torch.set_num_threads.
+- The learning rate is 1e-4, so that the weights hardly change.
+- Memory: VmHWM of a fresh process after three training steps, and its difference to VmRSS before
+  the first step, with network and pictures loaded.
 """
 
 import argparse
@@ -62,8 +65,8 @@ import time
 PINNED = ["torch==2.15.0", "torchdeq==0.1.0", "safetensors==0.8.0", "numpy==2.4.6"]
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TOLERANCE, TIGHT = 1e-3, 3e-7
-# Gradients at the tight tolerance may be so far apart. Where they are further, PyTorch's must move
-# by a part of that, one in KINK, when the pictures change by NUDGE.
+# Largest accepted distance of gradients at the tight tolerance. If it is larger, PyTorch's own
+# gradients must move by at least 1 / KINK of it when the pictures change by NUDGE.
 GRADIENTS, KINK, NUDGE = 1e-3, 3, 1e-6
 LEARNING_RATE, MOMENTUM = 1e-4, 0.9
 
@@ -97,7 +100,7 @@ def arguments():
                         help="32 x 32, batch 32, 2 threads, 3 rounds")
     parser.add_argument("--device", default="cpu", help="cpu, or cuda (the example is built for it)")
     parser.add_argument("--json", help="write all numbers to this file")
-    # A fresh process for the memory of PyTorch.
+    # A fresh process measures the memory of PyTorch.
     parser.add_argument("--memory", help=argparse.SUPPRESS)
     options = parser.parse_args()
     options.rounds = options.rounds or (3 if options.quick else 7)
@@ -119,7 +122,7 @@ from safetensors.torch import load_file  # noqa: E402
 
 class Convolution(torch.autograd.Function):
     """A convolution that keeps the resolution. Its derivative is the convolution with the flipped
-    kernel, which oneDNN runs faster than what autograd takes."""
+    kernel, which oneDNN runs faster than autograd's choice."""
 
     @staticmethod
     def forward(x, kernel, flipped):
@@ -149,7 +152,7 @@ def length(x):
 
 
 class BoundedKernel(torch.nn.Module):
-    """W min(1, bound / |W|), one power iteration a training step."""
+    """W min(1, bound / |W|), one power iteration per training step."""
 
     def __init__(self, weight, direction, bound):
         super().__init__()
@@ -210,7 +213,7 @@ class Network(torch.nn.Module):
         self.cell = torch.compile(cell, dynamic=False) if ways["compiled"] else cell
 
     def load(self, weights):
-        """The tensors by their names, which Burn and PyTorch agree on but for batch norm."""
+        """The tensors by their names, which Burn and PyTorch share except for batch norm."""
         def renamed(name):
             return name.replace(".gamma", ".weight").replace(".beta", ".bias")
         state = {renamed(name): value for name, value in weights.items()}
@@ -282,7 +285,7 @@ class Network(torch.nn.Module):
         constant = [[t.detach() for t in part] for part in context]
 
         def f(*z):
-            # TorchDEQ tracks z for its backward solve, where parameters are constants. With its
+            # TorchDEQ tracks z for its backward solve, in which parameters are constants. With its
             # hook, one tape serves for both.
             tracked = torch.is_grad_enabled() and (self.ways["hook"] or not z[0].requires_grad)
             own = context if tracked else constant
@@ -333,7 +336,7 @@ SETTINGS = EXACT | {PHANTOM: {"f_solver": "anderson"}}
 
 # ---------------------------------------------------------------- contestants
 #
-# train() and evaluate() give dictionaries of numbers; times are in seconds.
+# train() and evaluate() return dictionaries of numbers; times are in seconds.
 
 
 class Torch:
@@ -457,7 +460,7 @@ class Program:
 
 
 class Rust:
-    """The network in Burn, in a process of its own."""
+    """The network in Burn, in a separate process."""
 
     def __init__(self, program, folder, setup, batch, *, tolerance=None, limit=None):
         self.program, self.folder, self.name = program, folder, setup["name"]
@@ -501,11 +504,11 @@ def farthest(gradients, reference):
 
 def kinks(torch_side, reference):
     """How far PyTorch's own gradients move, tensor by tensor, when the pictures change by NUDGE:
-    next to a kink of relu about as far as they are from Burn's, elsewhere by next to nothing."""
+    next to a kink of relu about as far as they are from Burn's, elsewhere almost not at all."""
     moved = dict.fromkeys(reference, 0.0)
-    # Several, because a plane may cross its kink in one direction only.
+    # Several nudges, because a plane may cross its kink in one direction only.
     for nudge in (-NUDGE, NUDGE, -NUDGE / 4, NUDGE / 4):
-        # A network of its own: a training step moves running statistics and power iterations.
+        # A separate network, because a training step moves running statistics and power iterations.
         side = torch_side()
         side.images = side.images * (1 + nudge) + nudge
         for name, distance in distances(side.gradients()[1], reference).items():
@@ -514,16 +517,16 @@ def kinks(torch_side, reference):
 
 
 def agree(rust, folder, setup, batch, device):
-    """Ends the program unless both sides say the same at a tight tolerance, or differ in gradients
-    that a kink of relu makes undefined to that extent. Returns the gradients of PyTorch there, its
-    loss and a line to print."""
+    """Ends the program unless both sides agree at a tight tolerance, or differ only in gradients
+    that a nearby kink of relu makes undefined to that extent. Returns PyTorch's gradients and loss
+    there and a line to print."""
     tight = {"tolerance": TIGHT, "limit": 300}
     ours = Rust(rust, folder, setup, batch, **tight)
 
     def torch_side():
         return Torch(folder, setup, batch, EXACT[PLAIN], WAYS[BEST], device=device, **tight)
     theirs = torch_side()
-    # Training moves the running statistics, which PyTorch takes from the unbiased variance.
+    # Evaluate first: training moves the running statistics (PyTorch's use the unbiased variance).
     differ = sum(a != b for a, b in zip(ours.evaluate()["classes"], theirs.evaluate()["classes"]))
     (we, gradients), (they, reference) = ours.gradients(), theirs.gradients()
     where = f"{setup['name']}, batch {batch}, tolerance {TIGHT:g}"
@@ -595,10 +598,10 @@ COLUMNS = {"forward": "forward solve", "backward": "backward solve",
 
 def race(entries, rounds):
     for turn in range(rounds + 1):
-        # Another order each time, so that no one always follows the same one.
+        # A different order each time, so that no contestant always follows the same one.
         shift = turn % len(entries)
         for entry in entries[shift:] + entries[:shift]:
-            # Threads of the one before go to sleep.
+            # Threads of the previous contestant go to sleep.
             time.sleep(0.005)
             entry.run(record=turn >= 1)
 
@@ -704,7 +707,7 @@ def build(device):
 
 
 def ways_table(folder, setup, rounds, device):
-    """How PyTorch runs the map: the obvious ways and the one that is raced."""
+    """Times of the ways to run the map in PyTorch: the obvious ones and the one in the race."""
     entries = {}
     for name, ways in WAYS.items():
         if ways["compiled"] and not any(map(compiler, ("c++", "g++", "clang++"))):
@@ -725,7 +728,7 @@ OURS = "Anderson; implicit, conjugate gradients"
 
 
 def section(rust, folder, setup, batches, options):
-    """Checks, races and prints one network; its entries for every batch."""
+    """Checks, races and prints one network. Returns its entries for every batch."""
     rows, ratios, notes, result = [], [], [], []
     labels = read_batch(folder, setup)[1].tolist()
     for batch in batches:

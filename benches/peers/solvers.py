@@ -3,25 +3,24 @@
 
     python3 benches/peers/solvers.py
 
-It makes a virtual environment in a temporary folder and installs the pinned peers there, builds
-`examples/peers.rs`, writes the problems to files that all three libraries read, and prints what
-docs/benchmarks.md shows. Python 3.11 or newer with `venv` is needed, and 6 GB of disk: PyPI's torch
-brings its CUDA libraries along, and does not start without them, although all runs on the CPU.
-`--venv FOLDER` keeps the environment for the next run; `--rounds N` and `--only NAME` make a run
-shorter.
+The script creates a virtual environment in a temporary folder and installs the pinned peers there,
+builds `examples/peers.rs`, writes the problems to files that all three libraries read, and prints
+what docs/benchmarks.md shows. It needs Python 3.11 or newer with `venv` and 6 GB of disk: PyPI's
+torch includes its CUDA libraries and does not start without them, although everything runs on the
+CPU. `--venv FOLDER` keeps the environment for the next run; `--rounds N` and `--only NAME` shorten
+a run.
 
-How the numbers come about:
+How the numbers are measured:
 
-- Every problem is z = f(z) with matrices, dtype, start and tolerance the same for all.
+- Every problem is z = f(z). Matrices, dtype, start and tolerance are the same for all libraries.
 - f counts its own calls (jaxopt, which compiles f, reports them). An evaluation is one call on a
-  batch; "per sample" counts the rows it was called on, divided by the batch.
-- The residual is computed here in f64 from the state that the library returned: the largest over
-  the samples of |f(z) - z| / |f(z)|.
-- Times are medians of runs that take turns, one of each solver, after two turns of warm-up; what
-  takes longer than a second runs three times, what takes longer than ten seconds once, and no other
-  settings are tried for it. JAX is compiled in the warm-up. The Rust program is a process of its own
-  that takes its own time.
-- TorchDEQ stops by the same relative rule. jaxopt only knows an absolute tolerance: it is given the
+  batch; "per sample" is the total number of rows divided by the batch.
+- The residual is computed here in f64 from the state that the library returned: the largest |f(z) -
+  z| / |f(z)| over the samples.
+- Times are medians. Solvers take turns, after two turns of warm-up. A run of more than a second is
+  timed three times, a run of more than ten seconds once, and no other settings are tried for it.
+  JAX is compiled in the warm-up. The Rust program is a separate process that measures its own time.
+- TorchDEQ stops by the same relative rule. jaxopt knows only an absolute tolerance. It gets the
   relative one times the norm of each sample's solution, which a user would not know beforehand.
 - jaxopt solves one problem at a time: batches go through jax.vmap.
 """
@@ -55,10 +54,10 @@ def in_environment():
         if not python.exists():
             subprocess.run([sys.executable, "-m", "venv", folder], check=True)
         subprocess.run([python, "-m", "pip", "install", "-q", *PINNED], check=True)
-        # numpy only makes and checks problems.
+        # numpy only creates and checks problems.
         environment = dict(os.environ, PEERS_INSIDE="1", JAX_PLATFORMS="cpu",
                            OPENBLAS_NUM_THREADS="1")
-        # Where these are set for another processor, numpy fails or is slow.
+        # If these are set for another processor, numpy fails or is slow.
         for name in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"):
             environment.pop(name, None)
         command = [python, __file__, *sys.argv[1:]]
@@ -107,7 +106,7 @@ class Problem:
             "c": np.random.default_rng(5).standard_normal((b, n)),
         }
         if single:
-            # What f32 can hold, so that all see the same numbers.
+            # Representable in f32, so that all libraries see the same numbers.
             self.data = {k: v.astype(np.float32).astype(np.float64) for k, v in self.data.items()}
 
     def write(self, folder):
@@ -217,8 +216,8 @@ def problems():
 
 # ------------------------------------------------------------------ libraries
 #
-# A contestant is a function of a problem and settings that returns (run, count): run() gives
-# (seconds, state), count() the evaluations of the run before or of a run of its own.
+# A contestant is a function of a problem and settings that returns (run, count). run() returns
+# (seconds, state), count() the evaluations of the last run or of a separate run.
 
 
 class Rust:
@@ -294,7 +293,7 @@ def jax_contestant(problem, settings):
         params, state = method.run(z)
         return params, state.num_fun_eval
 
-    # Data are arguments: XLA would evaluate beforehand what depends on constants alone.
+    # Data are arguments, because XLA would precompute what depends only on constants.
     if problem.batch == 1:
         compiled = jax.jit(one)
         data = (z[0], s[0], x[0], tolerance[0], a)
@@ -307,7 +306,7 @@ def jax_contestant(problem, settings):
             clock = time.perf_counter()
             state, calls = jax.block_until_ready(compiled(*data))
             seconds = time.perf_counter() - clock
-        # Under vmap, all samples go on until the slowest is done.
+        # Under vmap, all samples continue until the slowest is finished.
         run.calls = int(np.max(calls))
         run.rows = run.calls * problem.batch
         return seconds, np.asarray(state) if keep else None
@@ -327,7 +326,7 @@ def line_up(rust, batch):
     deq, tdeq, jopt = rust.contestant, torch_contestant, jax_contestant
     # Samples can leave a batch, but a single one cannot.
     leave = [{}, {"freeze": True}] if batch > 1 else [{}]
-    # Residuals may grow on the way: this never takes a step back.
+    # Residuals may grow on the way, so no step is ever rejected.
     trusting = [{}, {"safeguard": 1e9}]
     return [
         ("burn-deq", "plain", deq, {"method": "plain"}, [{"method": "plain"} | f for f in leave]),
@@ -375,14 +374,14 @@ class Entry:
             self.residuals = [float("nan")]
 
     def solved(self):
-        """What is at most ten times the tolerance counts as solved: a library may return the
-        iterate after, or before, the one that it judged."""
+        """A residual of at most ten times the tolerance counts as solved, because a library may
+        return the iterate after, or before, the one that it judged."""
         if self.error:
             return 0
         return sum(r <= 10 * p.relative for r, p in zip(self.residuals, self.group))
 
     def time(self, record):
-        # Three runs of what takes seconds are enough. What took very long has been compiled, too.
+        # Three runs are enough for slow solvers. Very slow ones are compiled by now, too.
         slow = len(self.seconds) >= 3 and min(self.seconds) > 1
         slow |= self.endless and (not record or bool(self.seconds) and min(self.seconds) > 10)
         if not self.error and not slow:
@@ -422,10 +421,10 @@ def race(rust, group, rounds):
             best.label = (library, method + ", best")
             entries.append(best)
     for turn in range(rounds + 2):
-        # Another order each time, so that no one always follows the same one.
+        # A different order each time, so that no solver always follows the same one.
         shift = turn % len(entries)
         for entry in entries[shift:] + entries[:shift]:
-            # Threads of the one before go to sleep.
+            # Threads of the previous solver go to sleep.
             time.sleep(0.005)
             entry.time(record=turn >= 2)
     return [entry.row() for entry in entries]

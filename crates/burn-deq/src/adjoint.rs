@@ -1,5 +1,5 @@
-//! The backward pass: a solved equilibrium is put back on the tape, and gradients pass through it
-//! in the way that was chosen.
+//! The backward pass: puts a solved equilibrium back on the tape and passes gradients through it as
+//! configured.
 
 use burn::tensor::Tensor;
 use deq_kernels::grad_hook;
@@ -27,8 +27,8 @@ impl<F, X, L> Forward<'_, F, X, L> {
     /// # Panics
     ///
     /// Panics if the map brings autodiff in. The backward solve runs while Burn holds the lock of
-    /// the outer graph: a map that reaches into that graph would wait for the lock for ever. Here
-    /// it is seen before it can.
+    /// the outer graph. A map that reaches into that graph would wait for the lock forever. This
+    /// check catches it first.
     pub(crate) fn evaluate<S>(&self, z: Tensor<2>) -> Tensor<2>
     where
         S: State<Layout = L>,
@@ -46,13 +46,13 @@ impl<F, X, L> Forward<'_, F, X, L> {
             !f.is_autodiff(),
             "burn-deq: the map captures a tensor or module that is tracked by autodiff; pass it as \
              an argument instead: the module through Equilibrium::solve, everything else through x \
-             (or call .without_autodiff() on what is a constant)"
+             (or call .without_autodiff() on a constant)"
         );
         f
     }
 
-    /// J'u at z on a tape of its own. Burn keeps no graph between two backward passes, so the map
-    /// is evaluated anew for every product.
+    /// J'u at z on a separate tape. Burn keeps no graph between two backward passes, so every
+    /// product evaluates the map again.
     fn autodiff_vjp<S>(&self, z: Tensor<2>, u: Tensor<2>) -> Tensor<2>
     where
         S: State<Layout = L>,
@@ -87,7 +87,7 @@ impl<S: State, F: FixedPointMap<S, X>, X: Input> PackedMap for ForwardMap<'_, S,
     }
 
     fn linear(&self, _p: Tensor<2>) -> Tensor<2> {
-        unreachable!("methods for linear systems do not run on maps")
+        unreachable!("linear methods do not solve nonlinear maps")
     }
 
     fn keep(&mut self, rows: &Rows) -> bool {
@@ -103,7 +103,7 @@ impl<S: State, F: FixedPointMap<S, X>, X: Input> PackedMap for ForwardMap<'_, S,
 pub(crate) struct Linearised<'a, S: State, F, X> {
     forward: Forward<'a, F, X, S::Layout>,
     z: Tensor<2>,
-    /// f(z), if it is known.
+    /// f(z), if known.
     value: Option<Tensor<2>>,
     jacobian: Option<ClosedForm<S>>,
 }
@@ -115,7 +115,7 @@ enum ClosedForm<S> {
 }
 
 impl<'a, S: State, F: FixedPointMap<S, X>, X: Input> Linearised<'a, S, F, X> {
-    /// At the packed plain z, where f is `value`, if that is known.
+    /// The Jacobian at the packed plain z. `value` is f(z), if known.
     pub(crate) fn new(
         forward: Forward<'a, F, X, S::Layout>,
         z: Tensor<2>,
@@ -156,7 +156,7 @@ impl<'a, S: State, F: FixedPointMap<S, X>, X: Input> Linearised<'a, S, F, X> {
         }
     }
 
-    /// Whether the map gives J' itself.
+    /// Whether the map provides J' in closed form.
     pub(crate) fn is_closed_form(&self) -> bool {
         self.jacobian.is_some()
     }
@@ -166,7 +166,7 @@ impl<'a, S: State, F: FixedPointMap<S, X>, X: Input> Linearised<'a, S, F, X> {
         self.forward.autodiff_vjp::<S>(self.z.clone(), u)
     }
 
-    /// J u, if it is known in closed form.
+    /// J u, if the map provides it in closed form.
     pub(crate) fn jvp(&self, u: Tensor<2>) -> Option<Tensor<2>> {
         let packing = self.forward.packing;
         match self.jacobian.as_ref()? {
@@ -230,12 +230,12 @@ pub(crate) struct AdjointPlan {
     /// Where to start instead of g.
     pub(crate) start: Option<Tensor<2>>,
     pub(crate) freeze: bool,
-    /// Whether each sample is solved by itself.
+    /// Whether to solve each sample by itself.
     pub(crate) singly: bool,
 }
 
 impl AdjointPlan {
-    /// What the configuration and the map's structure lead to.
+    /// The plan that follows from the configuration and the map's structure.
     pub(crate) fn new(
         implicit: &Implicit,
         structure: Structure,
@@ -287,11 +287,13 @@ impl AdjointPlan {
         g: Tensor<2>,
     ) -> (Tensor<2>, Report) {
         let krylov = !matches!(self.solver.method, LinearMethod::FixedPoint(_));
-        // J = D A with A symmetric: J' = A D is not, but D J' D is. With v = D u, the system
-        // u = A D u + g becomes v = D A D v + D g, and u = A v + g, the value at the best iterate.
+        // J = D A with A symmetric: J' = A D is not symmetric, but D J' D is. With v = D u, the
+        // system u = A D u + g becomes v = D A D v + D g, and u = A v + g, the value at the best
+        // iterate.
         let mask = if krylov { linearised.mask() } else { None };
-        // Krylov methods start at zero, where the residual is g, if nothing better is known: what
-        // they find with so many products is optimal there, so a product for g is better spent.
+        // Without a better start, Krylov methods start at zero, where the residual is g. Their
+        // result is optimal there for the number of products, so they make better use of a product
+        // than a start at g would.
         let cold = krylov && self.start.is_none() && self.solver.termination.max_steps > 0;
         let start = match &self.start {
             Some(start) => start.clone(),
@@ -321,10 +323,10 @@ impl AdjointPlan {
     }
 }
 
-/// A point that the map is differentiated at.
+/// A point at which the map is differentiated.
 pub(crate) struct Point {
     pub(crate) z: Tensor<2>,
-    /// f(z), if it is known.
+    /// f(z), if known.
     pub(crate) value: Option<Tensor<2>>,
 }
 
@@ -332,12 +334,12 @@ pub(crate) struct Point {
 pub(crate) struct Attached<'m, F, L, X> {
     pub(crate) map: &'m F,
     pub(crate) packing: &'m Packing<L>,
-    /// The input with its tape, and without.
+    /// The input on the tape (`x`) and off it (`plain`).
     pub(crate) x: &'m X,
     pub(crate) plain: &'m X,
 }
 
-/// Makes the start of the backward solve from g.
+/// Computes the start of the backward solve from g.
 pub(crate) type StartFrom = Box<dyn FnOnce(&Tensor<2>) -> Option<Tensor<2>> + Send>;
 
 impl<F, L, X> Attached<'_, F, L, X>
@@ -345,7 +347,7 @@ where
     L: Clone + std::fmt::Debug + PartialEq + Send + 'static,
     X: Input,
 {
-    /// z* with gradients as configured.
+    /// z* with the configured gradient.
     pub(crate) fn attach<S: State<Layout = L>>(
         &self,
         at: Point,
@@ -381,7 +383,7 @@ where
         }
     }
 
-    /// One tracked application of the map, whose backward pass first maps g to u.
+    /// One application of the map on the tape, whose backward pass first replaces g by u.
     fn hooked<S: State<Layout = L>>(
         &self,
         at: Point,
@@ -418,7 +420,7 @@ where
         self.packing.hook(f, backward)
     }
 
-    /// Tracked damped steps from z.
+    /// Damped steps from z, on the tape.
     pub(crate) fn unroll<S: State<Layout = L>>(
         &self,
         mut z: Tensor<2>,
@@ -434,7 +436,7 @@ where
         self.packing.unpack(z)
     }
 
-    /// z + damping (f(z) - z), tracked.
+    /// z + damping (f(z) - z), on the tape.
     pub(crate) fn step<S: State<Layout = L>>(&self, z: Tensor<2>, damping: f64) -> Tensor<2>
     where
         F: FixedPointMap<S, X>,
@@ -465,7 +467,7 @@ fn neumann<S: State, F: FixedPointMap<S, X>, X: Input>(
     (u, report)
 }
 
-/// The start that a forward solve has gathered: -B'g with B its inverse Jacobian, if there is one.
+/// The start from a forward solve: -B'g, where B is its inverse Jacobian, if it has one.
 pub(crate) fn start_from(iteration: Option<Box<dyn Iteration>>) -> StartFrom {
     Box::new(move |g| iteration?.inverse_transposed(g.clone()).map(Tensor::neg))
 }

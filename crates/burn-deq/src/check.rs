@@ -1,4 +1,4 @@
-//! Checks what a map declares of itself.
+//! Checks the declarations of a map.
 
 use burn::config::Config;
 use burn::tensor::{DType, Distribution, Tensor};
@@ -11,12 +11,12 @@ use crate::state::{Packing, State};
 /// Settings of [`check_declarations`].
 #[derive(Config, Debug, PartialEq)]
 pub struct CheckConfig {
-    /// Largest relative error that passes. Default: 1e-9 in f64, 1e-3 in smaller types
+    /// Largest accepted relative error. Default: 1e-9 in f64, 1e-3 in smaller types
     pub tolerance: Option<f64>,
-    /// Random directions that are tried. Default: 4
+    /// Number of random directions. Default: 4
     #[config(default = 4)]
     pub probes: usize,
-    /// Products with J' that go into its largest eigenvalue, for maps that declare I - J positive
+    /// Power iterations with J' for its largest eigenvalue, for maps that declare I - J positive
     /// definite. Default: 100
     #[config(default = 100)]
     pub iterations: usize,
@@ -28,7 +28,8 @@ impl Default for CheckConfig {
     }
 }
 
-/// What [`check_declarations`] measured: relative errors, `None` where nothing was declared.
+/// The relative errors that [`check_declarations`] measured; `None` for properties that are not
+/// declared.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Measured {
     /// f on the tape against f off the tape.
@@ -43,8 +44,8 @@ pub struct Measured {
     pub symmetry: Option<f64>,
     /// Largest eigenvalue of the symmetric J over all samples, estimated from below.
     pub largest_eigenvalue: Option<f64>,
-    /// Some samples of f(z, x) against f of those samples alone. `None`, too, for a batch of one
-    /// or if the input does not tell its samples apart.
+    /// f of some samples alone against the same samples of f(z, x). Also `None` for a batch of one,
+    /// or if the input cannot select its samples.
     pub independence: Option<f64>,
 }
 
@@ -52,22 +53,22 @@ pub struct Measured {
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DeclarationError {
-    /// f gives other values on the tape than off it.
+    /// f gives different values on the tape and off it.
     #[error(
-        "f differs by {0:.1e} (relative) with autodiff and without: a Dropout or BatchNorm in it? \
-         Pass masks in x (dropout_mask), normalise with GroupNorm"
+        "f differs by {0:.1e} (relative) with and without autodiff; does it contain Dropout or \
+         BatchNorm? Pass masks in x (dropout_mask) and normalise with GroupNorm"
     )]
     Tape(f64),
     /// The closed-form J'u is not that of autodiff.
     #[error("the closed-form J'u differs from that of autodiff by {0:.1e} (relative)")]
     Vjp(f64),
     /// J and J' are not each other's transposes.
-    #[error("<J u, v> and <u, J'v> differ by {0:.1e} (relative): jvp and vjp do not fit")]
+    #[error("<J u, v> and <u, J'v> differ by {0:.1e} (relative): jvp and vjp are not transposes")]
     Jvp(f64),
-    /// The mask is not one of zeros and ones.
-    #[error("the mask holds {0}; it must hold zeros and ones only")]
+    /// The mask has entries other than zeros and ones.
+    #[error("the mask holds {0}; it must hold only zeros and ones")]
     MaskValue(f64),
-    /// J' looks at what the mask hides.
+    /// J' depends on entries that the mask hides.
     #[error("J'u and J'Du differ by {0:.1e} (relative): J is not D times a matrix")]
     Mask(f64),
     /// J is not symmetric.
@@ -77,23 +78,23 @@ pub enum DeclarationError {
     #[error("J has an eigenvalue of {0} or more: I - J is not positive definite")]
     Definiteness(f64),
     /// Samples influence each other.
-    #[error("a sample's f depends on the others in the batch: it changes by {0:.1e} (relative)")]
+    #[error("samples depend on each other: f of one changes by {0:.1e} (relative)")]
     Independence(f64),
 }
 
-/// Checks what a map declares of itself at (z, x), in random directions.
+/// Checks the declarations of a map at (z, x), in random directions.
 ///
-/// - f gives the same with autodiff and without (no Dropout, no BatchNorm). For this check pass x as
-///   in training: with the module's `train()`, and with autodiff.
+/// - f gives the same values with autodiff and without (no Dropout, no BatchNorm). For this check,
+///   pass x as in training: with the module's `train()`, and with autodiff.
 /// - The closed-form J'u agrees with autodiff, and J u with J'u.
 /// - The mask D consists of zeros and ones, and J is D times a matrix.
-/// - J (or D J D) is symmetric, and I - J positive definite, if it is declared.
-/// - Samples are independent, if it is declared.
+/// - J (or D J D) is symmetric and I - J is positive definite, if declared.
+/// - Samples are independent, if declared.
 ///
 /// # Errors
 ///
-/// The first declaration that does not hold, with what was measured. What holds at one point may
-/// not hold at another: check at several.
+/// Returns the first declaration that does not hold, with the measured error. A declaration may
+/// hold at one point and fail at another, so check at several.
 ///
 /// # Example
 ///
@@ -126,7 +127,7 @@ pub fn check_declarations<S: State, X: Input, F: FixedPointMap<S, X>>(
         _ => 1e-3,
     });
     let within = |error: f64, complaint: fn(f64) -> DeclarationError| {
-        // Not "greater": NaN must not pass.
+        // Not "greater", so that NaN does not pass.
         if error <= tolerance {
             Ok(error)
         } else {
@@ -197,7 +198,7 @@ pub fn check_declarations<S: State, X: Input, F: FixedPointMap<S, X>>(
         let product = |u: Tensor<2>| on_range(linearised.vjp(u));
         let largest = largest_eigenvalue(product, on_range(random()), config.iterations);
         measured.largest_eigenvalue = Some(largest);
-        // Rounding must not condemn what lies at 1 - epsilon; NaN must not pass.
+        // 1 - epsilon must pass despite rounding error; NaN must not pass.
         if largest.is_nan() || largest >= 1.0 {
             return Err(DeclarationError::Definiteness(largest));
         }
@@ -237,7 +238,7 @@ fn difference(a: Tensor<2>, b: Tensor<2>) -> f64 {
     if error == 0.0 { 0.0 } else { error / size }
 }
 
-/// |<a, b> - <c, d>| relative to the larger of |a| |b| and |c| |d|, the worst of all samples.
+/// |<a, b> - <c, d>| relative to the larger of |a| |b| and |c| |d|, the largest over all samples.
 fn mismatch((a, b): (&Tensor<2>, &Tensor<2>), (c, d): (&Tensor<2>, &Tensor<2>)) -> f64 {
     let error = (inner(a.clone(), b.clone()) - inner(c.clone(), d.clone())).abs();
     let size =
@@ -247,8 +248,8 @@ fn mismatch((a, b): (&Tensor<2>, &Tensor<2>), (c, d): (&Tensor<2>, &Tensor<2>)) 
     scalar((error / size).mask_fill(solved, 0.0).max())
 }
 
-/// Largest eigenvalue over all samples of a symmetric operator, by power iteration on the operator
-/// plus its norm: from below.
+/// Largest eigenvalue of a symmetric operator over all samples, by power iteration on the operator
+/// plus its norm. The estimate is a lower bound.
 fn largest_eigenvalue(
     product: impl Fn(Tensor<2>) -> Tensor<2>,
     start: Tensor<2>,

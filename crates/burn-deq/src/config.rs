@@ -1,4 +1,4 @@
-//! Settings of a solve. All of them serialise, so that a run can record what it did.
+//! Settings of a solve. All of them serialise, so a run can record them.
 
 use burn::config::Config;
 use burn::serde::{Deserialize, Serialize};
@@ -18,9 +18,8 @@ pub enum AndersonType {
     II,
 }
 
-/// Anderson acceleration in difference form, for every sample on its own
-/// (Walker and Ni 2011, doi:10.1137/10078356X; types after Fang and Saad 2009,
-/// doi:10.1002/nla.617).
+/// Anderson acceleration in difference form, separately for every sample (Walker and Ni 2011,
+/// doi:10.1137/10078356X; types after Fang and Saad 2009, doi:10.1002/nla.617).
 ///
 /// With residuals r = f(z) - z, the last m differences dZ, dR and dF = dZ + dR, and weights gamma
 /// (see [`AndersonType`]) whose system is regularised relative to each difference's own size:
@@ -28,7 +27,7 @@ pub enum AndersonType {
 /// z+ = f - dF gamma - (1 - damping) (r - dR gamma)
 #[derive(Config, Debug, PartialEq)]
 pub struct AndersonConfig {
-    /// Differences kept, m. 0 gives plain iteration. Default: 6
+    /// History size m, the number of differences kept. 0 gives plain iteration. Default: 6
     #[config(default = 6)]
     pub history: usize,
     /// Which least-squares problem. Default: type II
@@ -38,26 +37,26 @@ pub struct AndersonConfig {
     /// 2. Default: 1
     #[config(default = 1.0)]
     pub damping: f64,
-    /// Tikhonov regularisation relative to each difference's own size, hence independent of the
+    /// Tikhonov regularisation relative to each difference's own size, so it is independent of the
     /// scale of z. Default: 1e-10; never below the rounding error of the Gram matrix.
     #[config(default = 1e-10)]
     pub regularization: f64,
-    /// Weights whose absolute values add up to more than this are refused for a plain step, and
-    /// the sample's history is dropped. Never above a tenth of the inverse rounding error of the
+    /// Largest sum of absolute weights. If the weights exceed it, the step is plain and the
+    /// sample's history is dropped. Never above a tenth of the inverse rounding error of the
     /// state's type (8e5 in f32), because the weights multiply rounding errors. Default: 1e8
     #[config(default = 1e8)]
     pub weight_cap: f64,
-    /// When a step multiplies a sample's residual by more than this, or makes it NaN, it is taken
-    /// back: the sample goes on with a plain step from the point before and an empty history.
-    /// Default: 4
+    /// If a step multiplies a sample's residual by more than this factor, or makes it NaN, the step
+    /// is rejected. The sample continues with a plain step from the previous iterate and an empty
+    /// history. Default: 4
     #[config(default = 4.0)]
     pub safeguard: f64,
-    /// Accelerates every so many steps and takes plain steps in between (alternating or periodic
+    /// Accelerates every `period` steps and takes plain steps in between (alternating or periodic
     /// Anderson: Banerjee, Suryanarayana and Pask 2016, doi:10.1016/j.cplett.2016.01.033).
     /// Default: 1
     #[config(default = 1)]
     pub period: usize,
-    /// Drops the history after so many steps. Default: never
+    /// Drops the history after this many steps. Default: never
     pub restart: Option<usize>,
 }
 
@@ -67,21 +66,21 @@ impl Default for AndersonConfig {
     }
 }
 
-/// Broyden's good method for r(z) = f(z) - z = 0, for every sample on its own, with the inverse
-/// Jacobian kept as -I + sum of `history` rank-one terms (Broyden 1965,
+/// Broyden's good method for r(z) = f(z) - z = 0, separately for every sample. The inverse Jacobian
+/// is kept as -I plus `history` rank-one terms (Broyden 1965,
 /// doi:10.1090/S0025-5718-1965-0198670-6; for equilibrium networks Bai et al. 2019).
 #[derive(Config, Debug, PartialEq)]
 pub struct BroydenConfig {
-    /// Rank-one terms kept. When they are full, all are dropped: each is relative to those before
-    /// it, so the oldest alone cannot go. 0 gives plain iteration. Default: 20
+    /// Rank-one terms kept. When they are full, all are dropped, because each term builds on those
+    /// before it, so the oldest cannot be dropped alone. 0 gives plain iteration. Default: 20
     #[config(default = 20)]
     pub history: usize,
     /// Share of the quasi-Newton step that is taken. Default: 1
     #[config(default = 1.0)]
     pub damping: f64,
-    /// When a step multiplies a sample's residual by more than this, or makes it NaN, it is taken
-    /// back: the sample goes on with a plain step from the point before and no terms. Broyden's
-    /// method learns from steps that miss, so this is generous. Default: 1000
+    /// If a step multiplies a sample's residual by more than this factor, or makes it NaN, the step
+    /// is rejected. The sample continues with a plain step from the previous iterate and no terms.
+    /// Broyden's method learns from steps that miss, so the default is generous. Default: 1000
     #[config(default = 1000.0)]
     pub safeguard: f64,
 }
@@ -97,7 +96,7 @@ impl Default for BroydenConfig {
 #[serde(crate = "burn::serde", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Method {
-    /// z+ = z + damping (f(z) - z). For contractions; damping < 1 widens what converges.
+    /// z+ = z + damping (f(z) - z). For contractions; damping < 1 makes more maps converge.
     Plain {
         /// Share of the residual that a step follows; 1 is undamped.
         damping: f64,
@@ -152,9 +151,9 @@ impl<M: Into<Method>> From<M> for LinearMethod {
 pub struct SolverOf<M: Default> {
     /// The method. Default: Anderson acceleration with history 6.
     pub method: M,
-    /// When a sample is done.
+    /// When a sample is finished.
     pub termination: Termination,
-    /// Whether the report keeps the residual of every sample at every look. Default: no
+    /// Whether the report keeps the residual of every sample at every check. Default: no
     pub trace: bool,
 }
 
@@ -176,12 +175,12 @@ impl Solver {
         Self::damped(1.0)
     }
 
-    /// Plain iteration that follows this share of the residual.
+    /// Plain iteration with this damping: the share of the residual that a step follows.
     pub fn damped(damping: f64) -> Self {
         Method::Plain { damping }.into()
     }
 
-    /// Anderson acceleration with the given number of differences.
+    /// Anderson acceleration with the given history size.
     pub fn anderson(history: usize) -> Self {
         Method::from(AndersonConfig::new().with_history(history)).into()
     }
@@ -225,48 +224,48 @@ impl From<Solver> for LinearSolver {
 }
 
 impl<M: Default> SolverOf<M> {
-    /// The same method with this relative tolerance.
+    /// The same solver with this relative tolerance.
     pub fn with_relative(mut self, relative: f64) -> Self {
         self.termination.relative = relative;
         self
     }
 
-    /// The same method with this absolute tolerance.
+    /// The same solver with this absolute tolerance.
     pub fn with_absolute(mut self, absolute: f64) -> Self {
         self.termination.absolute = absolute;
         self
     }
 
-    /// The same method with this limit on the evaluations of the map.
+    /// The same solver with this limit on the evaluations of the map.
     pub fn with_max_steps(mut self, max_steps: usize) -> Self {
         self.termination.max_steps = max_steps;
         self
     }
 
-    /// The same method with tolerances in this norm.
+    /// The same solver with tolerances in this norm.
     pub fn with_norm(mut self, norm: Norm) -> Self {
         self.termination.norm = norm;
         self
     }
 
-    /// The same method with tolerances for these parts of the state.
+    /// The same solver with tolerances for these parts of the state.
     pub fn with_branches(mut self, branches: Branches) -> Self {
         self.termination.branches = branches;
         self
     }
 
-    /// The same method that looks at its residuals this often.
+    /// The same solver with this frequency of residual checks.
     pub fn with_check(mut self, check: Check) -> Self {
         self.termination.check = check;
         self
     }
 
-    /// The same method with exactly this many evaluations and no read-back to the host.
+    /// The same solver with exactly this many evaluations and no read-back to the host.
     pub fn with_fixed_steps(self, steps: usize) -> Self {
         self.with_max_steps(steps).with_check(Check::Never)
     }
 
-    /// The same method with the residuals of every look in the report.
+    /// The same solver with the residuals of every check in the report.
     pub fn with_trace(mut self) -> Self {
         self.trace = true;
         self
@@ -278,14 +277,14 @@ impl<M: Default> SolverOf<M> {
 #[serde(crate = "burn::serde", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum AdjointStart {
-    /// At the incoming gradient g, the first term of the Neumann series; conjugate gradients and
+    /// At the incoming gradient g, the first term of the Neumann series. Conjugate gradients and
     /// MINRES start at zero, where the residual is g. A vector given to
     /// [`Equilibrium::solve_from`](crate::Equilibrium::solve_from) takes precedence.
     #[default]
     Gradient,
-    /// At -B'g, with B the inverse Jacobian that the forward Broyden solve ended with (SHINE:
-    /// Ramzi et al. 2022, arXiv:2106.00553). As `Gradient` after other forward solves. No sample is
-    /// frozen in the forward solve, so that all terms are kept.
+    /// At -B'g, where B is the final inverse Jacobian of the forward Broyden solve (SHINE: Ramzi et
+    /// al. 2022, arXiv:2106.00553). Same as `Gradient` after other forward solves. The forward
+    /// solve freezes no sample, so that all terms are kept.
     BroydenFactors,
 }
 
@@ -293,9 +292,9 @@ pub enum AdjointStart {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(crate = "burn::serde", default)]
 pub struct Implicit {
-    /// Solver for u = J'u + g. `None` takes what fits the map's declared
-    /// [`Structure`](crate::Structure) (conjugate gradients, MINRES, or else Anderson
-    /// acceleration) with the termination of the forward solve.
+    /// Solver for u = J'u + g. `None` chooses by the map's declared [`Structure`](crate::Structure)
+    /// (conjugate gradients, MINRES, or otherwise Anderson acceleration) and uses the termination
+    /// of the forward solve.
     pub solver: Option<LinearSolver>,
     /// Where it starts.
     pub start: AdjointStart,
@@ -309,7 +308,7 @@ pub enum Gradient {
     /// The exact gradient by the implicit function theorem: the backward pass solves
     /// u = J'u + g.
     Implicit(Implicit),
-    /// u = g + J'g + ... + J'^k g: the Neumann series of the exact gradient, cut after k
+    /// u = g + J'g + ... + J'^k g: the Neumann series of the exact gradient, truncated after k
     /// products.
     Neumann {
         /// Products with J'.
@@ -318,7 +317,7 @@ pub enum Gradient {
     /// Differentiates `steps` damped applications of f that start at the detached equilibrium
     /// (phantom gradient, Geng et al. 2021, arXiv:2111.05177). Inexact; needs no backward solve.
     Phantom {
-        /// Applications of f that are differentiated.
+        /// Differentiated applications of f.
         steps: usize,
         /// Share of the residual that each of them follows.
         damping: f64,
@@ -326,8 +325,8 @@ pub enum Gradient {
     /// Differentiates one application of f at the detached equilibrium (Jacobian-free: Fung et
     /// al. 2021, arXiv:2103.12803). Inexact.
     OneStep,
-    /// No solver: damped steps from the initial state, all of them on the tape. Memory grows with
-    /// their number, and the initial state gets a gradient, too. For weight-tied pretraining and
+    /// No solver: damped steps from the initial state, all on the tape. Memory grows with their
+    /// number, and the initial state gets a gradient, too. Useful for weight-tied pretraining and
     /// as a reference.
     Unrolled {
         /// Applications of f.
@@ -353,16 +352,17 @@ impl Gradient {
     }
 }
 
-/// Whether samples that are done leave the batch, so that the map is evaluated on the rest only.
+/// Whether finished samples leave the batch, so that the map is evaluated on the others only.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(crate = "burn::serde", rename_all = "snake_case")]
 pub enum Freezing {
-    /// All samples stay in the batch until the last is done. Shapes do not change.
+    /// All samples stay in the batch until the last one is finished. Shapes do not change.
     Off,
     /// If the map declares [independent samples](crate::FixedPointMap::independent_samples).
     #[default]
     Declared,
-    /// Always: the caller vouches for a map that cannot declare it, such as a closure.
+    /// Always: the caller guarantees independence for a map that cannot declare it, such as a
+    /// closure.
     Assumed,
 }
 
@@ -370,11 +370,11 @@ pub enum Freezing {
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[error("`{field}` is {value}; it must be {expected}")]
 pub struct ConfigError {
-    /// The field, with the path to it.
+    /// The path and name of the field.
     pub field: String,
     /// Its value.
     pub value: f64,
-    /// What is possible.
+    /// The accepted values.
     pub expected: &'static str,
 }
 
@@ -398,7 +398,7 @@ fn demand_damping(field: &str, value: f64) -> Result<(), ConfigError> {
 }
 
 impl Method {
-    /// Checks every field; `path` goes before their names.
+    /// Checks every field; `path` is the prefix of their names.
     pub(crate) fn validate(&self, path: &str) -> Result<(), ConfigError> {
         let name = |field: &str| format!("{path}.{field}");
         let safeguard = |value: f64| {
@@ -441,7 +441,7 @@ impl Method {
 }
 
 impl Gradient {
-    /// Checks every field; `path` goes before their names.
+    /// Checks every field; `path` is the prefix of their names.
     pub(crate) fn validate(&self, path: &str) -> Result<(), ConfigError> {
         match self {
             Self::Implicit(Implicit {

@@ -1,9 +1,9 @@
-//! The one loop that runs every solver: evaluation, termination, best state, freezing, statistics.
+//! The loop that runs every solver: evaluation, termination, best state, freezing, statistics.
 //!
-//! A solver only knows how to observe and how to move on. Normally the driver reads one small
-//! tensor a step back to the host; it holds the norms that are judged and whatever the solver needs
-//! for its next step. When it is told to look less often, best states are kept by masks on the
-//! device, and the solver decides there, too.
+//! A solver only observes and advances. By default, the driver reads one small tensor per step back
+//! to the host. It holds the norms for the termination rule and the scalars that the solver needs
+//! for its next step. If residuals are checked less often, masks on the device keep the best
+//! states, and the solver decides on the device, too.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ pub(crate) trait PackedMap {
     /// The linear part of an affine map.
     fn linear(&self, p: Tensor<2>) -> Tensor<2>;
 
-    /// Forgets all samples but these; says whether it can.
+    /// Keeps only these samples. Returns whether the map can do so.
     fn keep(&mut self, rows: &Rows) -> bool;
 }
 
@@ -58,7 +58,7 @@ impl<'a> Operator<'a> {
         self.map.linear(p)
     }
 
-    /// Forgets all samples but these; says whether it can.
+    /// Keeps only these samples. Returns whether the map can do so.
     pub(crate) fn keep(&mut self, rows: &Rows) -> bool {
         self.map.keep(rows)
     }
@@ -72,17 +72,17 @@ impl<'a> Operator<'a> {
     }
 }
 
-/// What a solver knows after it has looked at its current iterate.
+/// What a solver knows at its current iterate.
 pub(crate) struct Observation {
     /// The iterate z whose residual is reported.
     pub(crate) state: Tensor<2>,
-    /// f(z); without it, the sum of z and the residual. Always there or never.
+    /// f(z). If `None`, f(z) is the sum of z and the residual. A solver always sets it or never.
     pub(crate) image: Option<Tensor<2>>,
     /// f(z) - z, if it has been computed.
     pub(crate) residual: Option<Tensor<2>>,
-    /// Zeros and ones: the elements whose norms count, if not all do.
+    /// Zeros and ones that select the elements whose norms count. `None` if all count.
     pub(crate) within: Option<Tensor<2>>,
-    /// |f(z) - z|^2 and |f(z)|^2, `[batch, 2]`, if the solver has them already.
+    /// |f(z) - z|^2 and |f(z)|^2, `[batch, 2]`, if the solver has computed them.
     pub(crate) squares: Option<Tensor<2>>,
     /// `[batch, k]`: scalars that the solver needs on the host for its next step.
     pub(crate) extra: Option<Tensor<2>>,
@@ -93,31 +93,31 @@ impl Observation {
         match (&self.image, &self.residual) {
             (Some(image), _) => image.clone(),
             (None, Some(residual)) => self.state.clone() + residual.clone(),
-            (None, None) => unreachable!("a solver gives f(z) or the residual"),
+            (None, None) => unreachable!("a solver provides f(z) or the residual"),
         }
     }
 
-    /// The iterate, and f there or else the residual.
+    /// The iterate, and f(z) or otherwise the residual.
     pub(crate) fn into_pair(self) -> [Tensor<2>; 2] {
         let second = self.image.or(self.residual);
         [
             self.state,
-            second.expect("a solver gives f(z) or the residual"),
+            second.expect("a solver provides f(z) or the residual"),
         ]
     }
 }
 
-/// Scalars of one observation on the host, one row a sample.
+/// Scalars of one observation on the host, one row per sample.
 pub(crate) struct Scalars {
     values: Vec<f64>,
     width: usize,
-    /// Columns in front of the solver's own.
+    /// Number of columns before the solver's own.
     norms: usize,
 }
 
 impl Scalars {
-    /// Rows of `width` scalars, with so many `norms` in front: |f(z) - z|^2 and |f(z)|^2, and those
-    /// that only the driver looks at.
+    /// Rows of `width` scalars. The first `norms` columns are |f(z) - z|^2, |f(z)|^2 and those that
+    /// only the driver uses.
     pub(crate) fn new(values: Vec<f64>, width: usize, norms: usize) -> Self {
         Self {
             values,
@@ -126,7 +126,7 @@ impl Scalars {
         }
     }
 
-    /// |f(z) - z|^2 and |f(z)|^2, and the solver's own scalars for every sample.
+    /// |f(z) - z|^2 and |f(z)|^2, and the solver's own scalars, per sample.
     pub(crate) fn rows(&self) -> impl Iterator<Item = ([f64; 2], &[f64])> {
         self.values
             .chunks_exact(self.width)
@@ -147,63 +147,63 @@ impl Scalars {
 
 /// A solver with its state.
 pub(crate) trait Iteration: Send {
-    /// Looks at the current iterate.
+    /// Observes the current iterate. Usually this evaluates the map.
     fn observe(&mut self, map: &mut Operator<'_>) -> Observation;
 
     /// Moves to the next iterate. Without scalars it must decide on the device.
     fn advance(&mut self, map: &mut Operator<'_>, scalars: Option<&Scalars>);
 
-    /// Forgets all samples but these. Called between `observe` and `advance`.
+    /// Keeps only these samples. Called between `observe` and `advance`.
     fn keep(&mut self, rows: &Rows);
 
-    /// Whether the next look costs no evaluation.
+    /// Whether the next `observe` costs no evaluation.
     fn observes_freely(&self) -> bool {
         false
     }
 
-    /// Whether it takes a step back that made the residual explode or NaN.
+    /// Whether the solver rejects a step that made the residual explode or NaN.
     fn recovers(&self) -> bool {
         false
     }
 
-    /// B'g for the inverse Jacobian B of f(z) - z that a quasi-Newton solver has gathered.
+    /// B'g, where B is the inverse Jacobian of f(z) - z that a quasi-Newton solver has built.
     fn inverse_transposed(&self, g: Tensor<2>) -> Option<Tensor<2>> {
         let _ = g;
         None
     }
 }
 
-/// What the driver is asked for besides the solution.
+/// What the driver should compute or keep in addition to the solution.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Requests {
-    /// Let samples that are done leave the batch.
+    /// Let finished samples leave the batch.
     pub(crate) freeze: bool,
     /// Keep every residual that is read.
     pub(crate) trace: bool,
     /// Keep f at the best iterate.
     pub(crate) image: bool,
-    /// Evaluations whose iterates are wanted, ascending.
+    /// Evaluations whose iterates are returned, ascending.
     pub(crate) record: Vec<usize>,
     /// Widths of the branches of a packed state.
     pub(crate) branches: Vec<usize>,
 }
 
-/// What a solve ends with.
+/// The result of a solve.
 pub(crate) struct Outcome {
-    /// For each sample the iterate with the smallest residual; where nothing finite was seen, the
-    /// start.
+    /// For each sample, the iterate with the smallest residual, or the start if no residual was
+    /// finite.
     pub(crate) state: Tensor<2>,
-    /// f there, if it was asked for; where nothing finite was seen, the start.
+    /// f at that iterate, if requested, or the start if no residual was finite.
     pub(crate) image: Option<Tensor<2>>,
     pub(crate) report: Report,
-    /// The iterates that were asked for; the final state for evaluations past the end.
+    /// The requested iterates; the final state for evaluations past the end.
     pub(crate) recorded: Vec<Tensor<2>>,
     /// `[batch]`, relative residuals, if nothing was read back.
     pub(crate) residual: Option<Tensor<1>>,
 }
 
-/// Runs a solver from `start` until every sample is done or the step limit is reached. A sample
-/// that is done is never touched again, whatever happens to the others.
+/// Runs a solver from `start` until every sample is finished or the step limit is reached. A
+/// finished sample is never changed again, whatever happens to the others.
 pub(crate) fn drive(
     iteration: &mut dyn Iteration,
     map: &mut Operator<'_>,
@@ -236,7 +236,8 @@ pub(crate) fn drive(
     run.finish(map, clock.elapsed())
 }
 
-/// Rows of `new` where `choose` is set, of `old` elsewhere: by selection, for NaN * 0 is NaN.
+/// Rows of `new` where `choose` is set, of `old` elsewhere. Uses a selection, because NaN * 0 is
+/// NaN.
 pub(crate) fn select(choose: &[bool], new: Tensor<2>, old: Tensor<2>) -> Tensor<2> {
     if choose.iter().all(|m| *m) {
         return new;

@@ -4,12 +4,17 @@ use burn::tensor::{Distribution, Tensor, TensorCreationOptions};
 
 /// A dropout mask: each entry is 0 with the given probability and 1 / (1 - probability) otherwise.
 ///
-/// `Dropout` inside f would draw anew at every evaluation, so that there would be no fixed point,
-/// and turns itself off while the solver works. Draw one mask a training step instead and pass
-/// it to f in x (variational dropout: Gal and Ghahramani 2016, arXiv:1512.05287); in evaluation pass
-/// ones, or `None`. Dimensions of size 1 broadcast: `[batch, channels, 1, 1]` drops whole channels.
+/// `Dropout` inside f would draw a new mask at every evaluation, so there would be no fixed point.
+/// It also turns itself off while the solver works. Draw one mask per training step instead and
+/// pass it to f in x (variational dropout: Gal and Ghahramani 2016, arXiv:1512.05287). In
+/// evaluation, pass ones or `None`. Dimensions of size 1 broadcast: `[batch, channels, 1, 1]` drops
+/// whole channels.
 ///
-/// A probability outside of 0 to 1 counts as the nearest bound; 1 drops everything.
+/// A probability outside 0 to 1 counts as the nearest bound. 1 drops everything.
+///
+/// # Shapes
+///
+/// The mask has the given shape.
 ///
 /// # Example
 ///

@@ -1,4 +1,5 @@
-//! The equilibrium layer: solve off the tape, re-attach once, differentiate as chosen.
+//! The equilibrium layer: solves off the tape, re-attaches the result once, and differentiates as
+//! configured.
 
 use burn::config::Config;
 use burn::module::Module;
@@ -23,12 +24,12 @@ pub struct EquilibriumConfig {
     /// How gradients pass. Default: exact, by the implicit function theorem.
     #[config(default = "Default::default()")]
     pub gradient: Gradient,
-    /// Whether samples that are done leave the batch, in both solves. Default: if the map declares
-    /// its samples independent
+    /// Whether finished samples leave the batch, in both solves. Default: if the map declares
+    /// independent samples
     #[config(default = "Freezing::Declared")]
     pub freezing: Freezing,
-    /// Evaluations, ascending, whose iterates are returned as
-    /// [`Solution::intermediate`], for auxiliary losses. Default: none
+    /// Evaluations whose iterates are returned as [`Solution::intermediate`], ascending, for
+    /// auxiliary losses. Default: none
     #[config(default = "Vec::new()")]
     pub record: Vec<usize>,
 }
@@ -44,8 +45,8 @@ impl EquilibriumConfig {
     ///
     /// # Errors
     ///
-    /// The first one that no solver can work with, by name. Without this check such a setting
-    /// leads to samples whose status is not `Converged`.
+    /// Returns the first setting that no solver can work with, by name. Without this check, such a
+    /// setting gives samples whose status is not `Converged`.
     pub fn validate(&self) -> Result<(), ConfigError> {
         self.forward.termination.validate("forward.termination")?;
         self.forward.method.validate("forward.method")?;
@@ -60,12 +61,12 @@ impl EquilibriumConfig {
         }
     }
 
-    /// The layer with these settings.
+    /// Creates the layer.
     pub fn init(&self) -> Equilibrium {
         let mut config = self.clone();
         config.record.sort_unstable();
         config.record.dedup();
-        // Nothing has been iterated before the first evaluation.
+        // There is no iterate before the first evaluation.
         config.record.retain(|step| *step > 0);
         Equilibrium { config }
     }
@@ -103,44 +104,44 @@ pub struct Equilibrium {
     config: EquilibriumConfig,
 }
 
-/// The fixed point and what was spent on it.
+/// The fixed point and the cost of finding it.
 #[derive(Clone, Debug)]
 pub struct Solution<S> {
     /// The fixed point, in the shape of the initial state. With autodiff and an implicit, Neumann,
-    /// phantom or one-step gradient it is a few applications of f past the z* that the report
-    /// speaks of (one, for an implicit gradient); without, it is z* itself. They differ by no more
-    /// than the tolerance if f is a contraction.
+    /// phantom or one-step gradient, it is a few applications of f past the z* of the report (one
+    /// for an implicit gradient). Without autodiff, it is z* itself. They differ by no more than
+    /// the tolerance if f is a contraction.
     pub state: S,
     /// The forward solve.
     pub forward: Report,
     /// The backward solve, once `backward()` has run.
     pub adjoint: AdjointMonitor,
-    /// The iterates at the evaluations that [`EquilibriumConfig::record`] names, one each; the
-    /// final state where the solve ended before.
+    /// The iterates at the evaluations in [`EquilibriumConfig::record`], one each; the final state
+    /// if the solve ended before.
     pub intermediate: Vec<Intermediate<S>>,
-    /// `[batch]`: relative residuals on the device, where the solve read nothing back
-    /// ([`Check::Never`](crate::Check::Never)). `None` otherwise: the report has them.
+    /// `[batch]`: relative residuals on the device if the solve read nothing back
+    /// ([`Check::Never`](crate::Check::Never)). Otherwise `None`, and the report has them.
     pub residual: Option<Tensor<1>>,
 }
 
-/// A state on the way to the equilibrium, for auxiliary losses ("fixed-point correction" in
-/// DEQ-Flow, Bai et al. 2022, arXiv:2204.08442).
+/// An intermediate state of the solve, for auxiliary losses ("fixed-point correction" in DEQ-Flow,
+/// Bai et al. 2022, arXiv:2204.08442).
 #[derive(Clone, Debug)]
 pub struct Intermediate<S> {
-    /// The state. Its gradient is the configured one with the map linearised at this very
-    /// state, which approaches the exact one as the state approaches the equilibrium.
+    /// The state. Its gradient is the configured one with the map linearised at this state. It
+    /// approaches the exact gradient as the state approaches the equilibrium.
     pub state: S,
-    /// Its own backward solve.
+    /// The backward solve of this state.
     pub adjoint: AdjointMonitor,
 }
 
-/// Where the two solves start.
+/// The starting points of the two solves.
 #[derive(Clone, Debug)]
 pub struct Start<S> {
-    /// The state that the forward solve starts from.
+    /// The start of the forward solve.
     pub state: S,
-    /// The vector that the backward solve starts from, packed as `[batch, n]`: what
-    /// [`AdjointMonitor::solution`] of an earlier step returned. `None` as configured.
+    /// The start of the backward solve, packed as `[batch, n]`: the result of
+    /// [`AdjointMonitor::solution`] of an earlier step. `None` uses the configured start.
     pub adjoint: Option<Tensor<2>>,
 }
 
@@ -156,19 +157,25 @@ impl<S> From<S> for Start<S> {
 impl Equilibrium {
     /// Solves z = f(module, z, x) from `z0`, with gradients for the module and for x.
     ///
-    /// The module is an argument of `f`, so that the layer can hand it a copy without autodiff.
-    /// The gradient with respect to `z0` is zero, for the fixed point does not depend on it
-    /// (except for [`Gradient::Unrolled`]).
+    /// The module is an argument of `f`, so the layer can pass a copy without autodiff. The
+    /// gradient with respect to `z0` is zero, because the fixed point does not depend on it (except
+    /// for [`Gradient::Unrolled`]).
     ///
-    /// Keep `BatchNorm` and `Dropout` out of `f`: both behave differently with autodiff and
-    /// without, so the equilibrium that is solved for would not be the one that is differentiated
-    /// ([`check_declarations`](crate::check_declarations) finds them). Sample masks outside
-    /// ([`dropout_mask`](crate::dropout_mask)) and pass them in `x`; use `GroupNorm` inside.
+    /// Keep `BatchNorm` and `Dropout` out of `f`. Both behave differently with and without
+    /// autodiff, so the solver would find a different equilibrium from the one that is
+    /// differentiated ([`check_declarations`](crate::check_declarations) finds this). Sample masks
+    /// outside ([`dropout_mask`](crate::dropout_mask)) and pass them in `x`; use `GroupNorm`
+    /// inside.
+    ///
+    /// # Shapes
+    ///
+    /// Every tensor of `z0` is `[batch, ...]`. The result of `f` and [`Solution::state`] have the
+    /// shape of `z0`.
     ///
     /// # Panics
     ///
-    /// Panics if `f` uses a tensor that is tracked by autodiff other than through its arguments,
-    /// or returns a state of another shape.
+    /// Panics if `f` uses a tensor tracked by autodiff other than through its arguments, or returns
+    /// a state of another shape.
     pub fn solve<M, S, X, F>(&self, module: &M, f: F, x: X, z0: S) -> Solution<S>
     where
         M: Module + 'static,
@@ -197,12 +204,12 @@ impl Equilibrium {
         self.solve_from(map, x, Start::from(z0))
     }
 
-    /// As [`solve_map`](Self::solve_map), with a start for the backward solve, too.
+    /// As [`solve_map`](Self::solve_map), also with a start for the backward solve.
     ///
     /// # Panics
     ///
-    /// As [`solve`](Self::solve), and if the start of the backward solve does not have the shape
-    /// of the packed state.
+    /// As [`solve`](Self::solve), and if the start of the backward solve does not have the shape of
+    /// the packed state.
     pub fn solve_from<S, X, F>(&self, map: &F, x: X, start: Start<S>) -> Solution<S>
     where
         S: State,
@@ -221,8 +228,8 @@ impl Equilibrium {
         if let Some(adjoint) = &start.adjoint {
             assert!(
                 adjoint.dims() == z0.dims(),
-                "burn-deq: the start of the backward solve has the shape {:?}, the packed state \
-                 {:?}",
+                "burn-deq: the start of the backward solve has shape {:?}, but the packed state \
+                 has shape {:?}",
                 adjoint.dims(),
                 z0.dims()
             );
@@ -284,7 +291,7 @@ impl Equilibrium {
             }
         };
         if tracked && outcome.report.evaluations == 0 {
-            // With a step limit of 0 nothing has looked at the map yet.
+            // With a step limit of 0, the map has not been evaluated and thus not checked yet.
             inner().evaluate::<S>(outcome.state.clone());
         }
 
@@ -317,7 +324,7 @@ impl Equilibrium {
                 }
             })
             .collect();
-        // Where nothing finite was seen, there is no value either.
+        // If no residual was finite, there is no value either.
         let seen = outcome.report.residual.iter().all(|r| r.is_finite());
         let at = Point {
             z: outcome.state,
@@ -332,7 +339,7 @@ impl Equilibrium {
         }
     }
 
-    /// Steps on the tape from z0. The report speaks of the last step.
+    /// Steps on the tape from z0. The report describes the last step.
     fn unrolled<S, X, F>(
         &self,
         attached: &Attached<'_, F, S::Layout, X>,

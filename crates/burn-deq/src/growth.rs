@@ -1,45 +1,45 @@
-//! Whether a state ran away instead of converging.
+//! Detects states that run away instead of converging.
 //!
 //! The relative rule |f(z) - z| <= relative |f(z)| says nothing about a state that grew until the
 //! right side became large: with f(z) = z + 1 it holds from z = 1 / relative on. So a state that
-//! grew needs a residual that fell, too. Write r_k and f_k for the norms of the residual and of f
-//! at iterate k, and e for the rounding error of the state's type. Then
+//! grew also needs a residual that fell. Let r_k and f_k be the norms of the residual and of f at
+//! iterate k, and e the rounding error of the state's type. Then
 //!
-//! - S, the size, is the larger of f_0 and r_0: what the first evaluation knows of the scale, also
-//!   where z_0 is zero;
-//! - L_k, the low, is the smallest r_j so far, where only iterates with f_j <= 10 S count;
-//! - with the growth G = f_k / S, the state has settled when G <= 10, or when
-//!   r_k <= L_k 10 / G + 4 e f_k and r_k + e f_k <= L_k max(10 / G, 1/100), or when
+//! - the size S is the larger of f_0 and r_0. It is the scale known from the first evaluation, also
+//!   if z_0 is zero;
+//! - the low L_k is the smallest r_j so far, over iterates with f_j <= 10 S;
+//! - with the growth G = f_k / S, the state has settled if G <= 10, or if
+//!   r_k <= L_k 10 / G + 4 e f_k and r_k + e f_k <= L_k max(10 / G, 1/100), or if
 //!   r_k + e f_k <= absolute;
-//! - it ran away when it has not settled and G > 1000.
+//! - it ran away if it has not settled and G > 1000.
 //!
-//! So beyond ten times its size, a state must gain in its residual what it lost in growth. A fixed
-//! point does that: its residual falls to rounding error. A place on the way to infinity does not,
-//! because what keeps the map from having a fixed point there keeps the residual up. e f_k is added
-//! to the residual because 0 is no news where one unit in the last place of z exceeds the steps of
-//! the map; in f32 it admits growth up to 8e4.
+//! So beyond ten times its size, a state must reduce its residual by as much as it grew. A fixed
+//! point does this: its residual falls to rounding error. A state on the way to infinity does not,
+//! because the cause that keeps the map from having a fixed point there keeps the residual up. The
+//! rule adds e f_k to the residual, because a residual of 0 proves nothing if one unit in the last
+//! place of z exceeds the steps of the map. In f32 it admits growth up to 8e4.
 //!
-//! Solves that grow by less than sqrt(10 L / (relative S)) meet this whenever they meet the relative
-//! rule: those below 100 at 1e-3, or 316 at 1e-4, where the residual has not fallen before the state
-//! grew. An eigenvalue of 1 - 1/G makes a solve from 0 grow by G.
+//! Solves that grow by less than sqrt(10 L / (relative S)) meet this rule whenever they meet the
+//! relative rule: those below 100 at 1e-3, or 316 at 1e-4, if the residual has not fallen before
+//! the state grew. An eigenvalue of 1 - 1/G makes a solve from 0 grow by G.
 //!
-//! Larger residuals on the way do not count, because a solver that leaps in small stages makes them
-//! grow with the state.
+//! Larger intermediate residuals do not count, because a solver that leaps in small stages makes
+//! them grow with the state.
 
 use burn::tensor::{Bool, Tensor};
 
-/// Growth that needs no explanation.
+/// Growth that is accepted without a smaller residual.
 const FREE: f64 = 10.0;
-/// Share of the low that is asked for at most, rounding error included.
+/// The residual need not fall below this share of the low, rounding error included.
 const FALL: f64 = 0.01;
-/// Rounding error of a residual where the residual is nothing else.
+/// Largest residual, in units of e f_k, that counts as rounding error.
 const FLOOR: f64 = 4.0;
-/// Growth that a residual must justify before a state is worth keeping.
+/// Growth from which a state that has not settled has run away.
 const AWAY: f64 = 1e3;
-/// Share of the size that rounding may take before residuals mean nothing.
+/// Share of the size that rounding error may reach before residuals mean nothing.
 const NOISE: f64 = 0.1;
 
-/// What is known of the growth of one sample.
+/// The growth of one sample.
 #[derive(Clone)]
 pub(crate) struct Growth {
     size: f64,
@@ -51,12 +51,12 @@ impl Growth {
         Self::of([f64::NAN; 2])
     }
 
-    /// Size and low as they were followed on the device.
+    /// From the size and low that were tracked on the device.
     pub(crate) fn of([size, low]: [f64; 2]) -> Self {
         Self { size, low }
     }
 
-    /// Takes in the norms of the residual and of f at an iterate.
+    /// Records the norms of the residual and of f at an iterate.
     pub(crate) fn follow(&mut self, [residual, image]: [f64; 2]) {
         if self.size.is_nan() {
             *self = Self::of([image.max(residual), residual]);
@@ -65,8 +65,8 @@ impl Growth {
         }
     }
 
-    /// Whether the relative rule means anything at an iterate with these norms, with the absolute
-    /// tolerance and the rounding error of its type.
+    /// Whether the relative rule is meaningful at an iterate with these norms. `epsilon` is the
+    /// rounding error of its type.
     pub(crate) fn settled(&self, norms: [f64; 2], absolute: f64, epsilon: f64) -> bool {
         let [residual, image] = norms;
         let (share, noise) = (FREE * self.size / image, epsilon * image);
@@ -81,7 +81,7 @@ impl Growth {
         norms[1] > AWAY * self.size && !self.settled(norms, absolute, epsilon)
     }
 
-    /// Whether it ran away so far that rounding hides whether the residual falls.
+    /// Whether the state ran away so far that rounding hides whether the residual falls.
     pub(crate) fn lost(&self, norms: [f64; 2], absolute: f64, epsilon: f64) -> bool {
         epsilon * norms[1] > NOISE * self.size && self.away(norms, absolute, epsilon)
     }
@@ -91,7 +91,7 @@ impl Growth {
 pub(crate) struct DeviceGrowth(pub(crate) [Tensor<2>; 2]);
 
 impl DeviceGrowth {
-    /// With the norms at the first iterate.
+    /// From the norms at the first iterate.
     pub(crate) fn new([residual, image]: [Tensor<2>; 2]) -> Self {
         Self([image.max_pair(residual.clone()), residual])
     }
@@ -139,10 +139,10 @@ mod tests {
 
     #[test]
     fn a_state_that_grew_needs_a_residual_that_fell() {
-        // relu(z - 0.3) from 1.5: a leap to a place where the residual is as it was.
+        // relu(z - 0.3) from 1.5: a leap to a place with a similar residual.
         let leap = after(&[[0.3, 1.2], [0.3, 0.9], [0.25, 1.5e6]]);
         assert!(!leap.settled([0.25, 1.5e6], 1e-10, E32) && leap.away([0.25, 1.5e6], 1e-10, E32));
-        // Further away the residual is lost in rounding.
+        // Further away, the residual is lost in rounding error.
         assert!(!leap.settled([0.0, 1e8], 1e-10, E32) && leap.lost([0.0, 1e8], 1e-10, E32));
         // A slow affine map from 0 with a fixed point a thousand times the first image.
         let slow = after(&[[1.0, 1.0], [0.9, 600.0]]);

@@ -11,13 +11,12 @@ use crate::state::{Packing, State};
 /// Settings of [`jacobian_norm`].
 #[derive(Config, Debug, PartialEq)]
 pub struct JacobianNormConfig {
-    /// Random directions that are averaged. The estimate's standard deviation falls with the
-    /// square root of their number. Default: 1
+    /// Number of random directions that are averaged. The estimate's standard deviation falls with
+    /// its square root. Default: 1
     #[config(default = 1)]
     pub probes: usize,
-    /// Step of the central difference relative to the root mean square of z (to 1 where z = 0).
-    /// Default: the cube root of the type's rounding error, where truncation and rounding
-    /// balance
+    /// Step of the central difference relative to the root mean square of z (to 1 if z = 0).
+    /// Default: the cube root of the type's rounding error, which balances truncation and rounding
     pub step: Option<f64>,
 }
 
@@ -29,11 +28,11 @@ impl Default for JacobianNormConfig {
 
 /// Estimates ||J||_F^2, the squared Frobenius norm of J = df/dz at z, for every sample: `[batch]`.
 ///
-/// E |Jv|^2 = ||J||_F^2 for random v of independent entries with mean 0 and variance 1 (Hutchinson
+/// E |Jv|^2 = ||J||_F^2 for random v with independent entries of mean 0 and variance 1 (Hutchinson
 /// 1990; as a regulariser of equilibrium networks Bai, Koltun and Kolter 2021, arXiv:2106.14342).
-/// Burn differentiates once, so Jv is the map's closed form if it has one
-/// ([`Jacobian::jvp`](crate::Jacobian::jvp)), else a central difference of f; either way the result
-/// can be trained: it has gradients with respect to what x tracks. z counts as a constant.
+/// Burn differentiates only once, so Jv is the map's closed form if it has one
+/// ([`Jacobian::jvp`](crate::Jacobian::jvp)), and otherwise a central difference of f. You can
+/// train on the result: it has gradients for the tracked tensors in x. z counts as a constant.
 ///
 /// # Example
 ///
@@ -95,12 +94,12 @@ pub fn jacobian_norm<S: State, X: Input, F: FixedPointMap<S, X>>(
     }
 }
 
-/// Estimates the spectral radius of J = df/dz at z for every sample.
+/// Estimates the spectral radius of J = df/dz at z, one value per sample of z.
 ///
-/// By the growth of |J'^k v| over the second half of `iterations` products: right for complex
-/// pairs of eigenvalues, where a Rayleigh quotient sees the real part only. The error falls
-/// like 1 / iterations for defective and for strongly non-normal J, and geometrically where one
-/// eigenvalue dominates.
+/// The estimate is the growth of |J'^k v| over the second half of `iterations` products. It is also
+/// right for complex pairs of eigenvalues, where a Rayleigh quotient sees only the real part. The
+/// error falls like 1 / iterations for defective and for strongly non-normal J, and geometrically
+/// if one eigenvalue dominates.
 pub fn spectral_radius<S: State, X: Input, F: FixedPointMap<S, X>>(
     map: &F,
     x: &X,

@@ -1,21 +1,21 @@
-//! Deep equilibrium layers for [Burn](https://burn.dev): layers whose output is the fixed point
-//! z* = f(z*, x) of a map, found by a solver and differentiated by the implicit function theorem.
+//! Deep equilibrium layers for [Burn](https://burn.dev). The output of a layer is the fixed point
+//! z* = f(z*, x) of a map. A solver finds it, and the implicit function theorem differentiates it.
 //!
-//! - [`Equilibrium`] turns a module of one's own into a layer: see the example there.
-//! - [`State`] is what is iterated on: a tensor or several branches of different shapes.
-//! - [`Solver`] and [`LinearSolver`] choose the methods, [`Termination`] when a sample is done,
-//!   [`Gradient`] how gradients pass, [`Freezing`] whether samples that are done leave the batch.
-//! - [`FixedPointMap`] is a map that knows more than its value: its Jacobian in closed form, that
-//!   it is symmetric, that samples are independent; [`Declared`] adds declarations to a closure and
+//! - [`Equilibrium`] turns your own module into a layer: see the example there.
+//! - [`State`] is the iterate: a tensor, or several branches of different shapes.
+//! - [`Solver`] and [`LinearSolver`] choose the methods, [`Termination`] when a sample is finished,
+//!   [`Gradient`] how gradients pass, and [`Freezing`] whether finished samples leave the batch.
+//! - [`FixedPointMap`] is a map that provides more than its value: its Jacobian in closed form, its
+//!   symmetry, the independence of samples. [`Declared`] adds declarations to a closure, and
 //!   [`check_declarations`] tests them.
 //! - [`WeightNormConfig`], [`SpectralNormConfig`], [`jacobian_norm`], [`spectral_radius`] and
 //!   [`dropout_mask`] keep maps well-behaved.
-//! - [`Report`] says for every sample how its solve ended, forward and backward.
+//! - [`Report`] says how the solve of every sample ended, forward and backward.
 //!
-//! Enable the feature that bears the name of the backend in use: `flex`, `wgpu`, `vulkan`, `metal`,
-//! `cuda`, `rocm` or `cpu`.
+//! Enable the feature with the name of your backend: `flex`, `wgpu`, `vulkan`, `metal`, `cuda`,
+//! `rocm` or `cpu`.
 
-// The README's example is run with the tests.
+// Runs the README's example with the tests.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;

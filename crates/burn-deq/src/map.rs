@@ -1,4 +1,4 @@
-//! Maps z = f(z, x): what is solved, and what a map may know of itself.
+//! Maps z = f(z, x) and what they can declare about themselves.
 
 use burn::module::Module;
 use burn::tensor::kind::Basic;
@@ -6,7 +6,7 @@ use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 
 use crate::State;
 
-/// Samples of a batch that a solve goes on with.
+/// The samples of a batch that a solve keeps.
 #[derive(Clone, Debug)]
 pub struct Rows {
     indices: Vec<usize>,
@@ -23,7 +23,7 @@ impl Rows {
     pub fn new(indices: Vec<usize>, batch: usize, device: &Device) -> Self {
         assert!(
             indices.iter().all(|i| *i < batch),
-            "burn-deq: a row is beyond the batch of {batch}"
+            "burn-deq: a row index is not below the batch size {batch}"
         );
         let data: Vec<i64> = indices.iter().map(|i| *i as i64).collect();
         let length = data.len();
@@ -51,31 +51,31 @@ impl Rows {
     /// These samples of `x`, whose first dimension is the batch.
     pub fn of<const D: usize, K: Basic>(&self, x: Tensor<D, K>) -> Tensor<D, K> {
         match self.indices.first() {
-            // Neighbours are a view on some backends.
+            // A consecutive range is a view on some backends.
             Some(first) if self.consecutive() => x.narrow(0, *first, self.indices.len()),
             _ => x.select(0, self.tensor.clone()),
         }
     }
 }
 
-/// Everything a map depends on besides the state: inputs, parameters, masks.
+/// Everything except the state that a map depends on: inputs, parameters, masks.
 ///
-/// The solver works on [`plain`](Self::plain) copies, off the tape, so that its memory does not
-/// grow with the number of steps and the backward solve can run inside Burn's `backward()`.
+/// The solver works on [`plain`](Self::plain) copies, off the tape. So its memory does not grow
+/// with the number of steps, and the backward solve can run inside Burn's `backward()`.
 ///
 /// Implemented for tensors of any kind, `()`, `Option`, `Vec`, arrays, tuples of up to four,
-/// [`WithModule`] and [`Shared`]. For a struct of one's own, call the methods field by field.
+/// [`WithModule`] and [`Shared`]. For your own struct, call the methods field by field.
 pub trait Input: Clone + Send + 'static {
-    /// The same values without any autodiff association; reparameterisations are folded.
+    /// The same values without autodiff; reparameterisations are folded.
     fn plain(&self) -> Self;
 
     /// Whether autodiff is enabled for any part of it.
     fn is_autodiff(&self) -> bool;
 
-    /// What belongs to these samples, for [freezing](crate::Freezing). A tensor whose first
-    /// dimension is the batch is taken to hold one entry a sample, any other to be shared by all;
-    /// wrap in [`Shared`] what is shared and could be mistaken. `None`, the default, says that
-    /// the samples cannot be told apart: then none is frozen.
+    /// The part that belongs to these samples, for [freezing](crate::Freezing). A tensor whose
+    /// first dimension is the batch counts as one entry per sample, any other tensor as shared by
+    /// all samples. Wrap a shared tensor in [`Shared`] if its first dimension could equal the
+    /// batch. `None`, the default, says that the samples cannot be told apart; then none is frozen.
     fn select(&self, rows: &Rows) -> Option<Self> {
         let _ = rows;
         None
@@ -204,7 +204,7 @@ tuple_input!(A 0, B 1);
 tuple_input!(A 0, B 1, C 2);
 tuple_input!(A 0, B 1, C 2, D 3);
 
-/// A module and the rest of the input: how a module enters a map as an argument.
+/// A module and the other inputs. It passes a module to a map as an argument.
 #[derive(Clone, Debug)]
 pub struct WithModule<M, X> {
     /// The module whose parameters the map uses.
@@ -233,10 +233,10 @@ impl<M: Module + 'static, X: Input> Input for WithModule<M, X> {
     }
 }
 
-/// What a map guarantees of its Jacobian J = df/dz. Nothing, by default.
+/// What a map guarantees about its Jacobian J = df/dz. Default: nothing.
 ///
-/// If the Jacobian names a [`mask`](Jacobian::mask) D, the guarantee speaks of D J D. A wrong
-/// guarantee gives a wrong result or a backward solve that stalls;
+/// If the Jacobian has a [`mask`](Jacobian::mask) D, the guarantee is about D J D. A wrong
+/// guarantee gives a wrong result or a stalled backward solve;
 /// [`check_declarations`](crate::check_declarations) finds it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -244,10 +244,10 @@ pub enum Structure {
     /// Nothing is known.
     #[default]
     General,
-    /// J is symmetric: the adjoint system can be solved by MINRES.
+    /// J is symmetric, so MINRES can solve the adjoint system.
     Symmetric,
-    /// J is symmetric and I - J is positive definite, as for z - step * dG/dz with G strongly
-    /// convex and smooth enough: the adjoint system can be solved by conjugate gradients.
+    /// J is symmetric and I - J is positive definite, so conjugate gradients can solve the adjoint
+    /// system. An example is z - step * dG/dz with G strongly convex and sufficiently smooth.
     SymmetricPositiveDefinite,
 }
 
@@ -258,38 +258,39 @@ impl Structure {
     }
 }
 
-/// A map z = f(z, x) whose fixed point is wanted.
+/// A map z = f(z, x) whose fixed point is sought.
 ///
-/// A closure `Fn(S, X) -> S` is a map; [`Declared`] adds declarations to one. Implement the trait
-/// by hand for a map that knows its Jacobian in closed form: the backward solve then needs no
-/// autodiff, which evaluates the map anew for every product.
+/// A closure `Fn(S, X) -> S` is a map; [`Declared`] adds declarations to it. Implement the trait
+/// for a map that knows its Jacobian in closed form. The backward solve then needs no autodiff,
+/// which would evaluate the map again for every product.
 ///
-/// A map must not own tensors that are tracked by autodiff: what it depends on is an argument.
-/// The solver checks that and panics at once, for such a tensor would deadlock the backward pass.
+/// A map must not own tensors that autodiff tracks: everything that it depends on is an argument.
+/// The solver checks this and panics at once, because such a tensor would deadlock the backward
+/// pass.
 pub trait FixedPointMap<S: State, X: Input>: Clone + Send + 'static {
     /// f(z, x), in the shape of z. Sample i of the result belongs to sample i of z.
     fn apply(&self, z: S, x: X) -> S;
 
-    /// The Jacobian J = df/dz at (z, x) in closed form, if the map has one. `None` lets autodiff
-    /// supply the products. z and x are plain tensors, but for a regulariser that is trained
+    /// The Jacobian J = df/dz at (z, x) in closed form, if the map has one. With `None`, autodiff
+    /// computes the products. z and x are plain tensors, except in a regulariser for training
     /// ([`jacobian_norm`](crate::jacobian_norm)), which passes a tracked x.
     fn jacobian(&self, z: S, x: X) -> Option<Box<dyn Jacobian<S>>> {
         let _ = (z, x);
         None
     }
 
-    /// What the map guarantees of J.
+    /// What the map guarantees about J.
     fn structure(&self) -> Structure {
         Structure::General
     }
 
-    /// Whether sample i of f(z, x) depends on sample i of z and x alone, so that samples that have
-    /// converged can leave the batch ([`Freezing`](crate::Freezing)).
+    /// Whether sample i of f(z, x) depends only on sample i of z and x, so that finished samples
+    /// can leave the batch ([`Freezing`](crate::Freezing)).
     fn independent_samples(&self) -> bool {
         false
     }
 
-    /// What the map can do faster than by its definition. Nothing, by default.
+    /// Faster forms of the map. Default: none.
     fn fast(&self) -> Option<&dyn FastMap<S, X>> {
         None
     }
@@ -301,7 +302,7 @@ impl<S: State, X: Input, F: Fn(S, X) -> S + Clone + Send + 'static> FixedPointMa
     }
 }
 
-/// A map with declarations that it does not make itself, such as a closure.
+/// A map with added declarations, such as a closure that cannot declare anything itself.
 #[derive(Clone, Copy, Debug)]
 pub struct Declared<F> {
     map: F,
@@ -310,7 +311,7 @@ pub struct Declared<F> {
 }
 
 impl<F> Declared<F> {
-    /// The map, with its own declarations so far.
+    /// Wraps the map; its own declarations are kept.
     pub fn new(map: F) -> Self {
         Self {
             map,
@@ -364,14 +365,14 @@ pub trait Jacobian<S>: Send {
     /// J'u, the vector-Jacobian product.
     fn vjp(&self, u: S) -> S;
 
-    /// J u, the Jacobian-vector product, if it is known in closed form.
+    /// J u, the Jacobian-vector product, if the map knows it in closed form.
     fn jvp(&self, u: S) -> Option<S> {
         let _ = u;
         None
     }
 
-    /// D, in the shape of the state, if J = D A with D a diagonal of zeros and ones and A
-    /// symmetric, as for the projection of a gradient step onto a constraint: relu(A z + c), say.
+    /// D, in the shape of the state, if J = D A, where D is a diagonal of zeros and ones and A is
+    /// symmetric. An example is the projection of a gradient step onto a constraint: relu(A z + c).
     ///
     /// The adjoint system is then solved on the range of D, where it is symmetric:
     /// (I - D A D) v = D g, and u = g + A v.

@@ -1,20 +1,20 @@
-//! Normalisation of weights that a map uses again and again, as Burn reparameterisations.
+//! Normalisation of weights that a map uses repeatedly, as Burn reparameterisations.
 //!
-//! `module.apply_reparameterization(config)` attaches one to every weight of a module (of a
-//! [`ParamGroup`]); from then on the module sees the normalised weight. The layer folds it once
-//! a solve (`Module::materialize`), however many steps the solve takes, and gradients reach what is
-//! behind it.
+//! `module.apply_reparameterization(config)` attaches one to every weight of a module (or of a
+//! [`ParamGroup`]). From then on, the module sees the normalised weight. The layer folds it once
+//! per solve (`Module::materialize`), whatever the number of steps, and gradients reach the
+//! underlying parameters.
 
 use burn::module::{Module, Param, ParamGroup, Reparameterization, Reparameterizer, RunningState};
 use burn::tensor::module::{conv_transpose2d, conv2d};
 use burn::tensor::ops::{ConvOptions, ConvTransposeOptions};
 use burn::tensor::{Distribution, Tensor};
 
-/// Weight normalisation, w = g v / |v|, for every output unit on its own (Salimans and Kingma 2016,
+/// Weight normalisation, w = g v / |v|, separately for every output unit (Salimans and Kingma 2016,
 /// arXiv:1602.07868). v is the base of the parameter it is attached to.
 #[derive(Module, Debug)]
 pub struct WeightNorm {
-    /// Lengths, one an output unit.
+    /// Lengths, one per output unit.
     pub g: Param<Tensor<1>>,
     dim: usize,
 }
@@ -26,7 +26,7 @@ impl Reparameterization for WeightNorm {
         let norm = lengths(base.clone(), self.dim);
         let mut shape = [1; D];
         shape[self.dim] = base.dims()[self.dim];
-        // A unit of zeros stays one of zeros.
+        // A unit of zeros stays zero.
         let norm = norm.clamp_min(f64::MIN_POSITIVE.max(1e-30));
         base * (self.g.val().reshape(shape) / norm)
     }
@@ -38,8 +38,8 @@ fn lengths<const D: usize>(x: Tensor<D>, dim: usize) -> Tensor<D> {
     (x.clone() * x).sum_dims(&others).sqrt()
 }
 
-/// The dimension that counts the output units: the last of a linear layer's `[in, out]`, the first
-/// of a convolution's `[out, in, ..]`.
+/// The dimension of the output units: the last of a linear layer's `[in, out]`, the first of a
+/// convolution's `[out, in, ..]`.
 fn output_dimension<const D: usize>() -> usize {
     usize::from(D == 2)
 }
@@ -72,14 +72,14 @@ impl Default for WeightNormConfig {
 }
 
 impl WeightNormConfig {
-    /// For all weights.
+    /// Normalises all weights.
     pub fn new() -> Self {
         Self {
             group: ParamGroup::all(),
         }
     }
 
-    /// For the weights of this group only.
+    /// Normalises the weights of this group only.
     pub fn with_group(self, group: ParamGroup) -> Self {
         Self { group }
     }
@@ -108,19 +108,19 @@ impl Reparameterizer for WeightNormConfig {
     }
 }
 
-/// The linear operator whose norm counts.
+/// The linear operator whose norm is bounded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SpectralOperator {
     /// The weight of a linear layer as a matrix.
     Matrix,
-    /// A two-dimensional convolution with zero padding on inputs of this size. Its norm is not that
-    /// of the reshaped kernel: it depends on resolution, stride and padding.
+    /// A two-dimensional convolution with zero padding on inputs of this size. Its norm differs
+    /// from that of the reshaped kernel: it depends on resolution, stride and padding.
     Convolution {
         /// Height and width of the input.
         size: [usize; 2],
         /// Stride along height and width.
         stride: [usize; 2],
-        /// Zeros added on either side along height and width.
+        /// Zeros added on each side along height and width.
         padding: [usize; 2],
     },
 }
@@ -173,7 +173,7 @@ impl SpectralOperator {
         }
     }
 
-    /// Elements of the input.
+    /// Number of elements of the input.
     fn width<const D: usize>(self, weight: &Tensor<D>) -> usize {
         match self {
             Self::Matrix => weight.dims()[0],
@@ -181,7 +181,7 @@ impl SpectralOperator {
         }
     }
 
-    /// Whether a weight of this rank is meant.
+    /// Whether the operator applies to weights of this rank.
     fn fits<const D: usize>(self) -> bool {
         match self {
             Self::Matrix => D == 2,
@@ -195,14 +195,14 @@ fn as_rank<const D: usize, const E: usize>(weight: Tensor<D>) -> Tensor<E> {
     weight.reshape::<E, _>(shape)
 }
 
-/// Bounds the spectral norm of a weight: w = v min(1, bound / ||v||), with ||v|| the norm of the
-/// operator that the weight stands for (Miyato et al. 2018, arXiv:1802.05957, with the real
-/// convolution in place of the reshaped kernel).
+/// Bounds the spectral norm of a weight: w = v min(1, bound / ||v||), where ||v|| is the norm of
+/// the operator that the weight stands for (Miyato et al. 2018, arXiv:1802.05957, with the actual
+/// convolution instead of the reshaped kernel).
 ///
-/// The norm is estimated by power iteration that goes on from one training step to the next: one
-/// iteration each time the weight is used with autodiff. It approaches from below, so the bound
-/// can be exceeded by the estimate's error. The gradient takes the singular vectors as constants,
-/// which is exact for a simple largest singular value.
+/// Power iteration estimates the norm and continues from one training step to the next: one
+/// iteration each time the weight is used with autodiff. It approaches the norm from below, so the
+/// norm can exceed the bound by the error of the estimate. The gradient treats the singular vectors
+/// as constants, which is exact for a simple largest singular value.
 #[derive(Module, Debug)]
 pub struct SpectralNorm {
     /// Right singular vector of the largest singular value, flattened.
@@ -229,7 +229,7 @@ impl Reparameterization for SpectralNorm {
 
     fn apply<const D: usize>(&self, base: Tensor<D>) -> Tensor<D> {
         let plain = base.clone().without_autodiff();
-        // Clones of a module share their running states, whichever device they were moved to.
+        // Clones of a module share their running states, on whatever device they are.
         let direction = self.direction.value_sync().without_autodiff();
         let mut direction = direction.to_device(&plain.device());
         if base.is_autodiff() {
@@ -268,7 +268,7 @@ pub struct SpectralNormConfig {
 }
 
 impl SpectralNormConfig {
-    /// For all weights of the operator's rank, with 30 power iterations at the start.
+    /// Bounds all weights of the operator's rank, with 30 power iterations at the start.
     pub fn new(operator: SpectralOperator, bound: f64) -> Self {
         Self {
             operator,
@@ -278,20 +278,21 @@ impl SpectralNormConfig {
         }
     }
 
-    /// For the weights of this group only.
+    /// Bounds the weights of this group only.
     pub fn with_group(mut self, group: ParamGroup) -> Self {
         self.group = group;
         self
     }
 
-    /// With so many power iterations at the start.
+    /// Uses this number of power iterations at the start.
     pub fn with_iterations(mut self, iterations: usize) -> Self {
         self.iterations = iterations;
         self
     }
 
     /// The norm of the operator with this weight (`[in, out]` or `[out, in, k, k]`), by power
-    /// iteration from a random start: a lower bound that is close after some tens of iterations.
+    /// iteration from a random start. The result is a lower bound that is close after some tens of
+    /// iterations.
     ///
     /// # Panics
     ///

@@ -1,4 +1,4 @@
-//! What a solve reports: a typed status for every sample, residuals, steps and evaluations.
+//! The report of a solve: a status for every sample, residuals, steps and evaluations.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -22,7 +22,7 @@ pub enum Status {
     NotFinite,
     /// The step limit was reached first.
     StepLimit,
-    /// Nobody looked: the solve ran a fixed number of steps ([`Check::Never`](crate::Check)).
+    /// Not checked: the solve ran a fixed number of steps ([`Check::Never`](crate::Check)).
     Unchecked,
 }
 
@@ -48,39 +48,38 @@ impl std::fmt::Display for Status {
 
 /// The outcome of one solve, forward or backward, sample by sample.
 ///
-/// All vectors have the length of the batch. Norms are those of the
-/// [`Termination`](crate::Termination) that was asked for: with
-/// [`Branches::Each`](crate::Branches::Each) those of the branch furthest from its tolerance.
+/// All vectors have the length of the batch. Norms are those of the configured
+/// [`Termination`](crate::Termination). With [`Branches::Each`](crate::Branches::Each) they are
+/// those of the branch furthest from its tolerance.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(crate = "burn::serde")]
 pub struct Report {
     /// Why each sample stopped.
     pub status: Vec<Status>,
-    /// Step at which each sample's returned state was found, counted in evaluations of the map:
-    /// 1 means that the initial state was returned.
+    /// Step at which each sample's returned state was found, counted in evaluations of the map. 1
+    /// means the initial state.
     pub steps: Vec<usize>,
-    /// Norm of the residual f(z) - z of the returned state; NaN where nobody looked.
+    /// Norm of the residual f(z) - z of the returned state; NaN if unchecked.
     pub residual: Vec<f64>,
     /// The same residual divided by the norm of f(z) (0 when both are 0).
     pub relative_residual: Vec<f64>,
-    /// Evaluations of the map (or products with the Jacobian), whatever their batch.
+    /// Evaluations of the map (or products with the Jacobian), whatever the batch size.
     pub evaluations: usize,
-    /// Evaluations times the samples that took part. Less than evaluations times batch when samples
-    /// that were done left the batch.
+    /// Evaluations summed over samples. Less than evaluations times batch if finished samples left
+    /// the batch.
     pub sample_evaluations: usize,
-    /// Times that something was read back from the device to the host.
+    /// Number of reads from the device to the host.
     pub read_backs: usize,
-    /// Wall time of the solve. On a device that works asynchronously, what was still queued at the
-    /// end is not in it.
+    /// Wall time of the solve. On an asynchronous device, it does not include work still queued at
+    /// the end.
     pub elapsed: Duration,
-    /// For every look at the residuals, the evaluations so far and every sample's relative residual
-    /// then: NaN for samples that were done. Empty unless
-    /// [`SolverOf::trace`](crate::SolverOf::trace) asks for it.
+    /// For every check, the evaluations so far and the relative residual of every sample; NaN for
+    /// finished samples. Empty unless [`SolverOf::trace`](crate::SolverOf::trace) is set.
     pub trace: Vec<(usize, Vec<f64>)>,
 }
 
 impl Report {
-    /// The report of `steps` evaluations on a batch that nobody looked at.
+    /// The report of `steps` evaluations without checks.
     pub(crate) fn unchecked(batch: usize, steps: usize) -> Self {
         Self {
             status: vec![Status::Unchecked; batch],
@@ -135,7 +134,7 @@ fn mean(values: impl ExactSizeIterator<Item = f64>) -> f64 {
     }
 }
 
-/// What a backward solve leaves behind.
+/// The result of a backward solve.
 #[derive(Clone, Debug)]
 struct Delivery {
     report: Report,
@@ -143,16 +142,16 @@ struct Delivery {
     solution: Tensor<2>,
 }
 
-/// Where the outcome of a backward solve arrives once `backward()` has run.
+/// Receives the outcome of a backward solve once `backward()` has run.
 ///
-/// The backward solve happens inside Burn's `backward()`, long after the layer returned, so its
-/// outcome is delivered through this shared handle.
+/// The backward solve runs inside Burn's `backward()`, long after the layer returned, so this
+/// shared handle delivers its outcome.
 #[derive(Clone, Debug, Default)]
 pub struct AdjointMonitor(Arc<Mutex<Option<Delivery>>>);
 
 impl AdjointMonitor {
-    /// The report of the backward solve; `None` before `backward()` has run, when the output did
-    /// not take part in the loss, or when the chosen gradient needs no solve.
+    /// The report of the backward solve. `None` before `backward()` has run, if the output did not
+    /// take part in the loss, or if the chosen gradient needs no solve.
     pub fn report(&self) -> Option<Report> {
         self.lock().as_ref().map(|d| d.report.clone())
     }

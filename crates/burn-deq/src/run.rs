@@ -1,4 +1,4 @@
-//! The bookkeeping of a solve: norms, best states, samples that have left.
+//! The bookkeeping of a solve: norms, best states, samples that have left the batch.
 
 use std::time::Duration;
 
@@ -18,26 +18,26 @@ pub(crate) struct Run<'r> {
     requests: Requests,
     /// All samples of the batch.
     samples: Vec<Sample>,
-    /// Positions in the batch of the samples that are still iterated on.
+    /// Positions in the batch of the samples that still iterate.
     active: Vec<usize>,
-    /// Their best iterates so far, and f there if it was asked for, or the residual if the solver
-    /// gives only that.
+    /// Best iterates of the active samples, and f there if requested, or the residual if the solver
+    /// provides only that.
     best: Vec<Tensor<2>>,
     residuals: bool,
-    /// Their norms, when the host does not follow them: see `Looks`.
+    /// Norms of the best iterates if the host does not track them: see `Looks`.
     looks: Option<Looks>,
-    /// The same of samples that have left, with their positions.
+    /// Best iterates of samples that have left, with their positions.
     left: Vec<(Vec<usize>, Vec<Tensor<2>>)>,
     recorded: Vec<Tensor<2>>,
     read_backs: usize,
     trace: Vec<(usize, Vec<f64>)>,
 }
 
-/// Norms on the device, `[active, 1]` each, for solves that are not looked at every step.
+/// Norms on the device, `[active, 1]` each, for solves that are not checked at every step.
 struct Looks {
     /// |f - z| and |f| at the best iterate, and the evaluation that found it.
     best: [Tensor<2>; 3],
-    /// The norms of its branches, where they count one by one, and whether all met the tolerance.
+    /// The norms of its branches, if they are judged one by one, and whether all met the tolerance.
     branches: Option<(Tensor<2>, Tensor<2, Bool>)>,
     /// Unknown before the first iterate.
     growth: Option<DeviceGrowth>,
@@ -116,7 +116,7 @@ impl<'r> Run<'r> {
         scalars
     }
 
-    /// Which of the active samples are done.
+    /// Which of the active samples are finished.
     fn done(&self) -> Vec<bool> {
         let done = |i: &usize| self.samples[*i].status.is_some();
         self.active.iter().map(done).collect()
@@ -132,7 +132,7 @@ impl<'r> Run<'r> {
         [norms.clone().narrow(1, 0, 1), norms.narrow(1, 1, 1)]
     }
 
-    /// The number of branches, where they count one by one.
+    /// The number of branches, if they are judged one by one.
     fn branches(&self) -> usize {
         match self.judge.rule.branches {
             Branches::Each => self.requests.branches.len(),
@@ -140,7 +140,7 @@ impl<'r> Run<'r> {
         }
     }
 
-    /// Their norms, `[active, 2 branches]`: those of the residual, then those of f.
+    /// Norms of the branches, `[active, 2 branches]`: those of the residual, then those of f.
     fn norms_of_branches(&self, observation: &Observation) -> Option<Tensor<2>> {
         if self.branches() == 0 {
             return None;
@@ -213,14 +213,14 @@ impl<'r> Run<'r> {
         };
         let (rule, epsilon) = (self.judge.rule, self.judge.epsilon);
         let away = growth.away(now.clone(), rule.absolute, epsilon);
-        // NaN is not lower than anything; an infinite image comes with an infinite residual.
+        // NaN compares as not lower. An infinite image comes with an infinite residual.
         let mut better = now[0].clone().lower(looks.best[0].clone());
         let met = branches
             .clone()
             .map(|norms| (met(norms.clone(), rule), norms));
         if let (Some((met, _)), Some((_, before))) = (&met, &looks.branches) {
-            // The residual of a large branch says nothing about the small ones: what meets the
-            // tolerances goes before what does not.
+            // The residual of a large branch says nothing about the small ones, so iterates that
+            // meet the tolerances take precedence.
             let first = met.clone().bool_and(before.clone().bool_not());
             let gone = before.clone().bool_and(met.clone().bool_not());
             better = better.bool_and(gone.bool_not()).bool_or(first);
@@ -264,7 +264,7 @@ impl<'r> Run<'r> {
         looks
     }
 
-    /// Reads the norms of now and of the best iterates, and judges by them.
+    /// Reads the norms of the current and the best iterates, and judges them.
     fn look(
         &mut self,
         looks: &Looks,
@@ -301,8 +301,8 @@ impl<'r> Run<'r> {
         tensor.into_data().iter::<f64>().collect()
     }
 
-    /// Lets samples that are done leave, once they are more than a sixteenth of the batch: what
-    /// is evaluated in vain stays below that, and the copying below the work of a few steps.
+    /// Lets finished samples leave once they are more than a sixteenth of the batch. This keeps the
+    /// wasted evaluations below that share, and the copying below the work of a few steps.
     pub(crate) fn freeze(
         &mut self,
         iteration: &mut dyn Iteration,
@@ -414,14 +414,14 @@ impl<'r> Run<'r> {
     }
 }
 
-/// Whether the rule holds for all branches, `[active, 1]`, of norms `[active, 2 branches]`.
+/// Whether all branches meet the rule, `[active, 1]`, from norms `[active, 2 branches]`.
 fn met(norms: Tensor<2>, rule: &Termination) -> Tensor<2, Bool> {
     let count = norms.dims()[1] / 2;
     let limits = norms.clone().narrow(1, count, count) * rule.relative + rule.absolute;
     norms.narrow(1, 0, count).lower_equal(limits).all_dim(1)
 }
 
-/// Euclidean norms from squares, or root mean squares over so many elements.
+/// Euclidean norms from squares, or root mean squares over `width` elements.
 fn root(norm: Norm, squares: Tensor<2>, width: usize) -> Tensor<2> {
     match norm {
         Norm::Rms => (squares / width as f64).sqrt(),
@@ -435,7 +435,7 @@ fn squares(observation: &Observation) -> Tensor<2> {
     squares.unwrap_or_else(|| Tensor::cat(counted(observation).map(square_norm).to_vec(), 1))
 }
 
-/// The residual and f, as far as their norms count.
+/// The elements of the residual and of f whose norms count.
 fn counted(observation: &Observation) -> [Tensor<2>; 2] {
     let image = observation.image();
     let residual = observation.residual.clone();

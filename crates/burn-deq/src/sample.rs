@@ -1,4 +1,4 @@
-//! When a sample is done, and which of its iterates is the best.
+//! Decides when a sample is finished, and which of its iterates is best.
 
 use crate::growth::Growth;
 use crate::report::Status;
@@ -16,15 +16,15 @@ pub(crate) fn ratio([residual, scale]: [f64; 2]) -> f64 {
 /// Norms of the residual and of f at an iterate.
 #[derive(Clone, Copy)]
 pub(crate) struct Norms {
-    /// Of the whole state.
+    /// Norms of the whole state.
     pub(crate) whole: [f64; 2],
-    /// Those that the rule is about: of the branch that is furthest from its tolerance where
-    /// branches count one by one, else of the whole state.
+    /// The norms that the rule judges: those of the branch furthest from its tolerance if branches
+    /// are judged one by one, otherwise those of the whole state.
     pub(crate) judged: [f64; 2],
 }
 
 impl Norms {
-    /// Of a state that is judged as a whole.
+    /// For a state that is judged as a whole.
     pub(crate) fn whole(norms: [f64; 2]) -> Self {
         Self {
             whole: norms,
@@ -32,7 +32,7 @@ impl Norms {
         }
     }
 
-    /// Of a state and its branches: residuals, then f.
+    /// For a state and its branches. `branches` holds the norms of the residuals, then of f.
     pub(crate) fn branches(whole: [f64; 2], branches: &[f64], rule: &Termination) -> Self {
         let (residuals, images) = branches.split_at(branches.len() / 2);
         let pairs = residuals.iter().zip(images).map(|(r, f)| [*r, *f]);
@@ -49,17 +49,17 @@ fn excess(norms: [f64; 2], rule: &Termination) -> f64 {
     ratio([norms[0], rule.absolute + rule.relative * norms[1]])
 }
 
-/// What all samples of a solve are judged by.
+/// The rules by which all samples of a solve are judged.
 pub(crate) struct Judge<'r> {
     pub(crate) rule: &'r Termination,
-    /// Whether the solver takes steps back.
+    /// Whether the solver rejects bad steps.
     pub(crate) recovers: bool,
     /// Rounding error of the state's type.
     pub(crate) epsilon: f64,
 }
 
 impl Judge<'_> {
-    /// Whether the rule holds, and means something.
+    /// Whether the rule holds and is meaningful.
     fn converged(&self, norms: Norms, growth: &Growth) -> bool {
         let [residual, scale] = norms.judged;
         residual <= self.rule.absolute + self.rule.relative * scale
@@ -70,7 +70,7 @@ impl Judge<'_> {
         growth.away(norms.whole, self.rule.absolute, self.epsilon)
     }
 
-    /// What is wrong with an iterate, given the best residual so far (NaN at first).
+    /// The problem with an iterate, given the best residual so far (NaN at first).
     fn trouble(&self, norms: Norms, best: f64, growth: &Growth) -> Option<Status> {
         let [residual, scale] = norms.whole;
         if !residual.is_finite() || !scale.is_finite() {
@@ -86,19 +86,19 @@ impl Judge<'_> {
 #[derive(Clone)]
 pub(crate) struct Sample {
     pub(crate) status: Option<Status>,
-    /// Norms of the residual and of f at the best iterate, as the report gives them.
+    /// Norms of the residual and of f at the best iterate, for the report.
     pub(crate) best: [f64; 2],
     pub(crate) best_step: usize,
-    /// Residual of the whole state there.
+    /// Residual of the whole state at the best iterate.
     lowest: f64,
     growth: Growth,
-    /// Whether the state was last seen where it had run away to.
+    /// Whether the state had run away at the last evaluation.
     away: bool,
     /// Evaluation of the last improvement by 1 %, and what improved: the residual, and that of the
-    /// branch that is furthest from its tolerance.
+    /// branch furthest from its tolerance.
     mark_step: usize,
     marks: [f64; 2],
-    /// Whether the last residual was one that only a solver that recovers can come back from.
+    /// Whether only a solver that rejects bad steps can recover from the last residual.
     bad: bool,
 }
 
@@ -122,7 +122,7 @@ impl Sample {
         self.best = [0.0; 2];
     }
 
-    /// Why the solve ended, when the step limit came first.
+    /// The status if the step limit came first.
     pub(crate) fn end(&self) -> Status {
         let unfinished = if self.away {
             Status::Diverged
@@ -132,7 +132,7 @@ impl Sample {
         self.status.unwrap_or(unfinished)
     }
 
-    /// Takes in the norms at one evaluation; says whether this iterate is the one to keep.
+    /// Judges the norms at one evaluation. Returns whether to keep this iterate as the best.
     pub(crate) fn judge(&mut self, now: Norms, step: usize, judge: &Judge<'_>) -> bool {
         if self.status.is_some() {
             return false;
@@ -151,7 +151,8 @@ impl Sample {
             }
             return false;
         }
-        // A sample may converge at an iterate whose residual is not its smallest, when f(z) grew.
+        // f(z) may have grown, so a sample can converge at an iterate without its smallest
+        // residual.
         let converged = judge.converged(now, &self.growth);
         let keep = first || now.whole[0] < self.lowest && !self.away || converged;
         if keep {
@@ -167,8 +168,8 @@ impl Sample {
         keep
     }
 
-    /// The same for norms that are read now and then: those of now and those of the best iterate,
-    /// with the evaluation that found it, and what the growth has come to.
+    /// As [`judge`](Self::judge) for norms that are read only at some steps: those of the current
+    /// and the best iterate, the evaluation that found the best one, and the growth.
     pub(crate) fn look(
         &mut self,
         now: Norms,
@@ -194,7 +195,7 @@ impl Sample {
         }
     }
 
-    /// Ends a sample that has stopped improving: `residual` is its best or its last one.
+    /// Ends a sample that has stopped improving. `residual` is its best or its last one.
     fn watch(&mut self, now: Norms, residual: f64, step: usize, judge: &Judge<'_>) {
         let branch = if now.judged == now.whole {
             f64::INFINITY

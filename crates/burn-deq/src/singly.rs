@@ -1,7 +1,7 @@
-//! Samples solved one by one, side by side on all cores.
+//! Solves samples one by one, in parallel on all cores.
 //!
-//! Where a map says so ([`Batching::Single`](crate::Batching)), a batch is not iterated on as a
-//! whole: every sample is solved to its own tolerance, its history stays in the cache, and the work
+//! If a map asks for it ([`Batching::Single`](crate::Batching)), every sample is solved to its own
+//! tolerance instead of iterating on the whole batch. Its history stays in the cache, and the work
 //! is spread over the cores. The result is that of the whole batch.
 
 use std::collections::BTreeMap;
@@ -16,7 +16,7 @@ use crate::report::Report;
 use crate::solver;
 use crate::state::{Packing, State};
 
-/// All that the solve of one sample needs.
+/// Everything that the solve of one sample needs.
 struct Single<F, X, L, const N: usize> {
     map: F,
     x: X,
@@ -24,8 +24,8 @@ struct Single<F, X, L, const N: usize> {
     rows: [Option<Tensor<2>>; N],
 }
 
-/// The samples of a map's input, each with its rows of some tensors, the first of which must be
-/// there; `None` if the samples of the input cannot be told apart.
+/// The samples of a map's input, each with its rows of some tensors. The first tensor must be
+/// there. `None` if the input cannot select its samples.
 fn singles<F, X, L, const N: usize>(
     forward: &Forward<'_, F, X, L>,
     tensors: [Option<&Tensor<2>>; N],
@@ -49,7 +49,7 @@ where
     (0..batch).map(row).collect()
 }
 
-/// Runs tasks on all cores where there is a CPU backend to run them on.
+/// Runs tasks on all cores if the CPU backend is built in.
 fn side_by_side<T: Send, R: Send>(tasks: Vec<T>, run: impl Fn(T) -> R + Send + Sync) -> Vec<R> {
     #[cfg(feature = "flex")]
     {
@@ -60,7 +60,7 @@ fn side_by_side<T: Send, R: Send>(tasks: Vec<T>, run: impl Fn(T) -> R + Send + S
     tasks.into_iter().map(run).collect()
 }
 
-/// The forward solve; `None` if the samples of the input cannot be told apart.
+/// The forward solve; `None` if the input cannot select its samples.
 pub(crate) fn forward<S: State, F: FixedPointMap<S, X>, X: Input>(
     forward: &Forward<'_, F, X, S::Layout>,
     z0: &Tensor<2>,
@@ -98,11 +98,10 @@ pub(crate) fn forward<S: State, F: FixedPointMap<S, X>, X: Input>(
 }
 
 fn wanted(row: Option<Tensor<2>>) -> Tensor<2> {
-    row.expect("a row of a tensor that was given")
+    row.expect("this tensor was given")
 }
 
-/// The backward solve, of z, g, where to start and f(z), the latter two if they are there; `None`
-/// as for [`forward`].
+/// The backward solve from z, g and, if known, the start and f(z). `None` as for [`forward`].
 pub(crate) fn adjoint<S: State, F: FixedPointMap<S, X>, X: Input>(
     plan: &AdjointPlan,
     forward: &Forward<'_, F, X, S::Layout>,
@@ -128,7 +127,7 @@ pub(crate) fn adjoint<S: State, F: FixedPointMap<S, X>, X: Input>(
     Some((solver::join(solutions, 0), merged(reports.into_iter())))
 }
 
-/// The report on a batch from those on its samples.
+/// Merges the reports of the samples into that of the batch.
 fn merged(reports: impl Iterator<Item = Report>) -> Report {
     let mut all = Report::default();
     let mut trace: BTreeMap<usize, Vec<(usize, f64)>> = BTreeMap::new();
@@ -137,7 +136,7 @@ fn merged(reports: impl Iterator<Item = Report>) -> Report {
         all.steps.extend(report.steps);
         all.residual.extend(report.residual);
         all.relative_residual.extend(report.relative_residual);
-        // Side by side, what counts is the longest.
+        // In parallel, only the longest solve counts.
         all.evaluations = all.evaluations.max(report.evaluations);
         all.read_backs = all.read_backs.max(report.read_backs);
         all.sample_evaluations += report.sample_evaluations;

@@ -1,18 +1,18 @@
-//! States: what a fixed-point iteration iterates on.
+//! States: the iterates of a fixed-point iteration.
 //!
 //! A state is a vector in a product space: one tensor, or several branches of different shapes, all
-//! with the batch as their first dimension. Solvers see it packed as one `[batch, n]` tensor, so
-//! that a step costs a handful of operations however many branches there are.
+//! with the batch as their first dimension. Solvers see it packed as one `[batch, n]` tensor, so a
+//! step takes a handful of operations, whatever the number of branches.
 
 use burn::tensor::Tensor;
 use deq_kernels::{grad_hook, joint_hook};
 
 use crate::solver::{join, split};
-/// One tensor or several whose first dimension is the batch.
+/// One or several tensors whose first dimension is the batch.
 ///
 /// Implemented for `Tensor<D>`, `Vec` and arrays of states, and tuples of up to four states.
 pub trait State: Clone + Send + 'static {
-    /// The shapes that are lost by packing.
+    /// The shapes that packing removes.
     type Layout: Clone + std::fmt::Debug + PartialEq + Send + 'static;
 
     /// Appends the state's tensors, flattened to `[batch, n_i]`, and returns their shapes.
@@ -22,7 +22,7 @@ pub trait State: Clone + Send + 'static {
     ///
     /// # Panics
     ///
-    /// Panics if there are fewer parts than the layout asks for.
+    /// Panics if there are fewer parts than the layout requires.
     fn assemble(parts: &mut std::vec::IntoIter<Tensor<2>>, layout: &Self::Layout) -> Self;
 }
 
@@ -39,7 +39,7 @@ impl<const D: usize> State for Tensor<D> {
 
     fn assemble(parts: &mut std::vec::IntoIter<Tensor<2>>, layout: &Self::Layout) -> Self {
         let part = parts.next().expect("a part for every tensor of the layout");
-        // The batch is read from the part: a solver may have dropped samples that are done.
+        // The batch size comes from the part, because a solver may have dropped finished samples.
         let mut dims = *layout;
         dims[0] = part.dims()[0];
         part.reshape(dims)
@@ -93,7 +93,7 @@ tuple_state!(A 0, B 1);
 tuple_state!(A 0, B 1, C 2);
 tuple_state!(A 0, B 1, C 2, D 3);
 
-/// How to go from a packed `[batch, n]` tensor back to the state.
+/// Converts a packed `[batch, n]` tensor back to the state.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Packing<L> {
     widths: Vec<usize>,
@@ -110,7 +110,7 @@ impl<L> Packing<L> {
     ///
     /// # Panics
     ///
-    /// Panics if the state holds no tensor, or if its tensors disagree about the batch.
+    /// Panics if the state holds no tensor, or if its tensors have different batch sizes.
     pub(crate) fn pack<S: State<Layout = L>>(state: S) -> (Tensor<2>, Self) {
         let mut parts = Vec::new();
         let layout = state.disassemble(&mut parts);
@@ -120,7 +120,7 @@ impl<L> Packing<L> {
             .dims()[0];
         assert!(
             parts.iter().all(|p| p.dims()[0] == batch),
-            "burn-deq: the first dimension of every tensor of a state is the batch, but they are {:?}",
+            "burn-deq: the first dimension of every tensor of a state must be the batch, but they are {:?}",
             parts.iter().map(|p| p.dims()[0]).collect::<Vec<_>>()
         );
         let widths = parts.iter().map(|p| p.dims()[1]).collect();
@@ -140,7 +140,7 @@ impl<L> Packing<L> {
         S::assemble(&mut parts.into_iter(), &self.layout)
     }
 
-    /// Identity on what a map returned; its backward pass replaces the packed gradient by
+    /// Returns what a map returned. The backward pass replaces the packed gradient by
     /// `hook(gradient)`. The state itself is not packed.
     pub(crate) fn hook<S: State<Layout = L>>(
         &self,
@@ -174,7 +174,7 @@ impl<L> Packing<L> {
         );
     }
 
-    /// Packs what a map returned, which must have the shape of what it was given.
+    /// Packs what a map returned. It must have the shape of the map's input state.
     pub(crate) fn repack<S: State<Layout = L>>(&self, state: S) -> Tensor<2>
     where
         L: PartialEq + std::fmt::Debug,

@@ -1,7 +1,7 @@
 //! Stride-1 convolutions with zero padding that keep the resolution.
 //!
-//! The fast form is Winograd's minimal filtering F(4, 3) along columns for 3 x 3 kernels (half of the
-//! multiplications) and a direct convolution in registers for other odd sizes.
+//! The fast form is Winograd's minimal filtering F(4, 3) along columns for 3 x 3 kernels (half of
+//! the multiplications), and a direct convolution in registers for other odd sizes.
 
 use burn::nn::PaddingConfig2d;
 use burn::nn::conv::Conv2d;
@@ -11,7 +11,7 @@ use burn::tensor::ops::ConvOptions;
 
 use crate::cpu;
 
-/// The convolution, computed in the type of the kernel; the result has the type of x.
+/// The convolution, computed in the type of the kernel. The result has the type of x.
 ///
 /// # Shapes
 ///
@@ -20,7 +20,7 @@ use crate::cpu;
 ///
 /// # Panics
 ///
-/// When the channels do not fit.
+/// Panics if the channels do not match.
 pub fn convolve(x: Tensor<4>, kernel: Tensor<4>) -> Tensor<4> {
     let [outer, inner] = [x.dtype(), kernel.dtype()];
     if outer != inner {
@@ -35,7 +35,7 @@ pub fn convolve(x: Tensor<4>, kernel: Tensor<4>) -> Tensor<4> {
     conv2d(x, kernel, None, options)
 }
 
-/// The kernel of the transposed convolution: flipped, with in and out exchanged. At stride 1 the
+/// The kernel of the transposed convolution: flipped, with in and out exchanged. At stride 1, the
 /// transpose of a convolution is a convolution.
 ///
 /// # Shapes

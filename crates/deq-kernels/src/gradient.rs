@@ -1,9 +1,9 @@
-//! The backend-specific operations: values whose backward pass is a closure.
+//! Backend-specific operations: values whose backward pass is a closure.
 //!
-//! `y = grad_hook(x, h)` returns x unchanged and, in the backward pass, sends `h(dL/dy)` to x in
-//! place of dL/dy. The implicit backward is exactly that: y is one tracked application of the map,
-//! and h solves u = J'u + g (Bai, Kolter and Koltun 2019, arXiv:1909.01377, theorem 1; the same
-//! "re-attach and hook" shape as in the code of that paper).
+//! `y = grad_hook(x, h)` returns x unchanged. In the backward pass, it passes `h(dL/dy)` to x
+//! instead of dL/dy. The implicit gradient uses this: y is one tracked application of the map, and
+//! h solves u = J'u + g (Bai, Kolter and Koltun 2019, arXiv:1909.01377, theorem 1; their code also
+//! re-attaches and hooks).
 //!
 //! [`custom_gradient`] attaches a value that was computed off the tape to the tensors that it was
 //! computed from.
@@ -215,10 +215,14 @@ mod dispatched {
         }
     }
 
-    /// Identity on `x`; its backward pass replaces the gradient by `hook(gradient)`.
+    /// Returns `x`; the backward pass replaces the gradient by `hook(gradient)`.
     ///
-    /// The closure must own nothing that is tracked in the graph of `x`: that graph is locked while
-    /// its backward pass runs. Everything that reaches it here has been stripped of autodiff.
+    /// The closure must own no tensor tracked in the graph of `x`, because that graph is locked
+    /// while its backward pass runs. The gradient that it receives here is free of autodiff.
+    ///
+    /// # Shapes
+    ///
+    /// The hook's input and output have the shape of `x`.
     pub fn grad_hook<const D: usize>(
         x: Tensor<D>,
         hook: impl FnOnce(Tensor<D>) -> Tensor<D> + Send + 'static,
@@ -228,12 +232,16 @@ mod dispatched {
         Tensor::from_dispatch(Dispatch::grad_hook(x.into_dispatch(), hook))
     }
 
-    /// Identity on several tensors; its backward pass replaces their gradients by
-    /// `hook(gradients)`, which sees them all at once.
+    /// Returns several tensors; the backward pass replaces their gradients by `hook(gradients)`,
+    /// which receives all of them at once.
     ///
-    /// Burn's operations have one output. So every output is one of its own, and between them and
-    /// the inputs stands a node of one number: the outputs leave their gradients for it and the
-    /// inputs find theirs, and nothing is copied, neither forth nor back.
+    /// Burn's operations have one output, so every output is a separate operation. A node of one
+    /// number connects the inputs with the outputs. The outputs store their gradients, the node
+    /// runs the hook, and the inputs take its results. Nothing is copied.
+    ///
+    /// # Shapes
+    ///
+    /// The hook's inputs and outputs have the shapes of `inputs`.
     pub fn joint_hook(
         inputs: Vec<Tensor<2>>,
         hook: impl FnOnce(Vec<Tensor<2>>) -> Vec<Tensor<2>> + Send + 'static,
@@ -264,7 +272,7 @@ mod dispatched {
         let likes = values.clone();
         let (outputs, inputs) = (left.clone(), found);
         let node = grad_hook(node, move |number| {
-            // An output that the loss does not depend on has left nothing.
+            // An output that the loss does not depend on has stored nothing.
             let gradient = |(i, like): (usize, &Tensor<2>)| {
                 take(&outputs, i).unwrap_or_else(|| like.zeros_like())
             };
@@ -287,12 +295,14 @@ mod dispatched {
     }
 
     /// Attaches `output`, which was computed off the tape, to the three tensors it was computed
-    /// from: an operation with a backward pass of one's own, on any backend. With fewer inputs,
-    /// give a constant for the rest.
+    /// from: an operation with a custom backward pass, on any backend. With fewer inputs, pass
+    /// constants for the others.
     ///
-    /// `pullback` maps the gradient with respect to the output to those with respect to the
-    /// inputs, in their shapes; the flags say which are wanted, the others are not looked at. All
-    /// its tensors are plain.
+    /// `pullback` maps the gradient with respect to the output to those with respect to the inputs,
+    /// in their shapes. The flags say which gradients are needed; the others are ignored. All its
+    /// tensors are plain.
+    ///
+    /// # Example
     ///
     /// ```
     /// use burn::prelude::*;
@@ -366,7 +376,7 @@ mod dispatched {
 #[cfg(not(any(feature = "flex", feature = "cube")))]
 pub use without_backend::{custom_gradient, grad_hook, joint_hook};
 
-/// The same functions in a build without a backend, where there is no tensor to call them with.
+/// The same functions in a build without a backend, where no tensor exists to call them with.
 #[cfg(not(any(feature = "flex", feature = "cube")))]
 mod without_backend {
     use burn::tensor::Tensor;
@@ -403,8 +413,8 @@ mod without_backend {
 
     fn refuse() -> ! {
         panic!(
-            "this build has no backend: enable the feature of burn-deq that bears the name of the \
-             backend in use (flex, wgpu, vulkan, metal, cuda, rocm or cpu)"
+            "this build has no backend: enable the feature of burn-deq with the name of your \
+             backend (flex, wgpu, vulkan, metal, cuda, rocm or cpu)"
         )
     }
 }

@@ -1,18 +1,18 @@
-//! The operations under equilibrium models, on [Burn](https://burn.dev)'s tensors.
+//! The tensor operations below equilibrium models, on [Burn](https://burn.dev)'s tensors.
 //!
-//! This crate is all that knows of hardware. Each operation has a portable form of Burn's operations
-//! and, where that pays, a fast form that is chosen at run time; the two agree to rounding. Nothing
-//! here knows of equilibria or objectives.
+//! Only this crate is specific to hardware. Each operation has a portable form of Burn's operations
+//! and, where that pays, a fast form that is chosen at run time. The two agree to rounding. Nothing
+//! here knows about equilibria or objectives.
 //!
 //! - [`convolution`]: convolutions that keep the resolution, by Winograd's filtering or directly.
-//! - [`norm_relu`]: batch norm with the ReLU behind it.
+//! - [`norm_relu`]: batch norm followed by ReLU.
 //! - [`mean_pool`]: means over the cells of a grid.
 //! - [`step`]: a step of proximal gradient descent on several branches, and its linearisation.
 //! - [`custom_gradient`], [`grad_hook`], [`joint_hook`]: values whose backward pass is a closure.
 //!
-//! Enable the feature that bears the name of the backend in use.
+//! Enable the feature with the name of your backend.
 
-// The README's example is run with the tests.
+// Runs the README's example with the tests.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
@@ -25,7 +25,7 @@ pub mod step;
 
 #[cfg(feature = "flex")]
 mod cpu;
-/// Without the CPU backend there is no fast form.
+/// Without the CPU backend, there is no fast form.
 #[cfg(not(feature = "flex"))]
 #[path = "portable.rs"]
 mod cpu;

@@ -1,11 +1,11 @@
-//! Batch norm with the ReLU behind it.
+//! Batch norm followed by ReLU.
 
 use burn::nn::BatchNorm;
 use burn::tensor::Tensor;
 
 use crate::cpu;
 
-/// max(batch norm of x, 0). In training, the running statistics move as Burn moves them.
+/// max(batch norm of x, 0). In training, it updates the running statistics as Burn does.
 ///
 /// # Shapes
 ///

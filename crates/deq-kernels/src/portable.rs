@@ -1,4 +1,4 @@
-//! What stands in for the fast forms in a build without them: nothing applies.
+//! Replaces the fast forms in a build without them: nothing applies.
 
 use burn::nn::BatchNorm;
 use burn::tensor::Tensor;
@@ -39,7 +39,7 @@ pub(crate) fn mask(_: &StepFormula, _: &[Tensor<4>]) -> Made {
     None
 }
 
-/// There is none.
+/// Never exists.
 #[derive(Clone, Debug)]
 pub(crate) enum Product {}
 

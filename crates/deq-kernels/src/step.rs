@@ -10,10 +10,11 @@
 //! L z: the gradient of 1/2 |Q_ij z_i - z_j|^2
 //! ```
 //!
-//! The CPU's fast form computes a step sample by sample: two convolutions a branch and a few passes
-//! over memory that the cache holds. The GPU's takes one launch for all samples and branches, on
-//! states packed as `[batch, n]`: the functions that end in `_packed`. There is no portable form; a
-//! caller that gets `None` evaluates its objective term by term.
+//! The CPU's fast form computes a step sample by sample: two convolutions per branch and a few
+//! passes over memory in the cache. The GPU's fast form takes one launch for all samples and
+//! branches. It works on states packed as `[batch, n]`: these are the functions that end in
+//! `_packed`. There is no portable form. A caller that gets `None` evaluates its objective term by
+//! term.
 
 use burn::tensor::Tensor;
 
@@ -35,7 +36,7 @@ pub enum Activation {
     Tanh,
 }
 
-/// What stands between a kernel and its transpose.
+/// The operation between a kernel and its transpose.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Kernel {
     /// Nothing: the gradient of 1/2 |W z|^2.
@@ -44,19 +45,19 @@ pub enum Kernel {
     Potential(Activation),
 }
 
-/// A proximal map.
+/// A proximal map. Variants name the function that it belongs to.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Prox {
-    /// Of z >= 0.
+    /// z >= 0.
     NonNegative,
-    /// Of low <= z <= high.
+    /// low <= z <= high.
     Interval {
-        /// Least value of an element.
+        /// Smallest value of an element.
         low: f64,
         /// Largest value of an element.
         high: f64,
     },
-    /// Of weight * |z|_1.
+    /// weight * |z|_1.
     L1 {
         /// Weight of the norm.
         weight: f64,
@@ -68,26 +69,27 @@ pub enum Prox {
 pub struct Coupling {
     /// lambda.
     pub strength: f64,
-    /// Each branch is coupled to so many branches after it.
+    /// Each branch is coupled to this number of branches after it.
     pub reach: usize,
 }
 
 impl Coupling {
-    /// The pairs i < j among so many branches.
+    /// The pairs i < j among this number of branches.
     pub fn pairs(&self, branches: usize) -> impl Iterator<Item = (usize, usize)> {
         let reach = self.reach.min(branches);
         (0..branches).flat_map(move |i| (i + 1..branches.min(i + reach + 1)).map(move |j| (i, j)))
     }
 }
 
-/// The formula of a step: see the head of this module.
+/// The formula of a step: see the module documentation.
 #[derive(Clone, Debug)]
 pub struct StepFormula {
     /// q.
     pub quadratic: f64,
-    /// p is 1, and the injections have the shape of the state; otherwise that of W z.
+    /// Whether p is 1 and the injections have the shape of the state. Otherwise p is 0 and they
+    /// have that of W z.
     pub proximity: bool,
-    /// What stands between W and its transpose.
+    /// The operation between W and its transpose.
     pub kernel: Kernel,
     /// The couplings.
     pub couplings: Vec<Coupling>,
@@ -97,7 +99,7 @@ pub struct StepFormula {
     pub step: f64,
 }
 
-/// What a step depends on beside the state, one tensor a branch.
+/// Everything except the state that a step depends on, one tensor per branch.
 #[derive(Clone, Copy)]
 pub struct Inputs<'a> {
     /// W_i, `[hidden, channels, k, k]`.
@@ -108,8 +110,8 @@ pub struct Inputs<'a> {
     pub injections: &'a [Tensor<4>],
 }
 
-/// Kernels and injections in the order in which fast forms read them: made at first use and shared
-/// by all copies.
+/// Kernels and injections in the order in which the fast forms read them. They are made at first
+/// use and shared by all copies.
 #[derive(Clone, Debug, Default)]
 pub struct Prepared {
     pub(crate) cpu: cpu::PreparedKernels,
@@ -117,7 +119,7 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// The same kernels, with other injections.
+    /// The same kernels with other injections.
     pub fn with_other_injections(&self) -> Self {
         Self {
             cpu: self.cpu.clone(),
@@ -125,7 +127,7 @@ impl Prepared {
         }
     }
 
-    /// For plain copies of kernels and injections on the tape.
+    /// For plain copies of tracked kernels and injections.
     pub fn plain(&self) -> Self {
         Self {
             cpu: Default::default(),
@@ -134,7 +136,7 @@ impl Prepared {
     }
 }
 
-/// What is made of v.
+/// What to compute from v.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Finish {
     /// prox(v).
@@ -149,13 +151,22 @@ impl StepFormula {
         cpu::applies(self, z, x)
     }
 
-    /// z+, from plain tensors.
+    /// z+, from plain tensors. `None` if there is no fast form.
+    ///
+    /// # Shapes
+    ///
+    /// z and the result are one `[batch, channels, height, width]` per branch; [`Inputs`] states
+    /// its shapes.
     pub fn step(&self, z: &[Tensor<4>], x: Inputs<'_>) -> Option<Vec<Tensor<4>>> {
         cpu::step(self, z, x, Finish::Prox)
     }
 
-    /// z+ from a plain z, with gradients for kernels and injections. `value` is z+ where it is
-    /// known.
+    /// z+ from a plain z, with gradients for kernels and injections. `value` is z+ if it is known.
+    /// `None` if there is no fast form.
+    ///
+    /// # Shapes
+    ///
+    /// As [`step`](Self::step).
     pub fn tracked_step(
         &self,
         z: &[Tensor<4>],
@@ -165,17 +176,19 @@ impl StepFormula {
         cpu::tracked_step(self, z, x, value)
     }
 
-    /// The derivative of prox at v, as 0 and 1.
+    /// The derivative of prox at v, as zeros and ones in the shape of z. `None` if there is no fast
+    /// form.
     pub fn mask(&self, z: &[Tensor<4>], x: Inputs<'_>) -> Option<Vec<Tensor<4>>> {
         cpu::step(self, z, x, Finish::Mask)
     }
 
-    /// The same from z+.
+    /// As [`mask`](Self::mask), from z+ in `values`.
     pub fn mask_of(&self, values: &[Tensor<4>]) -> Option<Vec<Tensor<4>>> {
         cpu::mask(self, values)
     }
 
-    /// u -> (I - step H) u at z, with H the Hessian of the smooth part.
+    /// u -> (I - step H) u at z, where H is the Hessian of the smooth part. `None` if there is no
+    /// fast form.
     pub fn linearise(
         &self,
         z: &[Tensor<4>],
@@ -240,8 +253,8 @@ impl StepFormula {
         self.proximity
     }
 
-    /// Whether the couplings know what to do with branches of these sizes: of two, one is the
-    /// finer one along both sides.
+    /// Whether the couplings support branches of these sizes: of any two, one must be the finer one
+    /// along both sides.
     pub(crate) fn fits(&self, sizes: &[[usize; 2]]) -> bool {
         let nested = |a: [usize; 2], b: [usize; 2]| (0..2).all(|d| a[d].is_multiple_of(b[d]));
         self.couplings.iter().all(|c| {
@@ -258,8 +271,8 @@ impl StepFormula {
         }
     }
 
-    /// The gradient with respect to step * (what prox is applied to), from that with respect to a
-    /// value of prox.
+    /// The gradient with respect to step * (the argument of prox), from the gradient `u` with
+    /// respect to a value of prox.
     pub(crate) fn pulled(&self, u: f32, value: f32) -> f32 {
         if self.moves(value) {
             u * self.step as f32
@@ -268,7 +281,7 @@ impl StepFormula {
         }
     }
 
-    /// Whether prox, where it has this value, moves with its argument: the mask is 1.
+    /// Whether prox moves with its argument at this value, so that the mask is 1.
     #[inline(always)]
     pub(crate) fn moves(&self, value: f32) -> bool {
         match self.prox {
@@ -290,7 +303,8 @@ impl StepFormula {
 pub struct StepProduct(cpu::Product);
 
 impl StepProduct {
-    /// The product with u, which has the shape of z, masked before and after as asked.
+    /// The product with u, which has the shape of z. `masked` says whether to mask before and
+    /// after.
     pub fn apply(
         &self,
         formula: &StepFormula,

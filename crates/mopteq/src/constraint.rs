@@ -1,4 +1,4 @@
-//! Terms without a gradient everywhere, known by their proximal maps.
+//! Terms that are not differentiable everywhere, given by their proximal maps.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -8,31 +8,31 @@ use burn::tensor::Tensor;
 
 use crate::context::{Branches, indicator, map_branches, sum_samples};
 
-/// A convex function r of the state whose proximal map is known,
-/// prox(v) = argmin over u of step r(u) + 1/2 |u - v|^2, and is piecewise linear with slopes 0 and 1.
+/// A convex function r of the state whose proximal map, prox(v) = argmin over u of step r(u) + 1/2
+/// |u - v|^2, is known and piecewise linear with slopes 0 and 1.
 ///
-/// An objective has at most one: the proximal map of a sum is not that of its parts.
+/// An objective has at most one, because the proximal map of a sum is not that of its parts.
 pub trait Proximal: Debug + Send + Sync {
     /// Its name in reports.
     fn name(&self) -> &str;
 
-    /// r for every sample, `[batch]`; infinite outside of its domain.
+    /// r for every sample, `[batch]`; infinite outside its domain.
     fn value(&self, z: &Branches) -> Tensor<1>;
 
     /// prox(v).
     fn prox(&self, v: Branches, step: f64) -> Branches;
 
-    /// The derivative of [`prox`](Self::prox) at v: 1 where it moves along with v, 0 where it
-    /// stands still; at a kink, either.
+    /// The derivative of [`prox`](Self::prox) at v: 1 where it moves with v, 0 where it does not;
+    /// either value at a kink.
     fn mask(&self, v: &Branches, step: f64) -> Branches;
 
-    /// The function's configuration, if it is one of the crate's.
+    /// The configuration, if the crate provides this function.
     fn config(&self) -> Option<Constraint> {
         None
     }
 }
 
-/// The constraints that come with the crate.
+/// The constraints that the crate provides.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(crate = "burn::serde", rename_all = "snake_case")]
 pub enum Constraint {
@@ -41,7 +41,7 @@ pub enum Constraint {
     NonNegative,
     /// low <= z <= high: the proximal map clips.
     Interval {
-        /// Least value of an element.
+        /// Smallest value of an element.
         low: f64,
         /// Largest value of an element.
         high: f64,

@@ -1,4 +1,4 @@
-//! What an objective depends on besides the state.
+//! Everything except the state that an objective depends on.
 
 use burn::serde::{Deserialize, Serialize};
 use burn::tensor::{DType, Device, Tensor};
@@ -7,14 +7,14 @@ use deq_kernels::convolution::{convolve, transposed};
 use deq_kernels::step::{Inputs, Prepared};
 
 use crate::resample::resample;
-/// One tensor `[batch, channels, height, width]` a branch.
+/// One tensor `[batch, channels, height, width]` per branch.
 ///
 /// The resolutions are those of nested grids: of two branches, the sides of one divide those of the
-/// other. In a MOptEq the finest comes first and each branch has half the resolution of the one
-/// before.
+/// other. In a MOptEq, the finest branch comes first, and each branch has half the resolution of
+/// the previous one.
 pub type Branches = Vec<Tensor<4>>;
 
-/// A kernel W_ij from branch `from` to branch `to`: it is applied at the resolution of `from` and
+/// A kernel W_ij from branch `from` to branch `to`. It is applied at the resolution of `from`, and
 /// its result is resampled to that of `to`.
 #[derive(Clone, Debug)]
 pub struct CrossKernel {
@@ -28,17 +28,17 @@ pub struct CrossKernel {
 
 /// The type in which W and its transpose are applied.
 ///
-/// Everything else, the state with its norms and inner products, the estimate of ||W|| and the
-/// parameters, keeps its own type: what a solver judges itself by does not lose digits.
+/// Everything else keeps its own type: the state with its norms and inner products, the estimate of
+/// ||W||, and the parameters. So the solver's norms lose no digits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(crate = "burn::serde", rename_all = "snake_case")]
 pub enum Precision {
-    /// That of the parameters, which the models make as `f32`. The default.
+    /// The type of the parameters, which the models create as `f32`. The default.
     #[default]
     #[serde(rename = "f32")]
     Full,
-    /// bfloat16, of 8 significant bits, accumulated as the device does. An application is then
-    /// right to some 1e-3, and no residual falls much below that.
+    /// bfloat16, with 8 significant bits, accumulated as the device does. An application is
+    /// accurate to about 1e-3, and no residual falls much below that.
     Bf16,
 }
 
@@ -51,7 +51,7 @@ impl Precision {
         }
     }
 
-    /// Whether the device computes in it.
+    /// Whether the device supports it.
     pub fn is_supported(self, device: &Device) -> bool {
         self == Self::Full || device.supports_dtype(DType::BF16)
     }
@@ -64,11 +64,12 @@ impl Precision {
     }
 }
 
-/// What an objective depends on besides the state: the block operator W and the injections c.
+/// Everything except the state that an objective depends on: the block operator W and the
+/// injections c.
 ///
-/// (W z)_i = W_i z_i + sum_j P_ij W_ij z_j, with P_ij the scaled resampling from branch j to
-/// branch i. Without cross kernels the branches are independent but for the other terms. All
-/// kernels of W' are made once, here.
+/// (W z)_i = W_i z_i + sum_j P_ij W_ij z_j, where P_ij is the scaled resampling from branch j to
+/// branch i. Without cross kernels, only the other terms connect the branches. All kernels of W'
+/// are computed once, here.
 #[derive(Clone, Debug)]
 pub struct Context {
     kernels: Branches,
@@ -87,8 +88,8 @@ struct Cross {
 }
 
 impl Context {
-    /// Kernels W_i `[hidden, channels, k, k]` and injections c_i
-    /// `[batch, hidden or channels, height, width]`, one a branch.
+    /// Creates a context from kernels W_i `[hidden, channels, k, k]` and injections c_i
+    /// `[batch, hidden or channels, height, width]`, one per branch.
     pub fn new(kernels: Branches, injection: Branches) -> Self {
         let transposed = kernels.iter().cloned().map(transposed).collect();
         Self {
@@ -100,7 +101,7 @@ impl Context {
         }
     }
 
-    /// The same with kernels between branches.
+    /// Adds kernels between branches.
     pub fn with_cross(mut self, cross: Vec<CrossKernel>) -> Self {
         self.cross = cross
             .into_iter()
@@ -114,8 +115,8 @@ impl Context {
         self
     }
 
-    /// The same with W and its transpose applied in this precision: kernels are rounded to it
-    /// here, states on their way in, and what comes out has the type of the state again.
+    /// The same context, with W and its transpose applied in this precision. Kernels are rounded to
+    /// it here, and states when they are passed in. The results have the type of the state again.
     pub fn in_precision(mut self, precision: Precision) -> Self {
         let round = |kernel: &mut Tensor<4>| *kernel = precision.round(kernel.clone());
         self.kernels.iter_mut().for_each(round);
@@ -128,7 +129,7 @@ impl Context {
         self
     }
 
-    /// W z.
+    /// W z, one `[batch, hidden, h_i, w_i]` per branch.
     pub fn w(&self, z: &Branches) -> Branches {
         let mut a: Branches = z
             .iter()
@@ -142,7 +143,7 @@ impl Context {
         a
     }
 
-    /// W'h, the exact transpose of [`w`](Self::w).
+    /// W'h, the exact transpose of [`w`](Self::w), in the shape of the state.
     pub fn w_transposed(&self, h: &Branches) -> Branches {
         let mut z: Branches = h
             .iter()
@@ -178,7 +179,7 @@ impl Context {
         self.cross.iter().map(kernel).collect()
     }
 
-    /// What a step in one go depends on; `None` with kernels between branches.
+    /// The inputs of a fused step; `None` with kernels between branches.
     pub(crate) fn inputs(&self) -> Option<Inputs<'_>> {
         self.cross.is_empty().then_some(Inputs {
             kernels: &self.kernels,
@@ -233,7 +234,7 @@ impl Input for Context {
     }
 
     fn select(&self, rows: &Rows) -> Option<Self> {
-        // Kernels are shared, also where their first dimension happens to be the batch.
+        // Kernels are shared, even if their first dimension equals the batch.
         let injection = map_branches(&self.injection, |c| rows.of(c));
         Some(Self {
             injection,
@@ -258,7 +259,7 @@ pub(crate) fn map_branches(z: &Branches, f: impl FnMut(Tensor<4>) -> Tensor<4>) 
     z.iter().cloned().map(f).collect()
 }
 
-/// Sum over everything but the batch, branch by branch and over the branches: `[batch]`.
+/// Sum over all dimensions except the batch, branch by branch and over the branches: `[batch]`.
 pub(crate) fn sum_samples(parts: impl IntoIterator<Item = Tensor<4>>) -> Tensor<1> {
     parts
         .into_iter()

@@ -1,4 +1,4 @@
-//! What an equilibrium looks like from inside.
+//! Diagnostics of an equilibrium.
 
 use burn::serde::{Deserialize, Serialize};
 use burn::tensor::Tensor;
@@ -15,7 +15,7 @@ use crate::resample::resample;
 pub struct IterateRecord {
     /// G.
     pub objective: f64,
-    /// Each smooth term's share of it, in the order of [`Trace::terms`].
+    /// The part of each smooth term, in the order of [`Trace::terms`].
     pub terms: Vec<f64>,
     /// |T(z) - z| / |T(z)|.
     pub residual: f64,
@@ -27,7 +27,7 @@ pub struct IterateRecord {
 pub struct Trace {
     /// Names of the smooth terms.
     pub terms: Vec<String>,
-    /// The start and the iterates after it.
+    /// The start and the following iterates.
     pub iterates: Vec<IterateRecord>,
 }
 
@@ -73,15 +73,15 @@ pub fn branch_energies(z: &Branches) -> Vec<f64> {
         .collect()
 }
 
-/// How far two branches say the same.
+/// The agreement of two branches.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(crate = "burn::serde")]
 pub struct Agreement {
     /// Index of a branch.
     pub first: usize,
-    /// Index of another.
+    /// Index of the other branch.
     pub second: usize,
-    /// Mean over the samples of the cosine between the two at the resolution of the coarser one.
+    /// Mean over the samples of the cosine between the two branches at the coarser resolution.
     pub cosine: f64,
 }
 
@@ -107,8 +107,9 @@ pub fn agreement(z: &Branches) -> Vec<Agreement> {
     all
 }
 
-/// Share of the samples, 0 to 1, whose likeliest class changes when Gaussian noise of `size`
-/// relative to each branch's root mean square is added to z, averaged over `draws` draws.
+/// Share of the samples, 0 to 1, whose most likely class changes when Gaussian noise is added to z.
+/// The noise has `size` relative to each branch's root mean square. The result is averaged over
+/// `draws` draws.
 pub fn sensitivity(
     classify: impl Fn(Branches) -> Tensor<2>,
     z: &Branches,

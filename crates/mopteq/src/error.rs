@@ -1,6 +1,6 @@
 //! Configurations that cannot be built.
 
-/// A configuration that cannot be built. Every message names the field and what it must be.
+/// A configuration that cannot be built. Every message names the field and its valid values.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
@@ -17,7 +17,7 @@ pub enum ConfigError {
         field: &'static str,
         /// Its value.
         value: f64,
-        /// The values that are possible.
+        /// The valid values.
         expected: &'static str,
     },
     /// The finest branch cannot be halved often enough.
@@ -35,14 +35,14 @@ pub enum ConfigError {
         /// 2^(branches - 1).
         divisor: usize,
     },
-    /// Two lists that must be of one length are not.
-    #[error("`{field}` has {found} entries; it must have {expected}, one a branch")]
+    /// A list has the wrong length.
+    #[error("`{field}` has {found} entries; it must have {expected}, one per branch")]
     Length {
         /// The field of the configuration.
         field: &'static str,
         /// Its length.
         found: usize,
-        /// The length that is possible.
+        /// The required length.
         expected: usize,
     },
     /// Two branches whose resolutions are not nested.
@@ -55,31 +55,31 @@ pub enum ConfigError {
         field: &'static str,
         /// Index of a branch.
         first: usize,
-        /// Index of another.
+        /// Index of the other branch.
         second: usize,
         /// Height and width of the first.
         a: [usize; 2],
         /// Height and width of the second.
         b: [usize; 2],
     },
-    /// A step was to follow from the curvature, which is not bounded.
+    /// The step cannot be derived, because the curvature is not bounded.
     #[error(
-        "`step` cannot be derived, for the curvature of the term `{term}` is not bounded; give a \
-         fixed step"
+        "`step` cannot be derived, because the curvature of the term `{term}` is not bounded; give \
+         a fixed step"
     )]
     NoStep {
         /// Name of the term.
         term: String,
     },
-    /// The device does not compute in a precision.
-    #[error("`precision` is {precision}, in which {device} does not compute; use f32")]
+    /// The device does not support a precision.
+    #[error("`precision` is {precision}, which {device} does not support; use f32")]
     Precision {
         /// The precision.
         precision: &'static str,
         /// The device.
         device: String,
     },
-    /// The data have another number of classes.
+    /// The data have a different number of classes.
     #[error("`classes` is {found}, but the data have {expected}")]
     Classes {
         /// Number of classes of the model.
@@ -90,7 +90,7 @@ pub enum ConfigError {
 }
 
 impl ConfigError {
-    /// An error unless `value`, of the field, is as expected.
+    /// Returns an error unless `value`, of the field, is as expected.
     pub(crate) fn range(
         field: &'static str,
         value: f64,
@@ -107,12 +107,12 @@ impl ConfigError {
         })
     }
 
-    /// An error unless `value`, of the field, is finite and not below 0.
+    /// Returns an error unless `value`, of the field, is finite and not below 0.
     pub(crate) fn at_least_zero(field: &'static str, value: f64) -> Result<(), Self> {
         Self::range(field, value, value.is_finite() && value >= 0.0, "0 or more")
     }
 
-    /// An error for the first count that is 0.
+    /// Returns an error for the first count that is 0.
     pub(crate) fn counts(counts: &[(&'static str, usize)]) -> Result<(), Self> {
         match counts.iter().find(|(_, n)| *n == 0) {
             Some((field, _)) => Err(Self::Zero { field }),

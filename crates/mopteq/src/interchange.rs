@@ -9,14 +9,14 @@ use burn_store::{ApplyResult, ModuleSnapshot, SafetensorsStore};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum WeightsError {
-    /// The bytes are no safetensors, the file cannot be read or written, or a tensor has another
-    /// shape or type.
+    /// The bytes are not safetensors, the file cannot be read or written, or a tensor has a
+    /// different shape or type.
     #[error("weights: {0}")]
     Store(String),
     /// Tensors of the model are not in the file.
     #[error("weights: the file lacks {} tensors of the model, the first is `{}`", .0.len(), .0[0])]
     Missing(Vec<String>),
-    /// Tensors in the file are not of the model.
+    /// Tensors in the file do not belong to the model.
     #[error("weights: the model lacks {} tensors of the file, the first is `{}`", .0.len(), .0[0])]
     Unknown(Vec<String>),
 }
@@ -27,9 +27,9 @@ impl WeightsError {
     }
 }
 
-/// Safetensors in and out for every module of Burn, thus for every model of this crate.
+/// Reads and writes safetensors for every module of Burn, and so for every model of this crate.
 ///
-/// Every model writes and reads all of its tensors, buffers included, under the path of its fields:
+/// Every model writes and reads all its tensors, including buffers, under the path of its fields:
 ///
 /// | model | tensors |
 /// |---|---|
@@ -39,14 +39,14 @@ impl WeightsError {
 /// | [`Mdeq`](crate::Mdeq) | `downsample.K.{conv, norm}.*`, `stage0.*`, `full_stage.*`, `head.{incre_modules, downsamp_modules, final_layer}.*`, `classifier.*` |
 ///
 /// I counts branches from the finest, 0. Linear weights are `[in, out]`, convolutions
-/// `[out, in, k, k]`. A [`Network`](crate::Network) has the names of the model it holds. The
-/// configuration is not in the file; it is kept beside, as JSON.
+/// `[out, in, k, k]`. A [`Network`](crate::Network) uses the names of the model that it holds. The
+/// configuration is not in the file; save it separately, as JSON.
 pub trait Weights: Module {
     /// All tensors as safetensors.
     ///
     /// # Errors
     ///
-    /// When a tensor cannot be read from its device.
+    /// Returns an error if a tensor cannot be read from its device.
     fn to_safetensors(&self) -> Result<Vec<u8>, WeightsError> {
         let mut store = SafetensorsStore::from_bytes(None).skip_enum_variants(true);
         self.save_into(&mut store).map_err(WeightsError::store)?;
@@ -57,7 +57,7 @@ pub trait Weights: Module {
     ///
     /// # Errors
     ///
-    /// When the file exists or cannot be written.
+    /// Returns an error if the file exists or cannot be written.
     fn write_safetensors(&self, path: &Path) -> Result<(), WeightsError> {
         let mut store = SafetensorsStore::from_file(path).skip_enum_variants(true);
         self.save_into(&mut store).map_err(WeightsError::store)
@@ -67,7 +67,8 @@ pub trait Weights: Module {
     ///
     /// # Errors
     ///
-    /// When the bytes are no safetensors, or their names and shapes are not those of the module.
+    /// Returns an error if the bytes are not safetensors, or their names or shapes are not those of
+    /// the module.
     fn load_safetensors(self, bytes: Vec<u8>) -> Result<Self, WeightsError> {
         load(self, SafetensorsStore::from_bytes(Some(bytes)))
     }
@@ -76,7 +77,7 @@ pub trait Weights: Module {
     ///
     /// # Errors
     ///
-    /// As [`load_safetensors`](Self::load_safetensors), or when the file cannot be read.
+    /// As [`load_safetensors`](Self::load_safetensors), and if the file cannot be read.
     fn read_safetensors(self, path: &Path) -> Result<Self, WeightsError> {
         load(self, SafetensorsStore::from_file(path))
     }
@@ -85,7 +86,7 @@ pub trait Weights: Module {
 impl<M: Module> Weights for M {}
 
 fn load<M: Module>(mut module: M, store: SafetensorsStore) -> Result<M, WeightsError> {
-    // Partial loading is allowed to the store so that what is missing can be named here.
+    // The store may load partially, so that missing tensors can be named here.
     let mut store = store
         .skip_enum_variants(true)
         .validate(false)
@@ -95,7 +96,7 @@ fn load<M: Module>(mut module: M, store: SafetensorsStore) -> Result<M, WeightsE
     Ok(module)
 }
 
-/// An error unless every tensor of the model and of the file found its partner.
+/// Returns an error unless the tensors of the model and of the file match one to one.
 pub(crate) fn complete(result: ApplyResult) -> Result<(), WeightsError> {
     if let Some(error) = result.errors.first() {
         return Err(WeightsError::store(error));

@@ -1,15 +1,15 @@
 //! Multi-branch optimization-induced equilibrium networks (MOptEqs) on Burn.
 //!
-//! A [`HiddenObjective`] G(z; g(x)) over several resolutions is a sum of [`Term`]s; the layer is
-//! its gradient step, the network's output its minimiser, found and differentiated by
-//! [`burn_deq`]. [`MOptEqs`] is the image classifier built on it, [`MultiView`] the one for several
-//! views of the same thing; [`Mdeq`] and [`Residual`] are what they are compared with.
+//! A [`HiddenObjective`] G(z; g(x)) over several resolutions is a sum of [`Term`]s. The layer is
+//! its gradient step, and the network's output is its minimiser. [`burn_deq`] finds the minimiser
+//! and differentiates it. [`MOptEqs`] is the image classifier built on it, and [`MultiView`] that
+//! for several views of the same object. [`Mdeq`] and [`Residual`] serve as comparisons.
 //!
 //! After Li, Wang, Xie and Lin, "Optimization inspired Multi-Branch Equilibrium Models" (ICLR
-//! 2022). The paper's text was not at hand: objective, coupling and perturbation are
-//! reconstructions from its public summary and from later papers of the same authors.
+//! 2022). The paper's text was not available: objective, coupling and perturbation are
+//! reconstructions from its public summary and from later papers by the same authors.
 
-// The README's example is run with the tests.
+// Runs the README's example with the tests.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -1,4 +1,4 @@
-//! Bounds on the norm of a convolution at its real resolution.
+//! Bounds on the norm of a convolution at its actual resolution.
 
 use burn::module::{Initializer, Module, Param, RunningState};
 use burn::tensor::{Device, Distribution, Tensor};
@@ -6,11 +6,11 @@ use deq_kernels::convolution::{convolve, transposed};
 
 /// A convolution kernel whose operator norm is kept at or below a bound.
 ///
-/// The kernel in use is W min(1, bound / ||W||), with ||W|| estimated by power iteration on the
-/// convolution itself, padding and resolution included (Miyato et al. 2018, arXiv:1802.05957, use
-/// the reshaped matrix instead, which misjudges convolutions). The iterate is kept from one
-/// training step to the next, so one iteration a step is enough. The gradient takes the singular
-/// vectors as constants, which is exact for a simple largest singular value.
+/// The kernel in use is W min(1, bound / ||W||). Power iteration on the convolution itself, with
+/// its padding and resolution, estimates ||W||. (Miyato et al. 2018, arXiv:1802.05957, use the
+/// reshaped matrix instead, which misestimates the norm of convolutions.) The iterate is kept from
+/// one training step to the next, so one iteration per step is enough. The gradient treats the
+/// singular vectors as constants, which is exact for a simple largest singular value.
 #[derive(Module, Debug)]
 pub struct BoundedKernel {
     /// The free parameter W, `[out, in, k, k]`.
@@ -21,8 +21,8 @@ pub struct BoundedKernel {
 }
 
 impl BoundedKernel {
-    /// A kernel for inputs of `[channels_in, height, width]`, initialised as Kaiming et al. (2015)
-    /// and bounded.
+    /// Creates a kernel for inputs of `[channels_in, height, width]`, bounded and with the
+    /// initialisation of Kaiming et al. (2015).
     pub fn new(
         [channels_out, channels_in, size]: [usize; 3],
         [height, width]: [usize; 2],
@@ -65,11 +65,12 @@ impl BoundedKernel {
         }
     }
 
-    /// The bounded kernel. With autodiff, improves the estimate of the norm by one iteration first.
+    /// The bounded kernel. With autodiff, it first improves the estimate of the norm by one
+    /// iteration.
     pub fn kernel(&self) -> Tensor<4> {
         let weight = self.weight.val();
         let plain = weight.clone().without_autodiff();
-        // Clones of a module share their running states, whichever device they were moved to.
+        // Clones of a module share their running states, on whatever device they are.
         let direction = self.direction.value_sync().without_autodiff();
         let mut direction = direction.to_device(&plain.device());
         if weight.is_autodiff() {
@@ -87,7 +88,7 @@ impl BoundedKernel {
         self.bound
     }
 
-    /// Norm of the kernel in use at its resolution, by power iteration from a random start.
+    /// Norm of the bounded kernel at its resolution, by power iteration from a random start.
     pub fn norm(&self, iterations: usize) -> f64 {
         let [_, _, height, width] = self.direction.value_sync().dims();
         let plain = self.valid();
@@ -102,8 +103,9 @@ fn power_step(kernel: Tensor<4>, v: Tensor<4>) -> Tensor<4> {
     v / norm.reshape([1, 1, 1, 1])
 }
 
-/// Operator norm of the convolution with `kernel` on inputs of the given resolution, by power
-/// iteration from a random start: a lower bound that is close after some tens of iterations.
+/// Operator norm of the convolution with `kernel`, `[out, in, k, k]`, on inputs of the given
+/// resolution, by power iteration from a random start. The result is a lower bound that is close
+/// after some tens of iterations.
 pub fn convolution_norm(kernel: Tensor<4>, [height, width]: [usize; 2], iterations: usize) -> f64 {
     let kernel = kernel.without_autodiff();
     let channels = kernel.dims()[1];

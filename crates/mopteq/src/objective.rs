@@ -1,8 +1,8 @@
 //! Hidden objectives and the maps that descend them.
 //!
 //! The equilibrium of a MOptEq is a stationary point of G(z; g(x)), a sum of [`Term`]s. A term
-//! knows its value, its gradient and its Hessian; from them follow the layer (the paper's
-//! Algorithm 2, T(z) = z - dG/dz), its fixed point (Algorithm 1) and its exact backward. The
+//! provides its value, its gradient and its Hessian. The layer (the paper's Algorithm 2, T(z) = z -
+//! dG/dz), its fixed point (Algorithm 1) and its exact backward pass follow from them. The
 //! objective itself is a reconstruction: see the chapter "Fidelity" of the book.
 
 use std::sync::Arc;
@@ -17,15 +17,15 @@ use crate::context::{Branches, Context, multiply};
 use crate::error::ConfigError;
 use crate::terms::{Curvature, Hessian, Setting, Sum, Term, step_formula};
 
-/// How far the map goes along -dG/dz.
+/// The step size of the map along -dG/dz.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(crate = "burn::serde", rename_all = "snake_case")]
 pub enum Step {
-    /// 2 / (lower + upper) of the guaranteed curvature, with a negative lower bound taken as 0: the
-    /// fastest fixed step. The default.
+    /// 2 / (lower + upper) of the guaranteed curvature, with a negative lower bound replaced by 0.
+    /// This is the best fixed step. The default.
     #[default]
     Guaranteed,
-    /// This step. With 1 the map is the paper's Algorithm 2.
+    /// This step. With 1, the map is the paper's Algorithm 2.
     Fixed(f64),
 }
 
@@ -39,17 +39,18 @@ pub struct HiddenObjective {
     constraint: Option<Arc<dyn Proximal>>,
     step: f64,
     curvature: Curvature,
-    /// The step in one go, if the terms have such a form.
+    /// The fused step, if the terms have one.
     formula: Option<Arc<StepFormula>>,
 }
 
 impl HiddenObjective {
-    /// The objective `sum of terms + constraint`; `setting` tells what its terms can guarantee.
+    /// The objective `sum of terms + constraint`. `setting` determines what its terms can
+    /// guarantee.
     ///
     /// # Errors
     ///
-    /// `terms` is empty, the step is not positive, or a guaranteed step is asked for and the
-    /// curvature of a term is not bounded.
+    /// Returns an error if `terms` is empty, if the step is not positive, or if a guaranteed step
+    /// is requested and the curvature of a term is not bounded.
     pub fn new(
         terms: Vec<Arc<dyn Term>>,
         constraint: Option<Arc<dyn Proximal>>,
@@ -90,8 +91,8 @@ impl HiddenObjective {
 
     /// The same objective, evaluated term by term on every device: the portable path.
     ///
-    /// Without it, objectives of the terms of this crate alone are evaluated as a whole where all
-    /// tensors are `f32` on the CPU, with the same result up to rounding.
+    /// By default, objectives that consist of this crate's terms are evaluated as a whole if all
+    /// tensors are `f32` on the CPU. The result is the same up to rounding.
     pub fn portable(self) -> Self {
         Self {
             formula: None,
@@ -125,16 +126,16 @@ impl HiddenObjective {
         self.curvature.strong_convexity().is_some()
     }
 
-    /// The guaranteed Lipschitz constant of the map, max |1 - step * curvature|, if it is below 1:
-    /// then the map is a contraction, for a proximal map never stretches. `None` if nothing is
-    /// guaranteed.
+    /// The guaranteed Lipschitz constant of the map, max |1 - step * curvature|, if it is below 1.
+    /// The map is then a contraction, because a proximal map is non-expansive. `None` without a
+    /// guarantee.
     pub fn contraction(&self) -> Option<f64> {
         let at = |eigenvalue: f64| (1.0 - self.step * eigenvalue).abs();
         let constant = at(self.curvature.lower).max(at(self.curvature.upper));
         (constant < 1.0).then_some(constant)
     }
 
-    /// G(z; x) for every sample, `[batch]`. Infinite where a constraint is violated.
+    /// G(z; x) for every sample, `[batch]`. Infinite if a constraint is violated.
     pub fn value(&self, z: &Branches, x: &Context) -> Tensor<1> {
         let smooth = self.smooth.value(z, x);
         match &self.constraint {
@@ -143,7 +144,7 @@ impl HiddenObjective {
         }
     }
 
-    /// dG/dz of the smooth part.
+    /// dG/dz of the smooth part, in the shape of z.
     pub fn gradient(&self, z: &Branches, x: &Context) -> Branches {
         self.smooth.gradient(z, x)
     }
@@ -228,7 +229,7 @@ impl FixedPointMap<Branches, Context> for HiddenObjective {
     }
 
     fn structure(&self) -> Structure {
-        // Of D J D, where there is a constraint: D (I - step H) D is symmetric, and I less it is
+        // About D J D, if there is a constraint: D (I - step H) D is symmetric, and I minus it is
         // step D H D + I - D.
         if self.is_strongly_convex() {
             Structure::SymmetricPositiveDefinite
@@ -346,7 +347,7 @@ impl PackedJacobian for PackedDescent {
     }
 }
 
-/// J = D S with S = I - step H symmetric and D the 0/1 mask of the constraint, or J = S.
+/// J = D S, where S = I - step H is symmetric and D is the 0/1 mask of the constraint, or J = S.
 pub struct DescentJacobian {
     operator: Operator,
     mask: Option<Branches>,
@@ -366,7 +367,7 @@ enum Operator {
 }
 
 impl DescentJacobian {
-    /// S u, of D u and times D as asked.
+    /// S u. Multiplies by D before and after as requested.
     fn product(&self, u: Branches, [before, after]: [bool; 2]) -> Branches {
         match &self.operator {
             Operator::Terms { hessian, step } => {
@@ -382,7 +383,7 @@ impl DescentJacobian {
             } => x
                 .inputs()
                 .and_then(|inputs| product.apply(formula, &u, inputs, [before, after]))
-                .expect("a vector in the shape, the type and the place of the state"),
+                .expect("a vector with the shape, type and device of the state"),
         }
     }
 

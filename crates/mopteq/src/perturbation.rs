@@ -1,8 +1,8 @@
 //! Perturbation enhancement: training on points near the equilibrium.
 //!
-//! A reconstruction. The paper's public summary knows "perturbation size epsilon = 0.1" and that
-//! the strategy is "inspired by our understandings of the hidden objective function": the
-//! equilibrium is a minimiser, so asking that its neighbourhood be classified alike asks for a wide
+//! This is a reconstruction. The paper's public summary mentions "perturbation size epsilon = 0.1"
+//! and says that the strategy is "inspired by our understandings of the hidden objective function".
+//! The equilibrium is a minimiser, so requiring the same class in its neighbourhood favours a wide
 //! minimum.
 
 use burn::config::Config;
@@ -12,15 +12,15 @@ use burn::tensor::{Distribution, Tensor};
 use crate::context::Branches;
 use crate::error::ConfigError;
 
-/// Where the perturbation acts and which way it points.
+/// Location and direction of the perturbation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(crate = "burn::serde", rename_all = "snake_case")]
 pub enum PerturbationKind {
     /// Gaussian noise on z*, relative to the root mean square of each sample's branch. The default.
     #[default]
     Gaussian,
-    /// Along the gradient of the loss with respect to z*, of the size that Gaussian noise would
-    /// have. Without labels, the likeliest class stands in for the true one.
+    /// A step along the gradient of the loss with respect to z*, of the size of the Gaussian noise.
+    /// Without labels, it uses the most likely class.
     Ascent,
     /// Gaussian noise on the features g(x) before the solve, relative to their root mean square.
     Input,
@@ -30,25 +30,25 @@ pub enum PerturbationKind {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(crate = "burn::serde", rename_all = "snake_case")]
 pub enum PerturbationGradient {
-    /// Through the equilibrium by the implicit function theorem and through the steps that follow.
+    /// Through the equilibrium by the implicit function theorem, and through the following steps.
     /// The default.
     #[default]
     Implicit,
-    /// Through the steps that follow only; the equilibrium is a constant. No backward solve.
+    /// Through the following steps only; the equilibrium is a constant. No backward solve.
     Steps,
 }
 
 /// Perturbation enhancement, in training only.
 #[derive(Config, Debug, PartialEq)]
 pub struct Perturbation {
-    /// epsilon, relative to the size of what is perturbed. 0 turns it off. Default: 0.1
+    /// epsilon, relative to the size of the perturbed tensor. 0 turns it off. Default: 0.1
     #[config(default = 0.1)]
     pub size: f64,
-    /// Where and which way. Default: Gaussian noise on z*
+    /// Location and direction. Default: Gaussian noise on z*
     #[config(default = "Default::default()")]
     pub kind: PerturbationKind,
-    /// Differentiable steps of the map that follow and pull the state back towards the minimiser.
-    /// Default: 1
+    /// Differentiable steps of the map after the perturbation, which pull the state back towards
+    /// the minimiser. Default: 1
     #[config(default = 1)]
     pub steps: usize,
     /// How gradients pass. Default: implicitly
@@ -77,7 +77,8 @@ impl Perturbation {
     ///
     /// # Errors
     ///
-    /// The size is negative or not finite, or nothing would carry a gradient.
+    /// Returns an error if the size is negative or not finite, or if no gradient would reach the
+    /// parameters.
     pub fn validate(&self) -> Result<(), ConfigError> {
         ConfigError::at_least_zero("perturbation", self.size)?;
         let lost = self.gradient == PerturbationGradient::Steps && self.steps == 0;
@@ -85,11 +86,11 @@ impl Perturbation {
             "perturbation_steps",
             self.steps as f64,
             !lost,
-            "at least 1 where gradients pass through the steps only",
+            "at least 1 if gradients pass through the steps only",
         )
     }
 
-    /// The features with the noise of [`PerturbationKind::Input`]; as they are for other kinds.
+    /// The features with the noise of [`PerturbationKind::Input`]; unchanged for other kinds.
     pub fn features(&self, g: Tensor<4>) -> Tensor<4> {
         if self.is_on() && self.kind == PerturbationKind::Input {
             gaussian(g, self.size)
@@ -98,8 +99,8 @@ impl Perturbation {
         }
     }
 
-    /// The equilibrium moved by its perturbation. `ascent` gives the gradient of the loss with
-    /// respect to a plain state, in its shape.
+    /// The perturbed equilibrium. `ascent` computes the gradient of the loss with respect to a
+    /// plain state, in its shape.
     pub fn state(&self, state: Branches, ascent: impl FnOnce(&Branches) -> Branches) -> Branches {
         match self.kind {
             _ if !self.is_on() => state,
@@ -115,7 +116,7 @@ impl Perturbation {
                     .map(|((state, z), g)| {
                         let size = rms(z) * self.size;
                         let length = rms(g.clone());
-                        // A sample whose loss does not depend on the branch stays where it is.
+                        // A sample whose loss does not depend on the branch does not move.
                         let still = length.clone().equal_elem(0.0);
                         let factor = (size / length).mask_fill(still, 0.0);
                         state + g * factor
@@ -126,7 +127,7 @@ impl Perturbation {
     }
 }
 
-/// z plus Gaussian noise of `size` times its root mean square, a sample at a time.
+/// z plus Gaussian noise of `size` times its root mean square, per sample.
 pub fn gaussian(z: Tensor<4>, size: f64) -> Tensor<4> {
     let plain = z.clone().without_autodiff();
     let options = (&plain.device(), plain.dtype());

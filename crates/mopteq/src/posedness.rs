@@ -1,4 +1,4 @@
-//! Is the equilibrium well posed? What is guaranteed, and what is measured.
+//! Whether the equilibrium is well posed: guaranteed and measured constants.
 
 use burn::serde::{Deserialize, Serialize};
 use burn::tensor::{Distribution, Tensor};
@@ -10,25 +10,25 @@ use crate::models::Core;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(crate = "burn::serde")]
 pub struct WellPosedness {
-    /// Norms of the blocks of W in use by power iteration, which comes from below.
+    /// Norms of the bounded blocks of W, estimated from below by power iteration.
     pub kernel_norms: Vec<f64>,
     /// Bound on the norm of W.
     pub norm_bound: f64,
-    /// mu > 0 if the terms guarantee that the smooth objective is strongly convex with it: then the
-    /// equilibrium is unique.
+    /// mu > 0 if the terms guarantee that the smooth objective is strongly convex with this
+    /// constant. The equilibrium is then unique.
     pub strong_convexity: Option<f64>,
     /// The guaranteed Lipschitz constant of the map, if it is below 1.
     pub guaranteed_contraction: Option<f64>,
-    /// Largest modulus of an eigenvalue of J at the given points: plain iteration contracts by it,
-    /// in the end.
+    /// Largest modulus of an eigenvalue of J at the given points: the asymptotic contraction factor
+    /// of plain iteration.
     pub measured_contraction: f64,
-    /// Smallest eigenvalue of I - J at the given points. Positive where the equilibrium is unique
-    /// nearby and the backward system can be solved.
+    /// Smallest eigenvalue of I - J at the given points. If it is positive, the equilibrium is
+    /// locally unique and the backward system can be solved.
     pub smallest_eigenvalue: f64,
 }
 
-/// The constants of a model at the states `z`, from `steps` Lanczos steps a sample. Both measured
-/// ones are the worst over the samples, and are approached from the better side.
+/// The constants of a model at the states `z`, from `steps` Lanczos steps per sample. The measured
+/// ones are the worst over the samples. Both estimates are optimistic.
 pub fn well_posedness(core: &Core, x: &Context, z: &Branches, steps: usize) -> WellPosedness {
     let jacobian = core.objective().linearise(z, x);
     let extremes = extreme_eigenvalues(|u| jacobian.similar(u), z, steps);
@@ -49,7 +49,7 @@ pub fn well_posedness(core: &Core, x: &Context, z: &Branches, steps: usize) -> W
 
 /// Smallest and largest eigenvalue of a symmetric linear map for every sample, by `steps` steps of
 /// the Lanczos process (Lanczos 1950) with full reorthogonalisation from a random start in the
-/// shape of `like`. Both lie inside of the spectrum and close in on its ends with the steps.
+/// shape of `like`. Both lie inside the spectrum and approach its ends with more steps.
 pub fn extreme_eigenvalues(
     apply: impl Fn(Branches) -> Branches,
     like: &Branches,
@@ -82,7 +82,7 @@ pub fn extreme_eigenvalues(
             .enumerate()
         {
             debug_assert!(s < batch);
-            // A sample whose Krylov space is exhausted is done.
+            // A sample whose Krylov space is exhausted is finished.
             let scale: f64 = diagonal
                 .iter()
                 .fold(a.abs(), |m: f64, d: &f64| m.max(d.abs()));
@@ -101,7 +101,7 @@ pub fn extreme_eigenvalues(
         .collect()
 }
 
-/// Rows of length 1, or 0 where there is nothing left, and their lengths.
+/// Rows scaled to length 1, or 0 if nothing is left, and their lengths.
 fn normalised(w: Tensor<2>) -> (Tensor<2>, Vec<f64>) {
     let length = (w.clone() * w.clone()).sum_dim(1).sqrt();
     let gone = length.clone().lower_equal_elem(1e-30);

@@ -1,9 +1,9 @@
 //! Resampling between branches as an exactly adjoint pair of norm 1.
 //!
-//! With s the ratio of the resolutions, Q = s * (average pooling by s) and
-//! Q' = (nearest up-sampling by s) / s. Plain pooling one way and plain up-sampling the other are
-//! not adjoint, so no objective would have them in its gradient. Where the two sides have
-//! different ratios, s is their geometric mean.
+//! With s the ratio of the resolutions, Q = s * (average pooling by s) and Q' = (nearest
+//! up-sampling by s) / s. Plain pooling one way and plain up-sampling the other way are not
+//! adjoint, so no objective has them in its gradient. If the two sides have different ratios, s is
+//! their geometric mean.
 
 use burn::tensor::Tensor;
 use burn::tensor::module::{avg_pool2d, interpolate};
@@ -29,12 +29,12 @@ pub fn scaled_upsample(x: Tensor<4>, s: usize) -> Tensor<4> {
     resample(x, [h * s, w * s])
 }
 
-/// Scaled resampling to `[height, width]`: pooling along sides that shrink, up-sampling along
-/// those that grow. The transpose is the resampling back.
+/// Scaled resampling of `[batch, channels, h, w]` to `[height, width]`: pooling along sides that
+/// shrink, up-sampling along those that grow. The transpose is the resampling back.
 ///
 /// # Panics
 ///
-/// Panics if of a side before and after, neither divides the other.
+/// Panics if, for a side, neither the old nor the new length divides the other.
 pub fn resample(x: Tensor<4>, [height, width]: [usize; 2]) -> Tensor<4> {
     let [_, _, h, w] = x.dims();
     if [h, w] == [height, width] {

@@ -1,4 +1,4 @@
-//! Anderson acceleration for every sample of a batch at once.
+//! Anderson acceleration for all samples of a batch at once.
 
 use burn::tensor::{Bool, Tensor, TensorData};
 
@@ -14,24 +14,24 @@ use crate::map::Rows;
 
 /// Anderson acceleration; see [`AndersonConfig`] for the formula and the safeguards.
 ///
-/// The differences live in rings. A step computes one
-/// row of the Gram matrix of dR and its products with r by one matrix product, reads them back
-/// together with the norms, and solves the m x m systems in f64 on the host.
+/// The differences are stored in rings. A step computes one row of the Gram matrix of dR and its
+/// products with r by one matrix product, reads them back together with the norms, and solves the m
+/// x m systems in f64 on the host.
 pub(crate) struct Anderson {
     config: AndersonConfig,
     z: Tensor<2>,
-    /// The current iterate, then the one before.
+    /// The current iterate, then the previous one.
     current: Option<Point>,
     previous: Option<Point>,
     /// |r|^2 and |f|^2, and products of the newest differences, between `observe` and `advance`.
     squares: Option<Tensor<2>>,
     products: Option<Tensor<2>>,
     history: Option<History>,
-    /// Slot of the ring that the last difference went to.
+    /// Slot of the ring that holds the newest difference.
     slot: usize,
     observations: usize,
     weights: Weights,
-    /// Takes the place of all of the above where the host can read the iterates.
+    /// Replaces all of the above if the host can read the iterates.
     #[cfg(feature = "flex")]
     points: Option<Points>,
 }
@@ -50,7 +50,7 @@ impl Point {
         }
     }
 
-    /// `other` in these rows.
+    /// `other` in these rows, `self` elsewhere.
     fn replaced(self, rows: &Tensor<2, Bool>, other: Self) -> Self {
         let wide = rows.clone().expand(self.f.dims());
         let pick = |own: Tensor<2>, other| own.mask_where(wide.clone(), other);
@@ -117,8 +117,8 @@ impl Anderson {
         products
     }
 
-    /// Weights `[batch, m]`, `None` if all are zero, and the samples whose last step is taken
-    /// back, `None` if there are none.
+    /// Weights `[batch, m]`, `None` if all are zero, and the samples whose last step is rejected,
+    /// `None` if there are none.
     fn decide(
         &mut self,
         now: &Point,
@@ -165,7 +165,7 @@ impl Anderson {
                 let decision = device.update(squares, products, self.slot, safeguard, accelerate);
                 (Some(decision.gamma), Some(decision.back))
             }
-            // The driver gives scalars always or never.
+            // The driver always provides scalars, or never.
             _ => (None, None),
         }
     }
@@ -223,7 +223,7 @@ impl Iteration for Anderson {
         let (gamma, back) = self.decide(&now, scalars);
         let before = self.previous.take();
         if let (Some(back), Some(before)) = (back, before) {
-            // The point before takes the place of the one that was worse.
+            // The previous iterate replaces the worse one.
             if let Some(History { df, dr }) = &mut self.history {
                 df.clean(self.slot, &back);
                 dr.clean(self.slot, &back);

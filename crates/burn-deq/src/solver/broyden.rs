@@ -1,4 +1,4 @@
-//! Limited-memory Broyden for every sample of a batch at once.
+//! Limited-memory Broyden for all samples of a batch at once.
 
 use burn::tensor::{Bool, Tensor};
 
@@ -10,9 +10,9 @@ use crate::map::Rows;
 
 /// Broyden's good method; see [`BroydenConfig`].
 ///
-/// The inverse Jacobian of r(z) = f(z) - z is B = -I + U'V, with the rank-one terms in two
-/// rings. A step makes four products with them. Every decision
-/// is a mask on the device: a step reads back nothing but the norms.
+/// The inverse Jacobian of r(z) = f(z) - z is B = -I + U'V, with the rank-one terms in two rings. A
+/// step makes four products with them. Every decision is a mask on the device: a step reads back
+/// nothing but the norms.
 pub(crate) struct Broyden {
     config: BroydenConfig,
     z: Tensor<2>,
@@ -22,15 +22,15 @@ pub(crate) struct Broyden {
     terms: Option<Terms>,
 }
 
-/// The iterate before.
+/// The previous iterate.
 struct Previous {
     z: Tensor<2>,
     r: Tensor<2>,
     /// |r|^2 and |f|^2, `[batch, 2]`.
     squares: Tensor<2>,
-    /// B r there.
+    /// B r at that iterate.
     br: Tensor<2>,
-    /// Samples whose step from there was not plain.
+    /// Samples whose step from that iterate was not plain.
     accelerated: Tensor<2, Bool>,
 }
 
@@ -38,7 +38,7 @@ struct Previous {
 struct Terms {
     u: Ring,
     v: Ring,
-    /// `[batch, m]`: slots that are empty for a sample.
+    /// `[batch, m]`: the empty slots of each sample.
     empty: Tensor<2, Bool>,
     filled: usize,
 }
@@ -53,7 +53,7 @@ impl Terms {
         }
     }
 
-    /// Rows of `a` weighed by their products with x, `[batch, n]`: sum_j b_j <a_j, x>.
+    /// The sum of the vectors b_j, weighted by <a_j, x>: sum_j b_j <a_j, x>, `[batch, n]`.
     fn mix(&self, a: &Ring, b: &Ring, x: &Tensor<2>) -> Tensor<2> {
         b.combine(a.products(&[x]).mask_fill(self.empty.clone(), 0.0))
     }
@@ -124,7 +124,7 @@ impl Iteration for Broyden {
         if let Some(before) = self.previous.take() {
             let residual = |squares: &Tensor<2>| squares.clone().narrow(1, 0, 1);
             let limit = residual(&before.squares) * self.config.safeguard.powi(2);
-            // Not "greater": NaN must count as worse.
+            // Not "greater", so that NaN counts as worse.
             let worse = residual(&squares).lower_equal(limit).bool_not();
             let back = worse.bool_and(before.accelerated);
 
@@ -132,12 +132,12 @@ impl Iteration for Broyden {
             let b_dr = br.clone() - before.br.clone();
             let bt_dz = terms.apply_transposed(dz.clone());
             let denominator = inner(dz.clone(), b_dr.clone());
-            // Sherman and Morrison divide by <dz, B dr>: a term is left out where that is lost in
-            // rounding.
+            // The Sherman-Morrison formula divides by <dz, B dr>. A term is left out if rounding
+            // error dominates this product.
             let size = (square_norm(dz.clone()) * square_norm(b_dr.clone())).sqrt();
             let usable = denominator.clone().abs().greater(size * 1e-6);
-            // In one dimension nothing is lost there, even if dr is nothing but rounding error: on a
-            // slope of 1, the step would then be as long as chance has it.
+            // In one dimension this test always passes, even if dr is only rounding error. On a
+            // slope of 1, the step would then have a random length.
             let dr = square_distance(&r, &before.r);
             let sizes = squares.clone().max_pair(before.squares.clone()).sum_dim(1);
             let resolved = dr.greater(sizes * rounding(r.dtype()).powi(2));
@@ -150,7 +150,8 @@ impl Iteration for Broyden {
             br = br + gain.mask_fill(hole, 0.0);
             terms.push(u, bt_dz, skip);
 
-            // Take back what made things much worse: the point before, without any terms.
+            // Reject steps that made things much worse: return to the previous iterate, without any
+            // terms.
             let wide = back.clone().expand([batch, width]);
             z = z.mask_where(wide.clone(), before.z);
             br = br.mask_where(wide.clone(), before.r.clone().neg());

@@ -1,4 +1,4 @@
-//! Conjugate gradients on (I - J) u = g for every sample of the batch at once.
+//! Conjugate gradients on (I - J) u = g for all samples of the batch at once.
 
 use burn::tensor::Tensor;
 
@@ -10,9 +10,10 @@ use crate::map::Rows;
 /// Stiefel (1952). The residual of the fixed point, f(u) - u = g - (I - J) u, is the residual of
 /// the linear system, so the driver judges it like that of any other solver.
 ///
-/// Where J = A D with A symmetric and D a diagonal of zeros and ones, inner products are those of
-/// the range of D. There this is the method on the symmetric D A D; and as everything is carried
-/// along outside of the range, too, u plus the residual is g + A D u without one more product.
+/// If J = A D with A symmetric and D a diagonal of zeros and ones, inner products are taken over
+/// the range of D. On this range, it is the method on the symmetric D A D. The iteration also
+/// updates all elements outside the range, so u plus the residual is g + A D u without another
+/// product.
 ///
 /// The coefficients stay on the device: a step reads back nothing but the norms.
 pub(crate) struct ConjugateGradients {
@@ -29,12 +30,12 @@ struct Krylov {
     p: Tensor<2>,
     /// <r, r>.
     rr: Tensor<2>,
-    /// |r|^2 and |u + r|^2, `[batch, 2]`, where a step gives them by the way.
+    /// |r|^2 and |u + r|^2, `[batch, 2]`, if a step provides them.
     squares: Option<Tensor<2>>,
 }
 
 impl ConjugateGradients {
-    /// From `start`, where the residual may be known.
+    /// Starts from `start`. `residual` is the residual there, if known.
     pub(crate) fn new(
         start: Tensor<2>,
         residual: Option<Tensor<2>>,
@@ -49,7 +50,7 @@ impl ConjugateGradients {
 }
 
 impl Krylov {
-    /// With the first residual.
+    /// Starts with the first residual.
     fn new(r: Tensor<2>, within: &Option<Tensor<2>>) -> Self {
         Self {
             rr: inner_within(within, r.clone(), r.clone()),
@@ -90,8 +91,8 @@ impl Iteration for ConjugateGradients {
             return;
         }
         let q = p.clone() - product;
-        // 0 where the curvature is not positive: there the sample is solved, or its system is not
-        // positive definite and it must stand still (the driver then calls it stalled).
+        // 0 if the curvature is not positive. Then the sample is solved, or its system is not
+        // positive definite and it must not move (the driver then calls it stalled).
         let curvature = inner_within(&self.within, p.clone(), q.clone());
         let alpha = ratio(rr.clone(), curvature);
         self.u = self.u.clone() + p.clone() * alpha.clone();
@@ -141,8 +142,8 @@ mod on_host {
             .all(|x| x.dtype() == dtype && Floats::new(x).is_some())
     }
 
-    /// The step from u, r and <r, r>, p and J p: the new u and the rest. The memory of p and J p is
-    /// that of the new p and r.
+    /// The step from u, r and <r, r>, p and J p: the new u and the rest. The new p and r reuse the
+    /// memory of p and J p.
     pub(super) fn step(
         read: [&Tensor<2>; 3],
         within: Option<&Tensor<2>>,
@@ -222,7 +223,7 @@ mod on_host {
         squares: &'a mut [T],
     }
 
-    /// a / b, and 0 where b is not positive.
+    /// a / b, or 0 if b is not positive.
     fn ratio<T: Real>(a: T, b: T) -> T {
         if b > T::default() {
             a / b
@@ -289,7 +290,7 @@ mod on_host {
         }
     }
 
-    /// Leaves what lies within.
+    /// Keeps only the elements selected by `within`.
     #[inline(always)]
     fn counted<T: Real>(x: &mut [T], within: Option<&[T]>) {
         if let Some(within) = within {

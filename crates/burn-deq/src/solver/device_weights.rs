@@ -1,4 +1,4 @@
-//! The systems behind Anderson's weights, on the device and without a read-back.
+//! The systems for Anderson's weights, on the device and without a read-back.
 
 use burn::tensor::{Bool, DType, Tensor, s};
 
@@ -7,9 +7,9 @@ use super::weights::{columns, weight_cap};
 use crate::config::{AndersonConfig, AndersonType};
 use crate::map::Rows;
 
-/// The systems of all samples, on the device. No decision is ever read back: bad samples are
-/// handled by masks, and where the host would leave dependent differences out, a larger
-/// regularisation keeps the system solvable.
+/// The systems of all samples, on the device. No decision is read back. Masks handle bad samples. A
+/// larger regularisation keeps the system solvable in cases where the host would leave out
+/// dependent differences.
 pub(crate) struct DeviceWeights {
     kind: AndersonType,
     ridge: f64,
@@ -21,16 +21,17 @@ pub(crate) struct DeviceWeights {
     empty: Tensor<2, Bool>,
     /// Rounding error of a difference relative to the state, squared.
     noise: f64,
-    /// `[batch, 2]`: |r|^2 and |f|^2 before the last step; `[batch, 1]`: whether that was accelerated.
+    /// `[batch, 2]`: |r|^2 and |f|^2 before the last step; `[batch, 1]`: whether that step was
+    /// accelerated.
     last: Option<Tensor<2>>,
     accelerated: Tensor<2, Bool>,
 }
 
-/// One step's decisions, as masks and weights.
+/// The decisions for one step, as masks and weights.
 pub(crate) struct DeviceDecision {
-    /// `[batch, m]`, zero where the step is plain.
+    /// `[batch, m]`, zero if the step is plain.
     pub(crate) gamma: Tensor<2>,
-    /// `[batch, 1]`: samples whose last step is taken back.
+    /// `[batch, 1]`: samples whose last step is rejected.
     pub(crate) back: Tensor<2, Bool>,
 }
 
@@ -76,7 +77,7 @@ impl DeviceWeights {
             let parts = products.chunk(columns(self.kind), 1);
             let (row, column, right) = match self.kind {
                 AndersonType::II => (parts[0].clone(), parts[0].clone(), parts[1].clone()),
-                // Turned in sign, as on the host.
+                // With the opposite sign, as on the host.
                 AndersonType::I => (
                     parts[2].clone().neg(),
                     parts[0].clone() - parts[3].clone(),
@@ -145,15 +146,15 @@ impl DeviceWeights {
                 .unsqueeze_dim::<3>(1)
                 .expand([batch, m, m]),
         );
-        // Empty slots get a row of the identity and hence the weight 0.
+        // Empty slots get a row of the identity and therefore the weight 0.
         let identity = Tensor::<2>::eye(m, &scale.device()).cast(scale.dtype());
         let ridge = identity.clone().unsqueeze_dim::<3>(0) * self.ridge;
         let blank = self.empty.clone().float().cast(scale.dtype());
         let blank = blank.unsqueeze_dim::<3>(1) * identity.clone().unsqueeze_dim::<3>(0);
         let a = (self.matrix.clone() * outer).mask_fill(unused, 0.0) + ridge + blank;
         let mut a = Tensor::cat(vec![a, rhs.unsqueeze_dim::<3>(2)], 2);
-        // Gauss and Jordan without pivoting: the matrix is positive definite for type II, and for
-        // type I its symmetric part is for contractions.
+        // Gauss-Jordan without pivoting. The matrix is positive definite for type II. For type I,
+        // its symmetric part is positive definite for contractions.
         for k in 0..m {
             let pivot = a.clone().slice(s![.., k..k + 1, k..k + 1]);
             let row = a.clone().narrow(1, k, 1) / pivot;
@@ -169,7 +170,7 @@ impl DeviceWeights {
         gamma.mask_fill(refused, 0.0)
     }
 
-    /// Forgets all samples but these.
+    /// Keeps only these samples.
     pub(crate) fn keep(&mut self, rows: &Rows) {
         self.matrix = rows.of(self.matrix.clone());
         self.squares = rows.of(self.squares.clone());

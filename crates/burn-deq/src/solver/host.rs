@@ -38,7 +38,7 @@ macro_rules! of_both {
 }
 
 impl HostRing {
-    /// For vectors like this one, if the host can read such.
+    /// A ring for vectors like this one, if the host can read them.
     pub(crate) fn new(like: &Tensor<2>, capacity: usize) -> Option<Self> {
         Floats::new(like)?;
         let [batch, width] = like.dims();
@@ -130,7 +130,7 @@ impl HostRing {
         self.batch = rows.indices().len();
         of_both!(mut self, slots => {
             for slot in slots {
-                // Rows ascend, so nothing is overwritten before it has moved.
+                // The rows ascend, so none is overwritten before it has moved.
                 for (to, from) in rows.indices().iter().enumerate() {
                     slot.copy_within(from * width..(from + 1) * width, to * width);
                 }
@@ -168,7 +168,7 @@ fn square_distance_of<T: Real>(like: &Tensor<2>, [a, b]: &[Floats; 2]) -> Tensor
     Tensor::from_data(data, (&like.device(), T::dtype()))
 }
 
-/// A struct for the reason given in `vectors`.
+/// A struct instead of a closure, for the reason given in `vectors`.
 struct Distance<'a, T> {
     a: &'a [T],
     b: &'a [T],

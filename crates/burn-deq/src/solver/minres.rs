@@ -1,4 +1,4 @@
-//! MINRES on (I - J) u = g for every sample of the batch at once.
+//! MINRES on (I - J) u = g for all samples of the batch at once.
 
 use burn::tensor::{DType, Tensor};
 
@@ -6,14 +6,14 @@ use super::{inner_within, ratio};
 use crate::driver::{Iteration, Observation, Operator, Scalars};
 use crate::map::Rows;
 
-/// Solves u = J u + g, J symmetric, I - J possibly indefinite or singular: the Lanczos process with
-/// Givens rotations of Paige and Saunders (1975, doi:10.1137/0712047). For a singular system that
-/// has no solution it ends at one that minimises the residual.
+/// Solves u = J u + g, J symmetric, I - J possibly indefinite or singular, by the Lanczos process
+/// with Givens rotations of Paige and Saunders (1975, doi:10.1137/0712047). For a singular system
+/// without a solution, it ends at a point that minimises the residual.
 ///
-/// The residual vector is carried along by its own recurrence,
-/// r_k = s_k^2 r_{k-1} - phibar_k c_k v_{k+1}, so that the driver can judge it in any norm.
+/// A recurrence updates the residual vector, r_k = s_k^2 r_{k-1} - phibar_k c_k v_{k+1}, so that
+/// the driver can judge it in any norm.
 ///
-/// Where J = A D with a diagonal D of zeros and ones, inner products are those of the range of D:
+/// If J = A D with a diagonal D of zeros and ones, inner products are taken over the range of D:
 /// see [`ConjugateGradients`](super::conjugate_gradients::ConjugateGradients).
 pub(crate) struct Minres {
     u: Tensor<2>,
@@ -23,7 +23,7 @@ pub(crate) struct Minres {
     lanczos: Option<Lanczos>,
 }
 
-/// State of the process, in the letters of the paper; scalars are `[batch, 1]`.
+/// State of the process, in the notation of the paper; scalars are `[batch, 1]`.
 struct Lanczos {
     /// v_k, v_{k-1}, w_{k-1}, w_{k-2}.
     vectors: [Tensor<2>; 4],
@@ -32,7 +32,7 @@ struct Lanczos {
 }
 
 impl Minres {
-    /// From `start`, where the residual may be known.
+    /// Starts from `start`. `residual` is the residual there, if known.
     pub(crate) fn new(
         start: Tensor<2>,
         residual: Option<Tensor<2>>,
@@ -97,16 +97,17 @@ impl Iteration for Minres {
         let y = y - v.clone() * alpha.clone();
         let beta = inner_within(&self.within, y.clone(), y.clone()).sqrt();
         let v_new = y.clone() * ratio(beta.ones_like(), beta.clone());
-        // The rotation before on the new column, then a rotation that annihilates its last entry.
+        // Applies the previous rotation to the new column, then a rotation that annihilates its
+        // last entry.
         let delta = cs.clone() * dbar.clone() + sn.clone() * alpha.clone();
         let gbar = sn.clone() * dbar - cs.clone() * alpha;
         let epsilon_new = sn * beta.clone();
         let dbar = (cs * beta.clone()).neg();
         let gamma = (gbar.clone() * gbar.clone() + beta.clone() * beta.clone()).sqrt();
         let largest = largest.max_pair(gamma.clone());
-        // Where gamma is lost in rounding, the Krylov space is exhausted, and what is left of the
-        // residual is not in the range of the matrix: nothing must move any more, now or later, when
-        // the process would go on with what is rounding only.
+        // If gamma is within rounding error, the Krylov space is exhausted, and the remaining
+        // residual is not in the range of the matrix. Nothing may move any more, now or later,
+        // because the process would continue on rounding errors alone.
         let rounding = match r.dtype() {
             DType::F64 => 1e-10,
             _ => 1e-5,
@@ -117,7 +118,8 @@ impl Iteration for Minres {
         let sn = (beta.clone() / gamma.clone()).mask_fill(exhausted.clone(), 1.0);
         let phi = cs.clone() * phibar.clone();
         let inverse = gamma.recip().mask_fill(exhausted, 0.0);
-        // phibar_k c_k v_{k+1}, of y: outside of the range of D it is there also where beta is 0.
+        // phibar_k c_k v_{k+1}, computed from y: outside the range of D it exists even if beta is
+        // 0.
         let turned = y * (phi.clone() * inverse.clone());
         let phibar = sn.clone() * phibar;
         let w = (v.clone() - w2 * epsilon - w1.clone() * delta) * inverse;

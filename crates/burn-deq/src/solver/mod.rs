@@ -1,4 +1,4 @@
-//! The solvers: each a small state with `observe` and `advance`; the driver does the rest.
+//! The solvers: each is a small state with `observe` and `advance`; the driver does the rest.
 
 mod anderson;
 mod broyden;
@@ -38,9 +38,9 @@ pub(crate) fn nonlinear(method: &Method, start: Tensor<2>) -> Box<dyn Iteration>
     }
 }
 
-/// A solver for u = J u + g that starts at `start`. Those of symmetric systems make use of the
-/// residual there, if it is known, and J may be A D for them, with A symmetric and D = `within` a
-/// diagonal of zeros and ones.
+/// A solver for u = J u + g that starts at `start`. Conjugate gradients and MINRES use the residual
+/// there, if known. For them, J may be A D, where A is symmetric and D = `within` is a diagonal of
+/// zeros and ones.
 pub(crate) fn linear(
     method: &LinearMethod,
     start: Tensor<2>,
@@ -56,7 +56,7 @@ pub(crate) fn linear(
     }
 }
 
-/// Runs a solver on a map from `start`, where it stands already.
+/// Runs a solver on a map. The solver must have been created with the same `start`.
 pub(crate) fn solve(
     mut iteration: Box<dyn Iteration>,
     mut map: Operator<'_>,
@@ -68,7 +68,7 @@ pub(crate) fn solve(
     (outcome, iteration)
 }
 
-/// The tensors behind each other along a dimension.
+/// Concatenates tensors along a dimension.
 pub(crate) fn join(parts: Vec<Tensor<2>>, dim: usize) -> Tensor<2> {
     #[cfg(feature = "flex")]
     if let Some(joined) = vectors::join(&parts, dim) {
@@ -77,7 +77,7 @@ pub(crate) fn join(parts: Vec<Tensor<2>>, dim: usize) -> Tensor<2> {
     Tensor::cat(parts, dim)
 }
 
-/// The columns of a tensor in parts of these widths.
+/// Splits the columns of a tensor into parts of these widths.
 pub(crate) fn split(x: Tensor<2>, widths: &[usize]) -> Vec<Tensor<2>> {
     #[cfg(feature = "flex")]
     if let Some(parts) = vectors::split(&x, widths) {
@@ -86,7 +86,7 @@ pub(crate) fn split(x: Tensor<2>, widths: &[usize]) -> Vec<Tensor<2>> {
     x.split_with_sizes(widths.to_vec(), 1)
 }
 
-/// Sum of squares over everything but the batch: `[batch, n] -> [batch, 1]`.
+/// Sum of squares over all dimensions except the batch: `[batch, n] -> [batch, 1]`.
 pub(crate) fn square_norm(x: Tensor<2>) -> Tensor<2> {
     inner(x.clone(), x)
 }
@@ -114,7 +114,7 @@ pub(crate) fn inner(x: Tensor<2>, y: Tensor<2>) -> Tensor<2> {
     (x * y).sum_dim(1)
 }
 
-/// The same over the elements where `within` is 1, if it is given.
+/// As [`inner`], over the elements where `within` is 1, if it is given.
 pub(crate) fn inner_within(within: &Option<Tensor<2>>, x: Tensor<2>, y: Tensor<2>) -> Tensor<2> {
     match within {
         Some(within) => inner(x * within.clone(), y),
@@ -122,13 +122,13 @@ pub(crate) fn inner_within(within: &Option<Tensor<2>>, x: Tensor<2>, y: Tensor<2
     }
 }
 
-/// Rounding error of a difference of two residuals relative to the length of the states that they
-/// belong to: a unit in the last place of each z and each f. A map's own arithmetic adds more.
+/// Rounding error of a difference of two residuals, relative to the length of their states: a unit
+/// in the last place of each z and each f. A map's own arithmetic adds more.
 pub(crate) fn rounding(dtype: DType) -> f64 {
     4.0 * dtype.finfo().map_or(f64::EPSILON, |info| info.epsilon)
 }
 
-/// a / b, and 0 where b is not positive.
+/// a / b, or 0 if b is not positive.
 pub(crate) fn ratio(a: Tensor<2>, b: Tensor<2>) -> Tensor<2> {
     let bad = b.clone().greater_elem(0.0).bool_not();
     (a / b).mask_fill(bad, 0.0)

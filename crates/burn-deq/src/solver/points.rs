@@ -1,8 +1,8 @@
 //! Anderson acceleration in the host's memory, for plain tensors on Burn's CPU backend.
 //!
-//! What a step costs there is reading the history. So it is read once: no difference is written
-//! down, for the last iterates are kept as they are, and a sample's inner products, weights and next
-//! iterate follow upon each other while its rows are in the cache.
+//! A step there costs as much as reading the history, so it reads the history once. It keeps the
+//! last iterates instead of writing differences. The inner products, weights and next iterate of a
+//! sample are computed while its rows are in the cache.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -17,13 +17,13 @@ use crate::config::{AndersonConfig, AndersonType};
 use crate::driver::mask;
 use crate::map::Rows;
 
-/// Elements that are summed up in one go: more would cost accuracy.
+/// Elements per partial sum. More would cost accuracy.
 const BLOCK: usize = 4096;
 
-/// The last iterates with f there, and the weights of every sample.
+/// The last iterates z and f(z), and the weights of every sample.
 pub(crate) struct Points {
     config: AndersonConfig,
-    /// Oldest first, one more than the history at most.
+    /// Oldest first, at most one more than the history size.
     points: VecDeque<Point>,
     weights: Vec<HostWeights>,
     next: Tensor<2>,
@@ -46,12 +46,12 @@ impl Point {
     }
 
     fn expected(tensors: [Tensor<2>; 2]) -> Self {
-        Self::new(tensors).expect("a history is used with tensors like those it was made for")
+        Self::new(tensors).expect("all tensors of a history are of one kind")
     }
 }
 
 impl Points {
-    /// For iterates like z and f(z), if the host can read such.
+    /// Storage for iterates like z and f(z), if the host can read them.
     pub(crate) fn new(config: &AndersonConfig, z: &Tensor<2>, f: &Tensor<2>) -> Option<Self> {
         Point::new([z.clone(), f.clone()])?;
         Some(Self {
@@ -62,8 +62,8 @@ impl Points {
         })
     }
 
-    /// Takes in an iterate with f there, with which there have been so many, and finds the next
-    /// one. Returns |f - z|^2 and |f|^2, `[batch, 2]`.
+    /// Records iterate z and f(z) and computes the next iterate. `observations` counts the iterates
+    /// so far. Returns |f - z|^2 and |f|^2, `[batch, 2]`.
     pub(crate) fn observe(
         &mut self,
         observations: usize,
@@ -98,7 +98,7 @@ impl Points {
             width,
             slot: observations.saturating_sub(2) % self.config.history,
             accelerate,
-            // A plain step needs no memory of its own: it goes to f.
+            // A plain step needs no memory: its result is f.
             writes: accelerate && self.points.len() > 1 || self.config.damping != 1.0,
         };
         let mut squares = vec![T::default(); 2 * batch];
@@ -143,10 +143,10 @@ impl Points {
     }
 
     fn newest(&self) -> &[Tensor<2>; 2] {
-        &self.points.back().expect("observed just now").tensors
+        &self.points.back().expect("just observed").tensors
     }
 
-    /// The point before takes the place of the newest in these samples.
+    /// The previous iterate replaces the newest one in these samples.
     fn take_back(&mut self, rows: &[bool]) {
         let newest = self.points.pop_back();
         if let (Some(newest), Some(before)) = (newest, self.points.back()) {
@@ -158,12 +158,12 @@ impl Points {
         }
     }
 
-    /// The iterate after the one that was observed last.
+    /// The iterate after the last observed one.
     pub(crate) fn next(&self) -> Tensor<2> {
         self.next.clone()
     }
 
-    /// Forgets all samples but these.
+    /// Keeps only these samples.
     pub(crate) fn keep(&mut self, rows: &Rows) {
         for point in &mut self.points {
             let tensors = point.tensors.clone();
@@ -175,22 +175,22 @@ impl Points {
     }
 }
 
-/// What all samples of a step have in common.
+/// What all samples of a step share.
 struct Step<'a, T> {
     config: &'a AndersonConfig,
     /// z and f of all samples, newest first.
     points: Vec<[&'a [T]; 2]>,
     width: usize,
-    /// Where the weights keep what they know of the newest difference; that of the one before is
-    /// left of it, and so on around.
+    /// Slot in which the weights store the products of the newest difference. Older differences are
+    /// in the slots to its left, cyclically.
     slot: usize,
     accelerate: bool,
     writes: bool,
 }
 
 impl<T: Real> Step<'_, T> {
-    /// Appends the next iterate of a sample, if it is to be written. Says whether its last step is
-    /// taken back.
+    /// Appends the next iterate of a sample, if it is to be written. Returns whether the last step
+    /// is rejected.
     fn sample(
         &self,
         sample: usize,
@@ -230,7 +230,7 @@ impl<T: Real> Step<'_, T> {
         if decision == Decision::Accelerate {
             for (age, pair) in points.windows(2).enumerate() {
                 let (gamma, [[z1, f1], [z0, f0]]) = (weights.gamma[slot(age)], [pair[0], pair[1]]);
-                // Differences that are not in use may hold NaN.
+                // Unused differences may hold NaN.
                 if gamma == 0.0 {
                     continue;
                 }
@@ -251,13 +251,13 @@ impl<T: Real> Step<'_, T> {
     }
 }
 
-/// A range of both.
+/// A range of z and f.
 #[inline(always)]
 fn part<'a, T>([z, f]: &[&'a [T]; 2], range: &Range<usize>) -> [&'a [T]; 2] {
     [&z[range.clone()], &f[range.clone()]]
 }
 
-// Structs for the reason given in `vectors`.
+// Structs instead of closures, for the reason given in `vectors`.
 
 /// Norms and inner products of a sample.
 struct Look<'a, T, F> {
@@ -266,7 +266,7 @@ struct Look<'a, T, F> {
     kind: AndersonType,
     /// |f - z|^2 and |f|^2.
     squares: &'a mut [T],
-    /// Given the age of a difference, its part of the inner products, in the order of `columns`.
+    /// Receives the age of a difference and its inner products, in the order of `columns`.
     add: F,
 }
 
@@ -284,7 +284,8 @@ impl<T: Real, F: FnMut(usize, &[T])> WithSimd for Look<'_, T, F> {
             self.squares[1] += ff;
             let mut age = 0;
             while age + 1 < self.points.len() {
-                // Many at once read the newest point less often, as long as the sums fit the registers.
+                // Several differences per pass read the newest point less often, while the sums fit
+                // the registers.
                 let left = self.points.len() - 1 - age;
                 age += match (self.kind, left) {
                     (AndersonType::II, 6..) if S::REGISTER_COUNT >= 32 => {
@@ -301,7 +302,7 @@ impl<T: Real, F: FnMut(usize, &[T])> WithSimd for Look<'_, T, F> {
 }
 
 impl<T: Real, F: FnMut(usize, &[T])> Look<'_, T, F> {
-    /// The D differences from this age on; returns their number.
+    /// The D differences from this age on; returns D.
     #[inline(always)]
     fn ages<S: Simd, const D: usize, const ALL: bool>(
         &mut self,
@@ -319,7 +320,7 @@ impl<T: Real, F: FnMut(usize, &[T])> Look<'_, T, F> {
     }
 }
 
-/// x less the weighted differences of pairs.
+/// x minus the weighted differences of pairs.
 struct Subtract<'a, T> {
     used: &'a [(T, [&'a [T]; 2])],
     x: &'a mut [T],
@@ -352,7 +353,7 @@ mod tests {
     use crate::termination::{Check, Termination};
     use burn::tensor::Device;
 
-    /// z -> slope * tanh(z) + shift, elementwise; where a slope is large, steps overshoot, and one
+    /// z -> slope * tanh(z) + shift, elementwise. Steps overshoot if a slope is large, and one
     /// sample is not finite from the start.
     struct Elementwise([Tensor<2>; 2]);
 
@@ -414,8 +415,8 @@ mod tests {
         trace.chain(state.iter::<f64>()).collect()
     }
 
-    /// The other path, which makes and keeps differences by tensor operations, is taken by tensors on
-    /// an autodiff device.
+    /// Tensors on an autodiff device take the other path, which stores differences by tensor
+    /// operations.
     #[test]
     fn one_pass_and_tensor_operations_agree() {
         let (host, other) = (Device::flex(), Device::flex().autodiff());
@@ -458,10 +459,10 @@ mod tests {
                 }
             }
         }
-        assert!(taken_back, "no case takes a step back");
+        assert!(taken_back, "no case rejects a step");
     }
 
-    /// Looked at every third step only, tensors on other devices are decided on by masks.
+    /// If residuals are checked only every third step, masks decide for tensors on other devices.
     #[test]
     fn decisions_by_masks_lead_to_the_same_fixed_points() {
         let (batch, width) = (5, 40);
@@ -479,7 +480,7 @@ mod tests {
             let a = run(&config, width, &Device::flex(), false, &rule);
             let b = run(&config, width, &Device::flex().autodiff(), false, &seldom);
             let [a, b] = [&a, &b].map(|all| &all[all.len() - batch * width..]);
-            // Those that contract; the others may have several fixed points or none.
+            // Only the contractions; the others may have several fixed points or none.
             for sample in [0, 2] {
                 let row = sample * width..(sample + 1) * width;
                 for (a, b) in a[row.clone()].iter().zip(&b[row]) {

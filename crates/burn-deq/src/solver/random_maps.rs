@@ -1,7 +1,7 @@
-//! A thousand random maps of eight kinds under every solver: what is called converged is.
+//! A thousand random maps of eight kinds under every solver: every reported convergence is real.
 //!
-//! Tensors on an autodiff device are not read in place, so Anderson acceleration and the rings take
-//! the path of a GPU there. Every sample of a batch is a map of its own.
+//! The host cannot read tensors on an autodiff device in place, so Anderson acceleration and the
+//! rings take the path of a GPU there. Every sample of a batch is a separate map.
 
 mod maps;
 
@@ -44,7 +44,7 @@ fn methods() -> Vec<Method> {
 #[derive(Clone, Copy, Debug)]
 struct Way {
     dtype: DType,
-    /// Whether tensors are what they are on a GPU.
+    /// Whether tensors behave as on a GPU.
     on_device: bool,
     freeze: bool,
     check: Check,
@@ -54,8 +54,7 @@ struct Way {
     max_steps: usize,
 }
 
-/// How often a method's solves ended in which way, and how many of those whose only solution is
-/// known converged.
+/// How the solves of a method ended, and how many of those with a known unique solution converged.
 #[derive(Default)]
 struct Counts {
     ends: [usize; 4],
@@ -77,7 +76,7 @@ impl Counts {
     }
 }
 
-/// Whether the solution of one sample is what its report says; else what is wrong.
+/// Checks whether the solution of one sample agrees with its report. The error says what is wrong.
 fn verify(
     norms: &[[f64; 2]],
     z: &[f64],
@@ -86,9 +85,10 @@ fn verify(
     (way, carried): (&Way, bool),
     rule: &Termination,
 ) -> Result<(), String> {
-    // What the solver saw was rounded: each element a few times in every sum.
+    // The solver works with rounded numbers: rounding affects each element a few times in every
+    // sum.
     let epsilon = way.dtype.finfo().expect("a float").epsilon;
-    // Residuals that are carried along do not see the rounding of iterates that were longer.
+    // Residuals that are updated by recurrence do not see the rounding of earlier, longer iterates.
     let longest = if carried {
         length(z).max(length(start))
     } else {
@@ -158,7 +158,7 @@ fn solve(batch: &Batch, method: &LinearMethod, way: &Way, counts: &mut Counts) -
         Norm::Rms => length(v) / (n as f64).sqrt(),
         _ => length(v),
     };
-    // The parts of a sample that are judged by themselves.
+    // The parts of a sample that are judged separately.
     let cut = usize::from(way.branches == Branches::Each && n > 1);
     let parts = [0..cut, cut..n];
     let (z, z0, f, r) = (
@@ -234,7 +234,7 @@ fn ways() -> Vec<Way> {
     ways
 }
 
-/// How the solves of a method ended, in a line, and what was called converged and is not.
+/// One line about how the solves of a method ended, and the false reports of convergence.
 fn outcomes(batches: &[Batch], method: &LinearMethod, way: &Way) -> (String, Vec<String>) {
     let mut counts = Counts::default();
     let each = |batch: &Batch| solve(batch, method, way, &mut counts);
@@ -246,7 +246,7 @@ fn outcomes(batches: &[Batch], method: &LinearMethod, way: &Way) -> (String, Vec
          {limit:3}, found {found} of {known} known solutions: {method:?} {way:?}",
         wrong.len()
     );
-    // Those who never say that they converged would be right, too.
+    // Solvers that never report convergence would pass, too, so these must.
     let able = [
         LinearMethod::FixedPoint(AndersonConfig::new().into()),
         LinearMethod::FixedPoint(BroydenConfig::new().into()),
@@ -255,7 +255,7 @@ fn outcomes(batches: &[Batch], method: &LinearMethod, way: &Way) -> (String, Vec
     (line, wrong)
 }
 
-/// Fails with what was called converged and is not.
+/// Fails with the false reports of convergence.
 #[allow(clippy::print_stdout, reason = "tests print what they measure")]
 fn check(batches: &[Batch], methods: Vec<LinearMethod>) {
     let count: usize = batches.iter().map(|b| b.solutions.len()).sum();
@@ -282,7 +282,7 @@ fn what_is_called_converged_is() {
     check(&thousand(1), methods.collect());
 }
 
-/// Conjugate gradients and MINRES, some systems being indefinite or singular.
+/// Conjugate gradients and MINRES; some systems are indefinite or singular.
 #[test]
 fn what_is_called_converged_is_for_linear_systems() {
     let methods = vec![LinearMethod::ConjugateGradients, LinearMethod::Minres];

@@ -4,12 +4,11 @@ use burn::tensor::{Bool, Tensor};
 
 use crate::map::Rows;
 
-/// m slots for vectors `[batch, n]`, empty at first: then they count as zero.
+/// m slots for vectors `[batch, n]`. Slots are empty at first and count as zero.
 ///
-/// On the device it is one preallocated `[batch, m, n]` tensor, so that shapes never change and a
-/// step makes one matrix product. On Burn's CPU backend every slot is memory of its own that is
-/// taken when it is first used, and products and combinations run over the used slots only, in the
-/// cache.
+/// On the device, it is one preallocated `[batch, m, n]` tensor, so that shapes never change and a
+/// step makes one matrix product. On Burn's CPU backend, every slot has its own memory, allocated
+/// when it is first used. Products and combinations run over the used slots only, in the cache.
 pub(crate) enum Ring {
     Device(Tensor<3>),
     #[cfg(feature = "flex")]
@@ -17,7 +16,7 @@ pub(crate) enum Ring {
 }
 
 impl Ring {
-    /// For vectors like this one.
+    /// A ring for vectors like this one.
     pub(crate) fn new(like: &Tensor<2>, slots: usize) -> Self {
         #[cfg(feature = "flex")]
         if let Some(ring) = super::host::HostRing::new(like, slots) {
@@ -34,7 +33,7 @@ impl Ring {
             Self::Device(ring) => {
                 let [batch, _, width] = ring.dims();
                 let at = [0..batch, slot..slot + 1, 0..width];
-                // Taken out, so that the assignment happens in place.
+                // Moved out of `self`, so that the assignment happens in place.
                 let placeholder = Tensor::zeros([0, 0, 0], &x.device());
                 let whole = std::mem::replace(ring, placeholder);
                 *ring = whole.slice_assign(at, x.unsqueeze_dim::<3>(1));
@@ -44,13 +43,13 @@ impl Ring {
         }
     }
 
-    /// Products of each x with all slots, one x after the other: `[batch, x m]`.
+    /// Products of each x with all slots: `[batch, x * m]`, all slots of the first x first.
     pub(crate) fn products(&self, x: &[&Tensor<2>]) -> Tensor<2> {
         match self {
             Self::Device(ring) => {
                 let [batch, slots, _] = ring.dims();
                 let columns = match x {
-                    // A GPU compiles other kernels for a transposed operand.
+                    // A GPU compiles a different kernel for a transposed operand.
                     [x] => (*x).clone().unsqueeze_dim::<3>(2),
                     all => {
                         let rows = all.iter().map(|x| (*x).clone().unsqueeze_dim::<3>(1));
@@ -65,8 +64,8 @@ impl Ring {
         }
     }
 
-    /// The sum of the slots with these weights `[batch, m]`. A weight of zero leaves a slot out on
-    /// the host, and multiplies it on the device.
+    /// The sum of the slots with these weights `[batch, m]`. A weight of zero skips a slot on the
+    /// host; the device multiplies by it.
     pub(crate) fn combine(&self, weights: Tensor<2>) -> Tensor<2> {
         match self {
             Self::Device(ring) => {
@@ -78,13 +77,13 @@ impl Ring {
         }
     }
 
-    /// x less the sum of the slots with these weights, as [`combine`](Self::combine).
+    /// x minus the sum of the slots with these weights, as [`combine`](Self::combine).
     pub(crate) fn less(&self, x: Tensor<2>, weights: Tensor<2>) -> Tensor<2> {
         x - self.combine(weights)
     }
 
-    /// Makes a slot zero for the samples in `rows`, `[batch, 1]`: it may hold NaN, and 0 * NaN is
-    /// NaN.
+    /// Sets a slot to zero for the samples in `rows`, `[batch, 1]`. Multiplying by 0 is not enough,
+    /// because the slot may hold NaN.
     pub(crate) fn clean(&mut self, slot: usize, rows: &Tensor<2, Bool>) {
         match self {
             Self::Device(ring) => {
@@ -98,7 +97,7 @@ impl Ring {
         }
     }
 
-    /// Forgets all samples but these.
+    /// Keeps only these samples.
     pub(crate) fn keep(&mut self, rows: &Rows) {
         match self {
             Self::Device(ring) => *ring = rows.of(ring.clone()),

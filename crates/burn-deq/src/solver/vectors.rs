@@ -1,4 +1,4 @@
-//! Sums over vectors in the host's memory, with its vector instructions.
+//! Sums over vectors in the host's memory, with the CPU's vector instructions.
 
 use burn::backend::Flex;
 use burn::backend::tensor::FloatTensor;
@@ -7,18 +7,18 @@ use pulp::bytemuck::Pod;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-/// Elements that are worked on at once: some vectors of them fit the first-level cache.
+/// Elements per block: some vectors of this length fit the first-level cache.
 pub(super) const BLOCK: usize = 1024;
-/// Elements read or written from which on samples are spread over the cores.
+/// Elements read or written above which samples are spread over the cores.
 const WORTH_SPREADING: usize = 1 << 21;
 
-/// Whether to spread samples, of so many elements altogether, over the cores: for little work it
-/// takes longer to wake other threads and to move the data into their caches.
+/// Whether to spread samples over the cores; `elements` is their total. For little work, waking
+/// other threads and moving the data into their caches takes longer.
 pub(super) fn worth_spreading(samples: usize, elements: usize) -> bool {
     samples > 1 && elements >= WORTH_SPREADING && rayon::current_num_threads() > 1
 }
 
-/// The tensor with its elements in row-major order; one that has them so is not copied.
+/// The tensor with its elements in row-major order. A tensor already in this order is not copied.
 fn contiguous(x: FloatTensor<Flex>) -> FloatTensor<Flex> {
     if x.is_contiguous() {
         x
@@ -50,7 +50,7 @@ impl Floats {
     }
 }
 
-/// The tensors behind each other along a dimension, if the host can read them: in one pass.
+/// Concatenates the tensors along a dimension in one pass, if the host can read them.
 pub(super) fn join(parts: &[Tensor<2>], dim: usize) -> Option<Tensor<2>> {
     fn rows<T: Real>(parts: &[Floats], widths: &[usize], count: usize) -> TensorData {
         let width: usize = widths.iter().sum();
@@ -69,7 +69,7 @@ pub(super) fn join(parts: &[Tensor<2>], dim: usize) -> Option<Tensor<2>> {
         return None;
     }
     let floats: Vec<Floats> = parts.iter().map(Floats::new).collect::<Option<_>>()?;
-    // Along the batch, tensors are parts of one row.
+    // Concatenating along the batch is concatenating parts of a single row.
     let (widths, rows_of): (Vec<usize>, _) = match dim {
         0 => (parts.iter().map(|p| p.dims()[0] * width).collect(), 1),
         _ => (parts.iter().map(|p| p.dims()[1]).collect(), batch),
@@ -86,8 +86,8 @@ pub(super) fn join(parts: &[Tensor<2>], dim: usize) -> Option<Tensor<2>> {
     Some(joined.reshape(shape))
 }
 
-/// The columns of a tensor in parts of these widths, if the host can read it: in one pass, and not
-/// as views, which would be copied more slowly.
+/// Splits the columns of a tensor into parts of these widths, if the host can read it. Makes one
+/// pass and copies, because views would be copied more slowly later.
 pub(super) fn split(x: &Tensor<2>, widths: &[usize]) -> Option<Vec<Tensor<2>>> {
     fn columns<T: Real>(x: &Floats, width: usize, from: usize, count: usize) -> Vec<T> {
         let x: &[T] = x.elements();
@@ -117,7 +117,7 @@ pub(super) fn split(x: &Tensor<2>, widths: &[usize]) -> Option<Vec<Tensor<2>>> {
     Some(widths.iter().map(part).collect())
 }
 
-/// The elements of a tensor that [`Floats`] can read, in its own memory unless others use that, too.
+/// The elements of a tensor that [`Floats`] can read, in its own memory if that is not shared.
 pub(super) fn owned<T: Real>(x: Tensor<2>) -> Vec<T> {
     let Ok(x) = x.try_into_primitive::<Flex>() else {
         unreachable!("the host can read the tensor")
@@ -143,16 +143,16 @@ pub(super) trait Real:
     + std::ops::Mul<Output = Self>
     + std::ops::Sub<Output = Self>
 {
-    /// Inner products of a with each x, all of one length.
+    /// Inner products of a with each x, all of equal length.
     fn dot<S: Simd, const N: usize>(simd: S, a: &[Self], x: [&[Self]; N]) -> [Self; N];
 
     /// |f - z|^2 and |f|^2.
     fn residual<S: Simd>(simd: S, z: &[Self], f: &[Self]) -> [Self; 2];
 
-    /// Inner products of the differences between neighbours of a line of points, pairs of z and f,
-    /// all of one length: `first`, then `others`. With r = f - z, and r', z' and f' the newest
-    /// differences, those of the two `newest` points: of dr with r' and r; and where `ALL` is set, of dr
-    /// with z', and of df with r' and r.
+    /// Inner products of differences between neighbouring points. A point is a pair of z and f. The
+    /// points are `first`, then `others`, all of equal length. With r = f - z, let r', z' and f' be
+    /// the differences of the two `newest` points. Computes the products of dr with r' and r. If
+    /// `ALL` is set, also those of dr with z', and of df with r' and r.
     fn differences<S: Simd, const D: usize, const ALL: bool>(
         simd: S,
         newest: [[&[Self]; 2]; 2],
@@ -160,7 +160,7 @@ pub(super) trait Real:
         others: [[&[Self]; 2]; D],
     ) -> [[Self; 5]; D];
 
-    /// x less the weighted differences of pairs, all of one length.
+    /// x minus the weighted differences of pairs, all of equal length.
     fn subtract<S: Simd, const P: usize>(
         simd: S,
         weights: [Self; P],
@@ -174,7 +174,7 @@ fn both<'a, T, V>([a, b]: [&'a [T]; 2], of: impl Fn(&'a [T]) -> &'a [V]) -> [&'a
     [of(a), of(b)]
 }
 
-/// Written out, for the compiler turns sums into vectors only where there is one of them.
+/// Written out, because the compiler vectorises a sum only if a loop has just one.
 macro_rules! real {
     (
         $real:ty, $vector:ident, $lanes:ident, $as_vectors:ident, $as_vectors_mut:ident, $partial:ident,
@@ -183,7 +183,7 @@ macro_rules! real {
         impl Real for $real {
             #[inline(always)]
             fn dot<S: Simd, const N: usize>(simd: S, a: &[Self], x: [&[Self]; N]) -> [Self; N] {
-                // Two sums each, for an addition has to wait for the one before.
+                // Two sums each, because an addition must wait for the previous one.
                 let mut sums = [[simd.$splat(0.0); 2]; N];
                 let (vectors, rest) = S::$as_vectors(a);
                 let mut x_vectors: [&[S::$vector]; N] = [&[]; N];
@@ -238,7 +238,7 @@ macro_rules! real {
                 others: [[&[Self]; 2]; D],
             ) -> [[Self; 5]; D] {
                 let mut sums = [[simd.$splat(0.0); 5]; D];
-                // Vectors of lines of z and f: of the two newest points, the first and the others.
+                // Vectors of z and f of the two newest points, the first and the others.
                 macro_rules! add {
                     ($newest:ident, $first:ident, $others:ident, $of:ident, $vectors:literal) => {{
                         let [[z1, f1], [z0, f0]] = $newest;
@@ -271,7 +271,7 @@ macro_rules! real {
                         }
                     }};
                 }
-                // Two vectors at once halve the number of looks at the lengths.
+                // Two vectors at once halve the number of length checks.
                 let lines = |pair| both(pair, |x| S::$as_vectors(x).0.as_chunks::<2>().0);
                 let (newest_lines, first_line) = (newest.map(lines), lines(first));
                 let other_lines = others.map(lines);
@@ -281,7 +281,7 @@ macro_rules! real {
                     add!(newest_lines, first_line, other_lines, of, 2);
                 }
                 for k in (2 * pairs * S::$lanes..first[0].len()).step_by(S::$lanes) {
-                    // Filled up with zeros, which add nothing.
+                    // Padded with zeros, which add nothing.
                     let of = |x: &[Self]| [simd.$partial(&x[k..])];
                     add!(newest, first, others, of, 1);
                 }
@@ -359,8 +359,8 @@ real!(
     reduce_sum_f64s
 );
 
-/// Inner products of each x with each slot, sample by sample: `[batch, x * m]`, zero for slots that
-/// are not there yet. Slots and x are `[batch, width]`.
+/// Inner products of each x with each slot, sample by sample: `[batch, x * m]`, zero for missing
+/// slots. Slots and x are `[batch, width]`.
 pub(super) fn products<T: Real>(
     [batch, width]: [usize; 2],
     slots: &[&[T]],
@@ -382,7 +382,7 @@ pub(super) fn products<T: Real>(
     };
     let part = columns.max(1);
     if worth_spreading(batch, batch * width * (slots.len() + x.len())) {
-        // Few tasks: what a sample needs is soon done.
+        // Few tasks, because the work per sample is short.
         let least = batch.div_ceil(2 * rayon::current_num_threads());
         let parts = products.par_chunks_exact_mut(part).with_min_len(least);
         parts.enumerate().for_each(each);
@@ -411,8 +411,8 @@ fn inner_of<T: Real>(like: &Tensor<2>, [a, b]: [&Floats; 2]) -> Tensor<2> {
     Tensor::from_data(data, (&like.device(), T::dtype()))
 }
 
-// Structs instead of closures: what a closure does would not be compiled for the instruction set
-// that is dispatched to.
+// Structs instead of closures, because the body of a closure would not be compiled for the
+// dispatched instruction set.
 
 struct Dots<'a, T> {
     slots: &'a [&'a [T]],
@@ -472,7 +472,7 @@ fn dots<S: Simd, T: Real>(simd: S, slots: &[&[T]], x: &[&[T]], products: &mut [T
     }
 }
 
-/// In blocks that are summed up in the cache.
+/// Works in blocks whose sums stay in the cache.
 #[inline(always)]
 fn combine<T: Real>(work: Combine<'_, T>) {
     let Combine {

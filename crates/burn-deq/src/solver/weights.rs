@@ -1,5 +1,5 @@
-//! The small systems behind Anderson's weights, on the host in f64. On the device, without a
-//! read-back, they are in `device_weights`.
+//! The small systems for Anderson's weights, on the host in f64. `device_weights` solves them on
+//! the device, without a read-back.
 
 use burn::tensor::DType;
 
@@ -9,10 +9,10 @@ use crate::config::{AndersonConfig, AndersonType};
 use crate::driver::Scalars;
 use crate::map::Rows;
 
-/// Products of the newest differences with all, in the order of their columns.
+/// Number of columns of products of the newest differences with all differences.
 ///
-/// Type II needs <dR_j, dR_new> and <dR_j, r>. Type I needs <dR_j, dZ_new>, <dF_j, dR_new> and
-/// <dF_j, r> besides; dZ = dF - dR is not stored.
+/// Type II needs <dR_j, dR_new> and <dR_j, r>. Type I also needs <dR_j, dZ_new>, <dF_j, dR_new> and
+/// <dF_j, r>; dZ = dF - dR is not stored.
 pub(crate) fn columns(kind: AndersonType) -> usize {
     match kind {
         AndersonType::I => 5,
@@ -20,21 +20,21 @@ pub(crate) fn columns(kind: AndersonType) -> usize {
     }
 }
 
-/// The largest sum of absolute weights that is taken. They multiply rounding errors, which must
-/// stay a small part of the state.
+/// The largest accepted sum of absolute weights. Weights multiply rounding errors, which must stay
+/// a small part of the state.
 pub(crate) fn weight_cap(config: &AndersonConfig, dtype: DType) -> f64 {
     let epsilon = dtype.finfo().map_or(f64::EPSILON, |info| info.epsilon);
     config.weight_cap.min(0.1 / epsilon)
 }
 
-/// What to do with one sample.
+/// The decision for one sample.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Decision {
     /// A step without history.
     Plain,
     /// A step with the weights in [`HostWeights::gamma`].
     Accelerate,
-    /// The last accelerated step made things worse: a plain step from the point before it.
+    /// The last accelerated step made things worse: a plain step from the previous iterate.
     TakeBack,
 }
 
@@ -59,8 +59,8 @@ pub(crate) struct HostWeights {
     noise: f64,
     /// The weights of the last decision to accelerate, 0 for slots that are not in use.
     pub(crate) gamma: Vec<f64>,
-    /// Memory of `solve`: lengths of all differences, the slots in use, and their system. Taking it
-    /// anew for every sample would cost as much as the arithmetic.
+    /// Scratch memory of `solve`: lengths of all differences, the used slots, and their system.
+    /// Allocating it for every sample would cost as much as the arithmetic.
     lengths: Vec<f64>,
     slots: Vec<usize>,
     factor: Cholesky,
@@ -103,8 +103,8 @@ impl HostWeights {
         self.valid.fill(false);
     }
 
-    /// Takes in |r|^2 and |f|^2 and the products of one observation, and decides about the step.
-    /// `accelerate` is false where the schedule wants a plain step.
+    /// Records |r|^2, |f|^2 and the products of one observation, and decides on the step.
+    /// `accelerate` is false if the schedule requires a plain step.
     pub(crate) fn update(
         &mut self,
         squares: [f64; 2],
@@ -121,7 +121,7 @@ impl HostWeights {
             .last
             .is_some_and(|[last, _]| residual.is_nan() || residual > safeguard * safeguard * last);
         if self.accelerated && worse {
-            // The residual to beat stays that of the point before.
+            // The residual of the previous iterate stays the one to beat.
             self.restart();
             self.accelerated = false;
             return Decision::TakeBack;
@@ -135,8 +135,8 @@ impl HostWeights {
         }
     }
 
-    /// Enters the products with the difference in `slot`, which is not used when its squared length
-    /// is not above `noise`: its direction is that of rounding errors.
+    /// Stores the products with the difference in `slot`. The difference is not used if its squared
+    /// length is at most `noise`, because its direction is that of rounding errors.
     fn take_in(&mut self, products: &[f64], slot: usize, noise: f64) {
         let m = self.rhs.len();
         if products.is_empty() {
@@ -161,11 +161,11 @@ impl HostWeights {
         self.valid[slot] = square > noise && square.is_finite();
     }
 
-    /// Finds gamma, on systems scaled to differences of unit length, so that neither the scale of z
-    /// nor the shrinking of the residuals matters. The newest difference comes first, and one that
-    /// depends on newer ones is left out: with more differences than dimensions the old ones would
-    /// drown the new. False without history, or when the weights exceed the cap or are not finite
-    /// (then the history is dropped).
+    /// Computes gamma from systems scaled to differences of unit length, so that neither the scale
+    /// of z nor the decrease of the residuals matters. The newest difference comes first. A
+    /// difference that depends on newer ones is left out, because with more differences than
+    /// dimensions the old ones would swamp the new ones. Returns false without history, or if the
+    /// weights exceed the cap or are not finite (then the history is dropped).
     fn solve(&mut self, newest: usize) -> bool {
         let m = self.rhs.len();
         let (gram, lengths) = (&self.gram, &mut self.lengths);
@@ -202,7 +202,7 @@ impl HostWeights {
             self.gamma[*j] = x / self.lengths[*j];
         }
         let size = self.gamma.iter().map(|g| g.abs()).sum::<f64>();
-        // Type I may find no weights at all: its system can be singular where dR is not.
+        // Type I may find no weights: its system can be singular even if dR is not.
         let found = size > 0.0 && size <= self.cap || self.kind == AndersonType::II && size == 0.0;
         if !found {
             self.restart();
@@ -210,8 +210,8 @@ impl HostWeights {
         found
     }
 
-    /// The secant system of type I, scaled like the Gram matrix. Its sign is turned, for dR is
-    /// close to -dZ for contractions, and then regularisation moves it away from singularity.
+    /// The secant system of type I, scaled like the Gram matrix. Its sign is flipped, because dR is
+    /// close to -dZ for contractions. Regularisation then moves the system away from singularity.
     fn solve_secant(&self) -> Option<Vec<f64>> {
         let (slots, n, m) = (&self.slots, self.slots.len(), self.rhs.len());
         let length = |i: usize| self.lengths[slots[i]];
@@ -232,7 +232,7 @@ impl HostWeights {
 /// The Cholesky factor of a matrix with diagonal 1 + ridge, row by row.
 #[derive(Clone)]
 struct Cholesky {
-    /// The lower triangle without gaps.
+    /// The packed lower triangle.
     entries: Vec<f64>,
     ridge: f64,
 }
@@ -245,14 +245,14 @@ impl Cholesky {
         }
     }
 
-    /// Up to and including the diagonal.
+    /// Row i up to and including the diagonal.
     fn row(&self, i: usize) -> &[f64] {
         let start = i * (i + 1) / 2;
         &self.entries[start..=start + i]
     }
 
-    /// Adds a row, given the entries left of the diagonal. Does not when it depends on the others:
-    /// when what is left of its unit length drowns in rounding.
+    /// Adds a row, given the entries left of the diagonal. Refuses if the row depends on the
+    /// others: the rest of its unit length is then within rounding error.
     fn grow(&mut self, row: impl Iterator<Item = f64>) -> bool {
         let start = self.entries.len();
         let mut left = 1.0 + self.ridge;
@@ -262,7 +262,8 @@ impl Cholesky {
             left -= entry * entry;
             self.entries.push(entry);
         }
-        // Strong regularisation is asked for, not a sign of dependence. NaN counts as dependent, too.
+        // Strong regularisation is deliberate and does not indicate dependence. NaN counts as
+        // dependent.
         let independent = left - self.ridge > 3.0 * self.ridge.min(1e-6);
         if independent {
             self.entries.push(left.sqrt());
@@ -287,13 +288,13 @@ impl Cholesky {
     }
 }
 
-/// As far as both go.
+/// Inner product over the length of the shorter slice.
 fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
-/// Solves the augmented system `[A | b]` by Gauss and Jordan with partial pivoting. `None` if A is
-/// singular or not finite.
+/// Solves the augmented system `[A | b]` by Gauss-Jordan elimination with partial pivoting. `None`
+/// if A is singular or not finite.
 fn gauss(a: &mut [Vec<f64>]) -> Option<Vec<f64>> {
     let n = a.len();
     for k in 0..n {
@@ -318,7 +319,7 @@ fn gauss(a: &mut [Vec<f64>]) -> Option<Vec<f64>> {
     Some(a.iter().map(|row| row[n]).collect())
 }
 
-/// Where the weights are solved for.
+/// Where the weights are computed.
 pub(crate) enum Weights {
     /// Not known before the first step.
     Unset,
@@ -329,7 +330,7 @@ pub(crate) enum Weights {
 }
 
 impl Weights {
-    /// Forgets all samples but these.
+    /// Keeps only these samples.
     pub(crate) fn keep(&mut self, rows: &Rows) {
         match self {
             Self::Unset => {}
@@ -405,7 +406,7 @@ mod tests {
             let n = v.len();
             Tensor::<2>::from_data(TensorData::new(v, [1, n]), (&device, DType::F64))
         };
-        // Three differences of a two-dimensional state would depend on each other; two do not.
+        // Three differences of a two-dimensional state would be dependent; two are not.
         for kind in [AndersonType::II, AndersonType::I] {
             let config = AndersonConfig::new()
                 .with_history(3)
@@ -464,7 +465,7 @@ mod tests {
 
     #[test]
     fn gauss_solves_and_names_singular_systems() {
-        // Needs a pivot: the first entry is 0.
+        // The first entry is 0, so elimination needs a pivot.
         let mut a = vec![vec![0.0, 2.0, 4.0], vec![3.0, 1.0, 5.0]];
         let x = gauss(&mut a).unwrap();
         assert!((x[0] - 1.0).abs() < 1e-15 && (x[1] - 2.0).abs() < 1e-15);

@@ -1,4 +1,4 @@
-//! Samples that are done leave the batch.
+//! Finished samples leave the batch.
 
 use burn::tensor::{Device, Tensor};
 use burn_deq::{
@@ -9,7 +9,7 @@ use burn_deq::{
 use crate::problems::Place;
 use crate::support::{Numbers, values};
 
-/// z = slope * sin(z) + x, one slope a sample.
+/// z = slope * sin(z) + x, one slope per sample.
 fn sine(z: Tensor<2>, (slope, x): (Tensor<2>, Tensor<2>)) -> Tensor<2> {
     z.sin() * slope + x
 }
@@ -22,7 +22,7 @@ fn map() -> Declared<Map> {
         .with_independent_samples(true)
 }
 
-/// Slopes that lead to 5 to 100 steps of plain iteration.
+/// Slopes for which plain iteration takes 5 to 100 steps.
 fn batch(place: &Place, n: usize) -> (Tensor<2>, Tensor<2>) {
     let slopes: Vec<f64> = (0..n)
         .map(|k| 0.05 + 0.9 * (((k * 29) % n) as f64 / n as f64).powi(2))
@@ -41,7 +41,7 @@ fn layer(solver: Solver, freezing: Freezing) -> Equilibrium {
         .init()
 }
 
-/// Work and results with freezing and without, for every solver; also what the wgpu tests call.
+/// Work and results with and without freezing, for every solver. The wgpu tests call this, too.
 pub fn check_freezing(place: &Place, n: usize, solvers: &[Solver]) {
     let (slope, x) = batch(place, n);
     let z0 = x.zeros_like();
@@ -153,7 +153,7 @@ fn krylov_solvers_freeze_too() {
 
 #[test]
 fn nothing_is_frozen_without_a_declaration_or_a_selectable_input() {
-    /// An input that does not tell its samples apart.
+    /// An input that cannot select its samples.
     #[derive(Clone)]
     struct Opaque((Tensor<2>, Tensor<2>));
     impl burn_deq::Input for Opaque {

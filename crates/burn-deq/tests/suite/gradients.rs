@@ -261,7 +261,7 @@ fn states_of_several_branches_match_unrolled() {
         )
     };
     let deq = tight(Solver::default(), Solver::default());
-    // A loss of both, and of either: the other branch then has no gradient of its own.
+    // A loss of both branches, and of each one alone: the other branch then has no gradient.
     let merges: [fn(Branches) -> Tensor<2>; 3] = [
         |(a, b)| Tensor::cat(vec![a, b.reshape([3, 8])], 1),
         |(a, _)| a,
@@ -302,7 +302,7 @@ fn the_backward_report_arrives_and_speaks_of_the_backward_solve() {
     assert_eq!(report.evaluations, 3);
 }
 
-/// Rows 1, 7 and 11 of the catalogue: gradients in closed form.
+/// Rows 1, 7 and 11 of the catalogue, whose gradients are known in closed form.
 #[test]
 fn gradients_of_known_problems() {
     let solver = || {
@@ -337,8 +337,8 @@ fn gradients_of_known_problems() {
         for (g, z) in gradient.iter().zip(z) {
             assert!((g - 1.0 / (1.0 + z.sin())).abs() < 1e-11, "{g}");
         }
-        // z = w z + b with w = -2, b = 1: z = b / (1 - w), dz/dw = b / (1 - w)^2 = 1 / 9,
-        // dz/db = 1 / 3, and exactly nothing for the start.
+        // z = w z + b with w = -2, b = 1: z = b / (1 - w), dz/dw = b / (1 - w)^2 = 1 / 9, dz/db = 1
+        // / 3, and exactly zero for the start.
         let (w, b) = (leaf(vec![-2.0], [1, 1]), leaf(vec![1.0], [1, 1]));
         let z0 = leaf(vec![0.7], [1, 1]);
         let f = |z: Tensor<2>, (w, b): (Tensor<2>, Tensor<2>)| z * w + b;

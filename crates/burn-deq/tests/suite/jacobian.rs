@@ -14,7 +14,7 @@ use burn_deq::{
 use crate::problems::Place;
 use crate::support::{Affine, Numbers, Tanh, f64_tensor, relative, values};
 
-/// z = z A for a given A, one row a sample.
+/// z = z A for a given A, one row per sample.
 fn linear(z: Tensor<2>, a: burn_deq::Shared<Tensor<2>>) -> Tensor<2> {
     z.matmul(a.0)
 }
@@ -97,7 +97,7 @@ impl FixedPointMap<Tensor<2>, TanhInput> for ClosedTanh {
     }
 }
 
-/// Only f: products by differences and autodiff.
+/// Only f: products come from differences and autodiff.
 #[derive(Clone)]
 struct OpenTanh;
 
@@ -114,7 +114,7 @@ fn hutchinson_mean_is_the_frobenius_norm_and_can_be_trained() {
     let cell = Tanh::new(n, 4, &device, DType::F64);
     let x = Numbers::new(1).tensor([2, 4], 1.0);
     let z = Numbers::new(2).tensor([2, n], 0.5);
-    // J = diag(slope) W', entry by entry; its norm and the gradient of that by autodiff.
+    // J = diag(slope) W', entry by entry; its norm, and the gradient of the norm by autodiff.
     let tracked = cell.clone().train();
     let f = tracked.forward(z.clone(), x.clone());
     let slope = (f.clone() * f).neg() + 1.0;
@@ -140,7 +140,8 @@ fn hutchinson_mean_is_the_frobenius_norm_and_can_be_trained() {
         } else {
             jacobian_norm(&OpenTanh, &input, z.clone(), &config)
         };
-        // The relative deviation of the mean is below sqrt(2 / probes) = 2.2 %: four of them.
+        // The relative standard deviation of the mean is below sqrt(2 / probes) = 2.2 %; the bound
+        // is four of them.
         for (e, v) in values(estimate.clone()).iter().zip(&exact_values) {
             assert!((e / v - 1.0).abs() < 0.09, "{closed}: {e} for {v}");
         }
@@ -151,8 +152,9 @@ fn hutchinson_mean_is_the_frobenius_norm_and_can_be_trained() {
     }
 }
 
-/// f with or without its Jacobian, and every direction that a product was computed for. (The same
-/// probes twice cannot be had: tests that run beside this one draw from the device's numbers too.)
+/// f with or without its Jacobian, which records every direction that a product was computed for.
+/// (A test cannot draw the same probes twice, because parallel tests draw from the device's
+/// generator, too.)
 #[derive(Clone)]
 struct Watched {
     closed: bool,
@@ -209,7 +211,7 @@ fn the_estimate_is_the_square_of_the_image_of_its_probe() {
         let config = JacobianNormConfig::new();
         let estimate = values(jacobian_norm(&map, &input, z.clone(), &config));
         let seen = std::mem::take(&mut *seen.lock().unwrap());
-        // Of a central difference only the direction's sign is of interest: its entries are 1 or -1.
+        // Only the sign of a central difference's direction matters: its entries are 1 or -1.
         let probe = match seen.as_slice() {
             [v] => v.clone(),
             [ahead, behind] => (ahead.clone() - behind.clone()).sign(),
@@ -281,7 +283,7 @@ fn wrong_declarations_are_named() {
     let definite = |map: fn(Tensor<2>, burn_deq::Shared<Tensor<2>>) -> Tensor<2>| {
         Declared::new(map).with_structure(Structure::SymmetricPositiveDefinite)
     };
-    // Symmetric, and with eigenvalues 1.2 and -0.4: I - J is indefinite.
+    // Symmetric with eigenvalues 1.2 and -0.4, so I - J is indefinite.
     let a = matrix(&[&[0.4, 0.8], &[0.8, 0.4]]);
     let error = check(&definite(linear), &a, z()).unwrap_err();
     assert!(matches!(error, DeclarationError::Definiteness(l) if (l - 1.2).abs() < 1e-6));
@@ -291,7 +293,7 @@ fn wrong_declarations_are_named() {
     let error = check(&symmetric, &skew, z()).unwrap_err();
     assert!(matches!(error, DeclarationError::Symmetry(_)), "{error}");
 
-    // Samples that look at each other.
+    // Samples that depend on each other.
     let coupled = Declared::new(|z: Tensor<2>, ()| z.clone() * 0.5 + z.mean_dim(0) * 0.1)
         .with_independent_samples(true);
     let error = check(&coupled, &(), z()).unwrap_err();
@@ -377,7 +379,7 @@ fn wrong_declarations_are_named() {
     assert!(matches!(error, DeclarationError::Tape(_)));
 }
 
-/// z = relu(z A + x): D A with D the mask of the positive entries.
+/// z = relu(z A + x): J = D A, where D is the mask of the positive entries.
 #[derive(Clone)]
 struct Rectified {
     wrong_mask: bool,
@@ -425,8 +427,8 @@ impl FixedPointMap<Tensor<2>, RectifiedInput> for Rectified {
     }
 }
 
-/// The masked system by conjugate gradients against unrolled autodiff; also what the wgpu tests
-/// call.
+/// The masked system by conjugate gradients against unrolled autodiff. The wgpu tests call this,
+/// too.
 pub fn check_masked_adjoint(place: &Place) {
     let n = 30;
     let spectrum: Vec<f64> = (0..n)

@@ -97,7 +97,7 @@ fn exact<M: Default>(solver: burn_deq::SolverOf<M>) -> burn_deq::SolverOf<M> {
         .with_max_steps(400)
 }
 
-/// All gradients of the parameters of a module, one after the other.
+/// All gradients of a module's parameters, concatenated.
 fn parameter_gradients<M: Module>(module: &M, gradients: &Gradients) -> Vec<f64> {
     struct Visit<'g>(&'g Gradients, Vec<f64>);
     impl ModuleVisitor for Visit<'_> {
@@ -111,8 +111,8 @@ fn parameter_gradients<M: Module>(module: &M, gradients: &Gradients) -> Vec<f64>
     visit.1
 }
 
-/// Runs `gradients_with(config)` for the unrolled reference and for the whole matrix; the symmetric
-/// adjoint solvers take part where `symmetric`.
+/// Runs `gradients_with(config)` for the unrolled reference and for the whole matrix. The symmetric
+/// adjoint solvers take part if `symmetric` is set.
 fn check_matrix(
     name: &str,
     symmetric: bool,
@@ -151,7 +151,7 @@ fn check_matrix(
         }
     }
     println!("{name}: worst of all pairs {worst:.1e}");
-    // Neumann series and phantom gradients approach it.
+    // Neumann series and phantom gradients approach the reference.
     for inexact in [
         |k| Gradient::Neumann { terms: k },
         |k| Gradient::Phantom {

@@ -12,8 +12,8 @@ use burn_deq::{
 
 use crate::support::{Numbers, f64_tensor, relative, values};
 
-/// Largest singular value of a matrix given by products, by brute force: power iteration in f64 on
-/// the dense matrix.
+/// Largest singular value of a matrix given by its columns, by brute force: power iteration in f64
+/// on the dense matrix.
 fn dense_norm(columns: Vec<Vec<f64>>) -> f64 {
     let n = columns.len();
     let gram: Vec<f64> = (0..n * n)
@@ -103,19 +103,19 @@ fn normalisation_bounds_and_gradients() {
             conv: n.conv,
         }
     };
-    // Spectral norm: the bound holds, for linear layers and convolutions apart.
+    // Spectral norm: the bound holds, for linear layers and convolutions separately.
     let bounded = scaled(net(&device)).apply_reparameterization(
         SpectralNormConfig::new(SpectralOperator::Matrix, 0.9).with_iterations(500),
     );
     let norm = SpectralNormConfig::norm(SpectralOperator::Matrix, bounded.linear.weight.val(), 500);
     assert!((norm - 0.9).abs() < 1e-4, "{norm}");
-    // Folded, the module has no reparameterisation left and the same weight.
+    // A folded module has the same weight and no reparameterisation.
     let folded = bounded.clone().materialize();
     assert_eq!(
         values(folded.linear.weight.val()),
         values(bounded.linear.weight.val())
     );
-    // A weight below its bound is left alone.
+    // A weight below its bound is unchanged.
     let small = net(&device)
         .apply_reparameterization(SpectralNormConfig::new(SpectralOperator::Matrix, 1e3));
     assert_eq!(
@@ -123,8 +123,8 @@ fn normalisation_bounds_and_gradients() {
         values(small.linear.weight.base())
     );
 
-    // The gradient of the bounded weight: <G, W b / s(W)> with s the largest singular value, by
-    // central differences of the whole expression.
+    // The gradient of the bounded weight: <G, W b / s(W)>, where s is the largest singular value,
+    // by central differences of the whole expression.
     let g = Numbers::new(8).tensor([5, 4], 1.0);
     let value = |w: Tensor<2>| {
         let s = SpectralNormConfig::norm(SpectralOperator::Matrix, w.clone(), 3000);
@@ -160,7 +160,7 @@ fn normalisation_bounds_and_gradients() {
     let error = relative(&exact, &differences);
     assert!(error < 1e-6, "{error:e}");
 
-    // Weight norm: the length of every output unit is its own parameter.
+    // Weight norm: the length of every output unit is a separate parameter.
     let normed = net(&device)
         .apply_reparameterization(WeightNormConfig::new())
         .train();

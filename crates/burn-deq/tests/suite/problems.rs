@@ -1,7 +1,7 @@
-//! The catalogue: fixed-point problems as data, which every solver is run over.
+//! The catalogue: fixed-point problems as data, which every solver must solve.
 //!
-//! A problem is f(z, data) with constants that belong to no sample; its solution is known in closed
-//! form or from an independent computation here.
+//! A problem is f(z, data) with constants that are shared by all samples. Its solution is known in
+//! closed form or from an independent computation here.
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use burn_deq::{
@@ -21,13 +21,13 @@ pub struct Problem {
     pub data: Vec<(Vec<f64>, [usize; 2])>,
     pub start: (Vec<f64>, [usize; 2]),
     pub solution: Vec<f64>,
-    /// Relative and absolute tolerance of the solve, and the error allowed in the solution.
+    /// Relative and absolute tolerance of the solve, and the accepted error of the solution.
     pub relative: f64,
     pub absolute: f64,
     pub error: f64,
-    /// Most evaluations that an accelerated solver may take.
+    /// Largest number of evaluations that an accelerated solver may take.
     pub limit: usize,
-    /// Whether f is a contraction, which plain iteration must solve, too, and more slowly.
+    /// Whether f is a contraction. Plain iteration must then solve it, too, and more slowly.
     pub contraction: bool,
 }
 
@@ -73,7 +73,7 @@ impl Problem {
         self
     }
 
-    /// Solves it; returns the state and the report.
+    /// Solves the problem; returns the state and the report.
     pub fn solve(&self, solver: &Solver, place: &Place) -> (Vec<f64>, Report) {
         let data: Data = self.data.iter().map(|(v, s)| place.tensor(v, *s)).collect();
         let start = place.tensor(&self.start.0, self.start.1);
@@ -100,7 +100,7 @@ impl Problem {
 }
 
 /// Where tests run: f64 on Flex, or f32 on any device, with the tolerance below which rounding
-/// rules.
+/// error dominates.
 pub struct Place {
     pub device: Device,
     pub dtype: DType,
@@ -129,14 +129,14 @@ impl Place {
         Tensor::from_data(data, (&self.device, self.dtype))
     }
 
-    /// The larger of a tolerance and what the type can give: an error of the solution is larger
-    /// than the residual by 1 / (1 - slope).
+    /// The larger of a tolerance and what the type can achieve. The error of the solution exceeds
+    /// the residual by a factor of 1 / (1 - slope).
     pub fn error(&self, error: f64) -> f64 {
         error.max(self.floor * 1e3)
     }
 }
 
-/// Every accelerated solver, each of which must solve every problem.
+/// All accelerated solvers. Each must solve every problem.
 pub fn accelerated() -> Vec<(&'static str, Solver)> {
     let anderson = AndersonConfig::new();
     [
@@ -214,7 +214,7 @@ fn newton(f: impl Fn(f64) -> f64, mut z: f64) -> f64 {
     z
 }
 
-/// All problems of the catalogue (the numbers are its rows), and more of their kinds.
+/// All problems of the catalogue (the numbers are its rows), and similar ones.
 pub fn catalogue() -> Vec<Problem> {
     let mut problems = Vec::new();
     // 1. z = cos z + theta.
@@ -225,16 +225,16 @@ pub fn catalogue() -> Vec<Problem> {
         ("shifted cosine", half_pi, half_pi),
     ] {
         let cosine = Problem::new(name, |z, d| z.cos() + d[0].clone(), vec![solution]);
-        // 26 is what jaxopt takes for 1e-6.
+        // jaxopt takes 26 for 1e-6.
         let cosine = cosine.data(vec![theta], [1, 1]).limit(26);
-        // At pi / 2 the slope is -1.
+        // At pi / 2, the slope is -1.
         problems.push(if theta == 0.0 {
             cosine
         } else {
             cosine.no_contraction()
         });
     }
-    // 2 and 3.
+    // Rows 2 and 3.
     let slope = 0.961_179_751_371_539_4;
     problems.push(Problem::new("tanh", |z, _| (z + 1.0).tanh(), vec![slope]));
     let heron = |z: Tensor<2>, _: Data| (z.clone() + z.recip() * 2.0) * 0.5;
@@ -244,9 +244,9 @@ pub fn catalogue() -> Vec<Problem> {
     let decay = decay
         .data(vec![0.9, 0.99, 0.999], [1, 3])
         .start(vec![1.0, 0.4, -0.2]);
-    // Near the fixed point the residual is a thousandth of z.
+    // Near the fixed point, the residual is a thousandth of z.
     problems.push(decay.tolerances(0.0, 9.9e-6, 1e-2));
-    // 6. Rotations about a centre: no contraction at any angle.
+    // 6. Rotations about a centre: not a contraction at any angle.
     for divisor in [2.0, 3.0, 4.0, 5.0, 6.0, 1.27, 1.73] {
         let (s, c) = (std::f64::consts::PI / divisor).sin_cos();
         let centre = vec![0.7, -1.3];
@@ -281,7 +281,7 @@ pub fn catalogue() -> Vec<Problem> {
     let expanding = Problem::new("slope -2", |z, _| z * -2.0 + 1.0, vec![1.0 / 3.0]);
     problems.push(expanding.no_contraction());
 
-    // More of the same kinds.
+    // Similar problems.
     let kepler = |e: f64, m: f64| newton(|z| m + e * z.sin(), m);
     let eccentric = Problem::new(
         "Kepler, e = 0.9",
@@ -305,7 +305,8 @@ pub fn catalogue() -> Vec<Problem> {
         }
     }
     let jordan = affine("non-normal affine", a, vec![1.0; n]).limit(120);
-    // Powers of the Jacobian grow before they fall: no contraction in the Euclidean norm.
+    // Powers of the Jacobian grow before they fall, so this is not a contraction in the Euclidean
+    // norm.
     problems.push(jordan.tolerances(1e-9, 1e-12, 1e-6).no_contraction());
     // Random stochastic matrix with teleportation: a PageRank.
     let n = 40;
@@ -315,7 +316,7 @@ pub fn catalogue() -> Vec<Problem> {
         row.iter_mut().for_each(|v| *v *= 0.85 / sum);
     }
     problems.push(affine("PageRank", a, vec![0.15 / n as f64; n]));
-    // A discretised Bratu problem, u'' + e^u = 0, by Jacobi's iteration.
+    // A discretised Bratu problem, u'' + e^u = 0, by Jacobi iteration.
     problems.push(bratu(15));
     // Eigenvalues of the Jacobian on a circle of radius 0.98.
     let q = orthogonal(5, 9);

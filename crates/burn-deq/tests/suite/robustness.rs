@@ -14,7 +14,7 @@ use proptest::prelude::*;
 use crate::problems::Place;
 use crate::support::{Numbers, Tanh, f64_tensor, values};
 
-/// z = slope * tanh(z) + offset, with one slope and offset a sample, in x = (slope, offset).
+/// z = slope * tanh(z) + offset, with one slope and offset per sample, in x = (slope, offset).
 fn per_sample(z: Tensor<2>, x: (Tensor<2>, Tensor<2>)) -> Tensor<2> {
     // A slope above 10 marks a sample without a fixed point: z = slope z^2 + 1 has no real root.
     let hopeless = x.0.clone().greater_elem(10.0).expand(z.dims());
@@ -101,7 +101,8 @@ fn a_bad_sample_leaves_the_others_untouched() {
 
 #[test]
 fn a_solved_sample_is_returned_bit_for_bit() {
-    // Slope 0: the start is not the fixed point, its first image is. Fixed point 0 from 0: solved.
+    // Slope 0: the fixed point is the first image, not the start. Fixed point 0 from 0: already
+    // solved.
     let x = (
         f64_tensor(vec![0.9, 0.5], [2, 1]),
         f64_tensor(vec![0.3, 0.0], [2, 1]),
@@ -147,7 +148,7 @@ fn degenerate_limits_give_a_typed_status() {
     }
 }
 
-/// Also what the wgpu tests run.
+/// The wgpu tests call this, too.
 pub fn check_degenerate_limits(place: &Place, solvers: &[Solver]) {
     let run = |solver: Solver, slopes: &[f64], offsets: &[f64]| {
         run_on(place, solver, [slopes, offsets], 3, Freezing::Off)
@@ -159,7 +160,7 @@ pub fn check_degenerate_limits(place: &Place, solvers: &[Solver]) {
             assert_eq!(report.evaluations, limit);
             assert!(rows[0].iter().all(|v| v.is_finite()));
         }
-        // Tolerance 0: an end by exact convergence or by a stall at rounding level.
+        // With tolerance 0, a solve ends by exact convergence or stalls at rounding error.
         let zero = solver
             .clone()
             .with_relative(0.0)
@@ -182,7 +183,7 @@ pub fn check_degenerate_limits(place: &Place, solvers: &[Solver]) {
         let zero_map = deq.solve_map(&|z: Tensor<2>, ()| z.zeros_like(), (), z0.clone());
         assert!(zero_map.forward.all_converged());
         assert!(values(zero_map.state).iter().all(|v| *v == 0.0));
-        // One dimension: the batch alone.
+        // One dimension: only the batch.
         let flat = deq.solve_map(
             &|z: Tensor<1>, ()| z.cos(),
             (),
@@ -217,7 +218,7 @@ fn degenerate_backward_solves_give_a_typed_status() {
     );
 }
 
-/// Also what the wgpu tests run.
+/// The wgpu tests call this, too.
 pub fn check_degenerate_backward_solves(place: &Place, solvers: &[LinearSolver]) {
     for solver in solvers {
         // Zero map, identity map (I - J = 0), a slope of 1.
@@ -250,14 +251,16 @@ pub fn check_degenerate_backward_solves(place: &Place, solvers: &[LinearSolver])
     }
 }
 
-/// Runs `f` on a thread of its own and fails if it has not ended after `limit`.
+/// Runs `f` on a separate thread and fails if it has not ended after `limit`.
 fn within<T: Send + 'static>(limit: Duration, f: impl FnOnce() -> T + Send + 'static) -> T {
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || sender.send(f()));
-    receiver.recv_timeout(limit).expect("it ended in time")
+    receiver
+        .recv_timeout(limit)
+        .expect("the function ends in time")
 }
 
-/// The message of the panic when a map captures the module it is trained with.
+/// The message of the panic when a map captures the module that is trained with it.
 fn panic_of_a_capturing_map(forward: Solver) -> Option<String> {
     within(Duration::from_secs(20), || {
         let result = std::panic::catch_unwind(|| {
@@ -285,7 +288,7 @@ fn panic_of_a_capturing_map(forward: Solver) -> Option<String> {
 
 #[test]
 fn a_captured_tracked_tensor_panics_at_once() {
-    // Even where the forward solve evaluates nothing.
+    // Even if the forward solve evaluates nothing.
     for forward in [Solver::default(), Solver::plain().with_max_steps(0)] {
         let message = panic_of_a_capturing_map(forward).expect("a panic with a message");
         assert!(
@@ -336,7 +339,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..Default::default() })]
 
     /// Whatever the map's slopes, the solver ends with a finite state, a status that agrees with
-    /// its residual, and the results of each sample on its own.
+    /// its residual, and for each sample the result that it has alone.
     #[test]
     fn every_end_is_honest(
         slopes in prop::collection::vec(-3.0f64..3.0, 1..6),
@@ -365,7 +368,7 @@ proptest! {
         prop_assert!(report.evaluations <= limit);
         for i in 0..slopes.len() {
             prop_assert!(rows[i].iter().all(|v| v.is_finite()));
-            // The residual that is reported is the residual of the state that is returned.
+            // The reported residual is that of the returned state.
             if limit > 0 {
                 let f: Vec<f64> = rows[i].iter().map(|z| slopes[i] * z.tanh() + offset).collect();
                 let r = f.iter().zip(&rows[i]).map(|(f, z)| (f - z).powi(2)).sum::<f64>().sqrt();
@@ -383,7 +386,7 @@ proptest! {
     }
 }
 
-/// Row 15 of the catalogue: a permuted batch gives the permuted solution, report and all.
+/// Row 15 of the catalogue: a permuted batch gives the permuted solution and report.
 #[test]
 fn permuting_the_batch_permutes_the_result() {
     let slopes = [0.5, -0.9, 0.95, 0.1, -3.0, 20.0];

@@ -28,7 +28,7 @@ fn solvers() -> Vec<Solver> {
     all
 }
 
-/// Solves for every start in `starts`, each a sample.
+/// Solves from every start in `starts`, each as a sample.
 fn run(
     f: impl FixedPointMap<Tensor<2>, ()>,
     solver: Solver,
@@ -62,7 +62,7 @@ fn a_state_that_grows_without_end_has_diverged() {
     for place in places() {
         for mut solver in solvers() {
             for check in [Check::Every(1), Check::Every(7)] {
-                // Whoever has no patience ends such a solve before.
+                // With less patience, such a solve would end earlier.
                 solver = solver.with_max_steps(12_000).with_check(check);
                 solver.termination.patience = usize::MAX;
                 let (z, report) = run(|z: Tensor<2>, ()| z + 0.3, solver.clone(), &place, &starts);
@@ -73,13 +73,13 @@ fn a_state_that_grows_without_end_has_diverged() {
     }
 }
 
-/// What stalls while the state grows has diverged, too.
+/// A sample that stalls while its state grows has diverged.
 #[test]
 fn a_residual_that_does_not_fall_while_the_state_grows_is_no_stall() {
     let solver = Solver::plain().with_max_steps(400);
     let (_, report) = run(|z: Tensor<2>, ()| z + 0.3, solver, &Place::flex(), &[0.0]);
     assert_eq!(report.status, [Status::Diverged], "{report:?}");
-    // A state that stays where it is has stalled.
+    // A state that does not move has stalled.
     let solver = Solver::plain().with_max_steps(400);
     let (_, report) = run(
         |z: Tensor<2>, ()| z.neg() + 0.3,
@@ -90,8 +90,8 @@ fn a_residual_that_does_not_fall_while_the_state_grows_is_no_stall() {
     assert_eq!(report.status, [Status::Stalled], "{report:?}");
 }
 
-/// What grows and is right: fixed points a million times the start, from zero, from near an unstable
-/// fixed point, and of a slope near 1.
+/// Large and correct states: fixed points a million times the start, from zero, from near an
+/// unstable fixed point, and with a slope near 1.
 #[test]
 fn fixed_points_far_from_the_start_are_found() {
     type Map = fn(Tensor<2>, ()) -> Tensor<2>;
@@ -110,7 +110,7 @@ fn fixed_points_far_from_the_start_are_found() {
     for place in places() {
         for (name, f, start, fixed) in cases {
             for solver in solvers() {
-                // Where slopes are near 1, only secants get there in time.
+                // With slopes near 1, only secants get there in time.
                 let plain = matches!(solver.method, Method::Plain { .. });
                 let solver = solver.with_relative(1e-5).with_max_steps(400);
                 if plain && (1e3..=1e4).contains(&fixed) {
@@ -129,7 +129,7 @@ fn fixed_points_far_from_the_start_are_found() {
     }
 }
 
-/// A rotation by 0.01 about a centre takes weights of 1e4 and more.
+/// A rotation by 0.01 about a centre needs weights of 1e4 and more.
 #[test]
 fn a_slow_rotation_is_solved_by_two_differences() {
     for place in places() {
@@ -160,7 +160,7 @@ fn a_slow_rotation_is_solved_by_two_differences() {
     }
 }
 
-/// A backward system that is singular and has no solution: its solvers run away along the kernel.
+/// A singular backward system without a solution: its solvers run away along the kernel.
 #[test]
 fn a_singular_backward_system_does_not_converge() {
     for place in places() {
@@ -199,7 +199,7 @@ fn a_singular_backward_system_does_not_converge() {
 
 type Pair = (Tensor<2>, Tensor<2>);
 
-/// Fixed points 1e6 and 1e-3, the small one reached more slowly.
+/// Fixed points 1e6 and 1e-3; the small one is reached more slowly.
 fn unequal((a, b): Pair, (): ()) -> Pair {
     (a * 0.5 + 5e5, b * 0.9 + 1e-4)
 }
@@ -233,7 +233,7 @@ fn each_branch_meets_the_tolerance_if_each_is_to() {
                         b.iter().all(|b| (b - 1e-3).abs() < 2e-6),
                         "{solver:?}: {b:?}"
                     );
-                    // The report speaks of the worse branch.
+                    // The report describes the worse branch.
                     for i in 0..3 {
                         let [a, b] = [&a[i..=i], &b[2 * i..2 * i + 2]];
                         let norm =
@@ -253,7 +253,7 @@ fn each_branch_meets_the_tolerance_if_each_is_to() {
             }
         }
     }
-    // By default the state counts as a whole, as documented.
+    // By default the state is judged as a whole, as documented.
     let ([_, b], report) = solve_unequal(Solver::plain(), &Place::flex(), Freezing::Off);
     assert!(
         report.all_converged() && (b[0] - 1e-3).abs() > 2e-4,
@@ -261,7 +261,7 @@ fn each_branch_meets_the_tolerance_if_each_is_to() {
     );
 }
 
-/// For a state of one tensor nothing changes.
+/// Nothing changes for a state of one tensor.
 #[test]
 fn one_branch_is_judged_as_a_whole() {
     for (name, solver) in accelerated() {

@@ -1,4 +1,4 @@
-//! Every solver over every problem of the catalogue, and the evaluation counts that are promised.
+//! Every solver on every problem of the catalogue, and the promised evaluation counts.
 
 use burn::module::Module;
 use burn::tensor::{DType, Device, Tensor};
@@ -10,7 +10,7 @@ use burn_deq::{
 use crate::problems::{Place, Problem, accelerated, catalogue};
 use crate::support::{Affine, Numbers, f64_tensor, relative, values};
 
-/// Runs the problems that are chosen; also what the wgpu tests call.
+/// Runs the chosen problems. The wgpu tests call this, too.
 pub fn check_table(place: &Place, choose: impl Fn(&Problem) -> bool) {
     let mut failures = Vec::new();
     for problem in catalogue().into_iter().filter(choose) {
@@ -29,7 +29,7 @@ pub fn check_table(place: &Place, choose: impl Fn(&Problem) -> bool) {
                 ));
             }
         }
-        // Plain iteration solves the contractions, more slowly than the default.
+        // Plain iteration solves the contractions, but more slowly than the default.
         let plain = Solver::plain().with_max_steps(8000);
         let (z, report) = problem.solve(&plain, place);
         let solved = report.all_converged() && problem.error_of(&z) <= place.error(problem.error);
@@ -44,7 +44,7 @@ pub fn check_table(place: &Place, choose: impl Fn(&Problem) -> bool) {
                 failures.push(format!("{} by plain: {report:?}", problem.name));
             }
         } else if report.all_converged() != solved {
-            failures.push(format!("{}: plain claims to have solved it", problem.name));
+            failures.push(format!("{}: plain iteration converged", problem.name));
         }
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
@@ -128,7 +128,7 @@ pub fn check_nested_state(place: &Place) {
         let (a, (b, c)) = out.state;
         let all = [values(a), values(b), values(c)].concat();
         assert!(all.iter().all(|v| v.abs() < 1e-2), "{all:?}");
-        // The block that flips is linear and is solved to the tolerance.
+        // The block that flips is linear, so it is solved to the tolerance.
         assert!(all[5].abs() < 1e-6, "{all:?}");
     }
     let deq = EquilibriumConfig::new().with_forward(tight(Solver::plain()));
@@ -174,8 +174,8 @@ fn a_restart_changes_the_path_but_not_the_solution() {
     assert_ne!(report.evaluations, without.evaluations);
 }
 
-/// With as many differences as dimensions both types, and Broyden's method after twice as many
-/// steps (Gay 1979), are exact on an affine map.
+/// On an affine map, both Anderson types are exact with as many differences as dimensions, and
+/// Broyden's method is exact after twice as many steps (Gay 1979).
 #[test]
 fn secant_methods_are_exact_on_small_affine_maps() {
     let n = 6;
@@ -205,7 +205,7 @@ fn secant_methods_are_exact_on_small_affine_maps() {
     }
 }
 
-/// z = z A + x with A symmetric, as it declares.
+/// z = z A + x with A symmetric, as declared.
 #[derive(Clone)]
 struct Symmetric(Structure);
 
@@ -219,7 +219,7 @@ impl FixedPointMap<Tensor<2>, WithModule<Affine, Tensor<2>>> for Symmetric {
     }
 }
 
-/// dL/dx for L = |z*|^2 and the backward report, for a map of this spectrum.
+/// dL/dx for L = |z*|^2 and the backward report, for a map with this spectrum.
 fn backward(
     spectrum: &[f64],
     structure: Structure,
@@ -232,7 +232,8 @@ fn backward(
     let x = Tensor::<2>::from_data(x.into_data(), (&place.device, place.dtype))
         .autodiff()
         .require_grad();
-    // Anderson acceleration with a long memory also solves forward what is no contraction.
+    // Anderson acceleration with a large history also solves forward maps that are not
+    // contractions.
     let forward = Solver::anderson(n.min(40))
         .with_relative(1e-8f64.max(place.floor))
         .with_max_steps(400);
@@ -347,7 +348,7 @@ fn check_singular(seed: u64) {
         // The loss is <g, z>, so the backward solve is u = A u + g.
         z.matmul(a) * 0.0 + x
     });
-    // The forward map is trivial; the backward one is given by its closed-form Jacobian.
+    // The forward map is trivial; its closed-form Jacobian gives the backward one.
     #[derive(Clone)]
     struct Singular<F>(F);
     struct Product(Tensor<2>);

@@ -1,4 +1,4 @@
-//! Problems and helpers that the tests share.
+//! Problems and helpers shared by the tests.
 
 use burn::module::{Module, Param};
 use burn::tensor::{DType, Device, Tensor, TensorData};
@@ -25,7 +25,8 @@ pub fn relative(a: &[f64], b: &[f64]) -> f64 {
     norm(&mut a.iter().zip(b).map(|(a, b)| a - b)) / norm(&mut b.iter().copied())
 }
 
-/// A deterministic stream of numbers in [-1, 1): tests must not depend on a shared generator.
+/// A deterministic stream of numbers in [-1, 1), because tests must not depend on a shared
+/// generator.
 pub struct Numbers(u64);
 
 impl Numbers {
@@ -117,7 +118,7 @@ impl Affine {
     }
 }
 
-/// Orthonormal rows by Gram and Schmidt, twice for accuracy.
+/// Orthonormal rows by Gram-Schmidt, twice for accuracy.
 pub fn orthogonal(n: usize, seed: u64) -> Vec<Vec<f64>> {
     let mut numbers = Numbers::new(seed);
     let mut rows: Vec<Vec<f64>> = Vec::new();

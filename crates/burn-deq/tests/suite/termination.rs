@@ -42,8 +42,8 @@ fn norms_are_what_they_say() {
     }
 }
 
-/// At most one read-back a step, none in the fixed-step mode, every k steps in between; also what
-/// the wgpu tests call.
+/// At most one read-back per step, none in the fixed-step mode, and one every k steps in between.
+/// The wgpu tests call this, too.
 pub fn check_read_backs(place: &Place) {
     let (cell, x, z0) = cell(place);
     let reference = {
@@ -138,7 +138,7 @@ fn the_trace_holds_every_residual() {
         .init();
     let out = deq.solve(&cell, Tanh::forward, x.clone(), z0.clone());
     assert_eq!(out.forward.trace.len(), out.forward.evaluations);
-    // Plain iteration can be followed by hand.
+    // Plain iteration is easy to follow by hand.
     let mut z = z0;
     for (k, (step, residuals)) in out.forward.trace.iter().enumerate() {
         assert_eq!(*step, k + 1);
@@ -156,8 +156,8 @@ fn the_trace_holds_every_residual() {
     assert!(out.forward.elapsed.as_nanos() > 0);
 }
 
-/// Every state that is asked for comes back, each with the implicit gradient at itself: TorchDEQ
-/// drops it silently when a solve ends early.
+/// Every requested state comes back, each with the implicit gradient at that state. TorchDEQ
+/// silently drops it if a solve ends early.
 #[test]
 fn intermediate_states_have_right_gradients() {
     let place = Place::flex();
@@ -177,7 +177,7 @@ fn intermediate_states_have_right_gradients() {
     let mut z = z0.clone();
     for step in 1..=6 {
         if let Some(k) = asked.iter().position(|s| *s == step) {
-            // The iterate, one tracked application later.
+            // The iterate after one more application on the tape.
             let expected = cell.valid().forward(z.clone(), x.clone());
             let error = relative(
                 &values(out.intermediate[k].state.clone()),
@@ -187,8 +187,8 @@ fn intermediate_states_have_right_gradients() {
         }
         z = cell.valid().forward(z, x.clone());
     }
-    // The gradient of state k is (df/dW)' (I - J')^-1 g with J at that state: by a second layer
-    // whose forward solve is stopped there.
+    // The gradient of state k is (df/dW)' (I - J')^-1 g with J at that state. A second layer, whose
+    // forward solve stops there, computes it.
     for (k, step) in [(0, 2), (1, 5)] {
         let gradient_of = |state: Tensor<2>| {
             let gradients = state.cos().sum().backward();
@@ -243,7 +243,7 @@ fn warm_starts_save_evaluations_and_change_nothing_else() {
     };
     let (cold, first) = run(AdjointStart::Gradient, z0.clone().into());
     let (shine, second) = run(AdjointStart::BroydenFactors, z0.clone().into());
-    // Mean residual that the backward solve starts with.
+    // Mean initial residual of the backward solve.
     let begins = |out: &burn_deq::Solution<Tensor<2>>| {
         let trace = out.adjoint.report().unwrap().trace;
         trace[0].1.iter().sum::<f64>() / 5.0
@@ -265,7 +265,8 @@ fn warm_starts_save_evaluations_and_change_nothing_else() {
     assert!(relative(&shine, &cold) < 1e-8 && relative(&warm, &cold) < 1e-8);
 }
 
-/// In one dimension the secant is the derivative at last, so the factors solve the backward system.
+/// In one dimension the secant converges to the derivative, so the factors solve the backward
+/// system.
 #[test]
 fn broyden_factors_are_the_inverse_in_one_dimension() {
     let place = Place::flex();
@@ -328,7 +329,7 @@ fn settings_that_cannot_work_are_named() {
         let error = config.validate().expect_err(field);
         assert_eq!(error.field, field);
         assert!(error.to_string().contains(field), "{error}");
-        // And no panic without the check.
+        // Without the check, nothing panics either.
         let z0 = Tensor::<2>::zeros([1, 2], &Device::flex());
         config.init().solve_map(&|z: Tensor<2>, ()| z.cos(), (), z0);
     }
@@ -336,7 +337,7 @@ fn settings_that_cannot_work_are_named() {
 
 #[test]
 fn a_step_into_nan_is_taken_back() {
-    // sqrt is NaN below 0: accelerated steps that overshoot must not kill the sample.
+    // sqrt is NaN below 0: accelerated steps that overshoot must not ruin the sample.
     let place = Place::flex();
     let f = |z: Tensor<2>, ()| (z.clone() * 0.98).sqrt() * (z * 4.0).cos().abs() + 1e-3;
     for (name, solver) in accelerated() {

@@ -1,4 +1,4 @@
-//! What does not need f64, on wgpu. Run by name where there is a Vulkan driver.
+//! Tests on wgpu that do not need f64. Run by name if there is a Vulkan driver.
 #![cfg(feature = "wgpu")]
 
 use burn::module::Module;
@@ -12,8 +12,8 @@ fn place() -> Place {
     Place::f32_on(Device::wgpu(Default::default()))
 }
 
-/// Every size of the state and of the batch costs seconds of kernel compilation, so there is a
-/// choice of each test by default and the whole if this variable is set.
+/// Every size of the state and of the batch costs seconds of kernel compilation. So only a
+/// selection of each test runs by default, and all of it if this variable is set.
 fn all() -> bool {
     std::env::var_os("BURN_DEQ_WGPU_ALL").is_some()
 }

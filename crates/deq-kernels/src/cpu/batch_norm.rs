@@ -1,7 +1,7 @@
-//! Batch norm with the ReLU behind it.
+//! Batch norm followed by ReLU.
 //!
-//! Sums over a batch are kept in f64, plane by plane: kept in f32 they are off by some 1e-6, which
-//! moves whole regions of equal pixels across the kinks of the network behind.
+//! Sums over a batch are kept in f64, plane by plane. In f32 they would be off by about 1e-6, which
+//! moves whole regions of equal pixels across the kinks of the following network.
 
 use burn::nn::BatchNorm;
 use burn::tensor::{Tensor, TensorData};
@@ -11,11 +11,11 @@ use rayon::prelude::*;
 use super::{Floats, tensor};
 use crate::gradient::custom_gradient;
 
-/// Numbers that are added up in f32 before they are in f64.
+/// Numbers that are summed in f32 before the sum is added to an f64.
 const LINE: usize = 1024;
 
-/// max(batch norm of x, 0) with its gradients; in training, the running statistics move as Burn
-/// moves them. `None` where there is no fast form.
+/// max(batch norm of x, 0) with its gradients. In training, it updates the running statistics as
+/// Burn does. `None` if there is no fast form.
 pub(crate) fn norm_relu(norm: &BatchNorm, x: &Tensor<4>) -> Option<Tensor<4>> {
     let training = x.device().is_autodiff();
     if training && !norm.training.is_enabled() {
@@ -59,7 +59,7 @@ pub(crate) fn norm_relu(norm: &BatchNorm, x: &Tensor<4>) -> Option<Tensor<4>> {
     let y = statistics.apply(&from, &scale, &shift, x);
     let made = Floats::new(&y)?;
     let pullback = move |g: Tensor<4>, [wants_x, ..]: [bool; 3]| {
-        let gradient = Floats::new(&g).expect("the gradient is where the output is");
+        let gradient = Floats::new(&g).expect("the gradient is on the output's backend");
         let (sums, products) = statistics.sums(&from, &made, &gradient);
         let vector = |values: &[f64]| {
             let values: Vec<f32> = values.iter().map(|v| *v as f32).collect();
@@ -81,7 +81,7 @@ fn moments(x: &Floats) -> (Vec<f32>, Vec<f32>) {
     let of_channel = |channel: usize| {
         let sum: f64 = x.planes(channel).map(|x| total(x, 0.0).0).sum();
         let mean = (sum / count) as f32;
-        // The second sum takes away what rounding did to the mean.
+        // The sum of x - mean corrects the rounding error of the mean.
         let (mut off, mut square) = (0.0, 0.0);
         for plane in x.planes(channel) {
             let (a, b) = total(plane, mean);
@@ -147,7 +147,7 @@ fn sums<S: Simd>(
     totals
 }
 
-/// What every channel is normalised by.
+/// The statistics that normalise every channel.
 struct Statistics {
     mean: Vec<f32>,
     /// 1 / standard deviation.
@@ -184,8 +184,8 @@ impl Statistics {
         tensor(y, x.dims, like)
     }
 
-    /// For every channel, the sum of the gradient where the ReLU lets it through, and that of its
-    /// product with the normalised x.
+    /// For every channel, the sum of the gradient over the pixels that the ReLU passes, and the sum
+    /// of its product with the normalised x.
     fn sums(&self, x: &Floats, y: &Floats, g: &Floats) -> (Vec<f64>, Vec<f64>) {
         let of_channel = |channel: usize| {
             let mut totals = [0.0; 2];
@@ -270,7 +270,7 @@ impl WithSimd for Apply<'_> {
         } = self;
         for (y, x) in y.iter_mut().zip(x) {
             let v = (*x - mean) * scale + shift;
-            // NaN stays.
+            // Keeps NaN.
             *y = if v < 0.0 { 0.0 } else { v };
         }
     }

@@ -7,7 +7,7 @@ use super::kernel::{Packed, add_kernel_gradient};
 use super::{Floats, SAMPLES_A_TASK, tensor};
 use crate::gradient::custom_gradient;
 
-/// Larger kernels would run past the space that a plane has at its end.
+/// Larger kernels would run past the slack at the end of a plane.
 const LARGEST_KERNEL: usize = 15;
 
 /// Whether a convolution of this kind has a fast form.
@@ -21,7 +21,7 @@ pub(super) fn convolves(x: [usize; 4], kernel: [usize; 4]) -> bool {
 }
 
 /// Stride-1 convolution with zero padding that keeps the resolution, and a bias `[out]`, with their
-/// gradients; `None` where there is no fast form.
+/// gradients. `None` if there is no fast form.
 pub(crate) fn convolve(
     x: &Tensor<4>,
     kernel: &Tensor<4>,
@@ -46,8 +46,8 @@ pub(crate) fn convolve(
         bias.cloned().unwrap_or_else(none),
     );
     let pullback = move |g: Tensor<4>, [x, kernel, bias]: [bool; 3]| {
-        // The gradient of a mean, for example, is a view.
-        let gradient = Floats::new(&g).expect("the gradient is where the output is");
+        // A gradient may be a view, for example that of a mean.
+        let gradient = Floats::new(&g).expect("the gradient is on the output's backend");
         let x = x.then(|| {
             let transposed = Packed::transposed(weights.elements(), [out, channels, k]);
             convolve_batch(&transposed, &gradient, None, &g)

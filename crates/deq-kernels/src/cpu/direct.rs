@@ -1,15 +1,14 @@
 //! Convolutions of one sample on the CPU, in registers.
 //!
-//! A stride-1 convolution with zero padding is a sum of shifted planes. Planes are given a
-//! zero border, and the border on the right of a row is the one on the left of the next: then a
-//! shift is one offset for the whole plane, and the sum runs over the plane as over a line, with no
-//! special case at the edges. A block of a few output channels by a few vectors of pixels stays in
-//! registers through the whole sum over input channels and taps; the input of a block of pixels
-//! stays in the first-level cache while all output channels are made of it. The instruction set is
-//! chosen at run time.
+//! A stride-1 convolution with zero padding is a sum of shifted planes. Planes have a zero border,
+//! and the right border of a row is the left border of the next row. So a shift is one offset for
+//! the whole plane, and the sum treats the plane as one line, without special cases at the edges. A
+//! block of a few output channels by a few vectors of pixels stays in registers for the whole sum
+//! over input channels and taps. The input of a block of pixels stays in the first-level cache
+//! while all output channels are computed from it. The instruction set is chosen at run time.
 //!
-//! Inner loops are over arrays. A closure, also one of `array::from_fn` or `map`, may stay a function of its
-//! own, which is not compiled for that instruction set.
+//! Inner loops are over arrays. A closure, including one in `array::from_fn` or `map`, may stay a
+//! separate function, which is not compiled for that instruction set.
 
 use std::cell::RefCell;
 
@@ -18,9 +17,9 @@ use pulp::{Arch, Simd, WithSimd};
 use super::kernel::{VECTORS, WIDE};
 use super::{lend, room};
 
-/// Pixels of a few planes that the first-level cache holds.
+/// Pixels per block: the first-level cache holds a few planes of this size.
 const PIXELS_AT_ONCE: usize = 1024;
-/// Pixels that a block may run past the end of a plane, and the border of the last row.
+/// Pixels that a block may run past the end of a plane, plus the border of the last row.
 const SLACK: usize = VECTORS * 16 + 16;
 
 thread_local! {
@@ -29,7 +28,7 @@ thread_local! {
     static OUTPUT: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Where the pixels of a plane with its border lie in memory.
+/// Memory layout of a plane with its border.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Raster {
     height: usize,
@@ -39,7 +38,7 @@ pub(super) struct Raster {
 }
 
 impl Raster {
-    /// For a plane of `[height, width]` and kernels of odd size.
+    /// The layout of a plane of `[height, width]` for kernels of odd size.
     pub(super) fn new([height, width]: [usize; 2], kernel: usize) -> Self {
         Self {
             height,
@@ -48,17 +47,17 @@ impl Raster {
         }
     }
 
-    /// From a pixel to the one below.
+    /// Offset from a pixel to the one below.
     fn stride(&self) -> usize {
         self.width + self.border
     }
 
-    /// Of the first pixel.
+    /// Offset of the first pixel.
     fn origin(&self) -> usize {
         self.border * (self.stride() + 1)
     }
 
-    /// From the first pixel to the border after the last row.
+    /// Distance from the first pixel to the border after the last row.
     pub(super) fn span(&self) -> usize {
         self.height * self.stride()
     }
@@ -68,7 +67,7 @@ impl Raster {
         (self.height + 2 * self.border) * self.stride() + self.border + SLACK
     }
 
-    /// Offsets of the taps of a kernel from its upper left one, row by row.
+    /// Offsets of the taps of a kernel from its upper left tap, row by row.
     fn taps(&self) -> impl Iterator<Item = usize> {
         let side = 0..2 * self.border + 1;
         let stride = self.stride();
@@ -76,7 +75,7 @@ impl Raster {
             .flat_map(move |y| side.clone().map(move |x| y * stride + x))
     }
 
-    /// Pixels of a plane.
+    /// Number of pixels of a plane.
     fn size(&self) -> usize {
         self.height * self.width
     }
@@ -97,7 +96,7 @@ impl Raster {
             .map(move |row| &mut row[..width])
     }
 
-    /// Gives planes `[channels, height, width]` their borders, in this memory.
+    /// Copies planes `[channels, height, width]` into this memory and adds their borders.
     fn enter<'m>(&self, from: &[f32], to: &'m mut Vec<f32>) -> &'m [f32] {
         let planes = from.len() / self.size();
         let to = room(to, planes * self.plane());
@@ -113,7 +112,7 @@ impl Raster {
         to
     }
 
-    /// Takes planes out of their borders.
+    /// Copies planes without their borders.
     fn leave(&self, from: &[f32], to: &mut [f32]) {
         for (from, to) in from
             .chunks_exact(self.plane())
@@ -125,7 +124,7 @@ impl Raster {
         }
     }
 
-    /// Makes everything but the pixels zero.
+    /// Sets everything except the pixels to zero.
     fn clear_border(&self, plane: &mut [f32]) {
         if self.border == 0 {
             plane[self.span()..].fill(0.0);
@@ -140,7 +139,7 @@ impl Raster {
     }
 }
 
-/// Lends a task the planes `[channels, height, width]`, with their borders.
+/// Runs a task on the planes `[channels, height, width]` with their borders.
 pub(super) fn with_border(raster: Raster, from: &[f32], task: impl FnOnce(Raster, &[f32])) {
     lend(&INPUT, |memory| task(raster, raster.enter(from, memory)));
 }
@@ -251,8 +250,8 @@ pub(super) fn add_kernel_gradient(
     g: &[f32],
     sum: &mut [f32],
 ) {
-    // As many samples at once as the first-level cache holds: adding up a vector at the end costs
-    // as much as a small plane.
+    // The first-level cache limits the number of samples per group. Larger groups pay because the
+    // final sum over a vector costs as much as a small plane.
     let group = (PIXELS_AT_ONCE / raster.span().max(1)).clamp(1, samples.max(1));
     let [from, to] = [x, g].map(|planes| planes.len() / samples.max(1));
     let taps: Vec<_> = raster.taps().collect();

@@ -5,7 +5,7 @@ use pulp::{Simd, WithSimd};
 use super::pooling::Lines;
 use crate::step::{Activation, Finish, Prox};
 
-/// What happens between the two convolutions.
+/// The operation between the two convolutions.
 #[derive(Clone, Copy)]
 pub(super) enum Middle<'a> {
     Nothing,
@@ -43,7 +43,7 @@ impl WithSimd for Apply<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, _simd: S) {
         use Activation as A;
-        // Comparisons, unlike max, let NaN through.
+        // Comparisons, unlike max, propagate NaN.
         let positive = |a: f32| if a > 0.0 { 1.0 } else { 0.0 };
         match self.middle {
             Middle::Nothing => {}
@@ -156,7 +156,7 @@ impl WithSimd for CoupleOnto<'_, '_> {
         let (sy, sx) = (height / h, width / w);
         let scale = 1.0 / ((sy * sx) as f32).sqrt();
         let mut lines = Lines::default();
-        // Rows of the coarser grid, of all channels one after the other.
+        // Rows of the coarser grid, channel by channel.
         let bands = z
             .chunks_exact(sy * width)
             .zip(self.fine.chunks_exact_mut(sy * width));
@@ -182,7 +182,7 @@ impl WithSimd for CoupleOnto<'_, '_> {
     }
 }
 
-/// What happens to the result in the end.
+/// The last operation on the result.
 pub(super) enum Last<'a> {
     Multiply(&'a [f32]),
     Constrain(Prox, Finish),
@@ -231,7 +231,7 @@ impl WithSimd for Conclude<'_> {
                         Finish::Mask => indicator(v.abs() > t),
                         Finish::Prox if *v < -t => *v + t,
                         Finish::Prox if *v > t => *v - t,
-                        // Zero, and NaN for NaN.
+                        // Zero, but NaN for NaN.
                         Finish::Prox => *v * 0.0,
                     };
                 }

@@ -1,4 +1,4 @@
-//! Kernels in the order in which convolutions on the CPU need them, and which way those take.
+//! Kernels in the memory order of the CPU's convolutions, and the choice between these.
 
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
@@ -8,30 +8,30 @@ use super::{winograd, winograd_gradient};
 
 /// Vectors of pixels in a block.
 pub(super) const VECTORS: usize = 2;
-/// Registers from which on blocks have 8 output channels instead of 4.
+/// Number of registers from which blocks have 8 output channels instead of 4.
 pub(super) const WIDE: usize = 32;
-/// Multiplications from which on a convolution is spread over the cores: some tens of microseconds.
+/// Multiplications above which a convolution is spread over the cores: some tens of microseconds.
 const WORTH_SPREADING: usize = 1 << 21;
-/// Pixels of all samples from which on a kernel gradient goes by bands: with fewer, adding up the
-/// vectors at the end costs more than the multiplications saved.
+/// Pixels of all samples above which a kernel gradient is computed by bands. With fewer, summing
+/// the vectors at the end costs more than the saved multiplications.
 const LEAST_PIXELS: usize = 64;
 
-/// A kernel `[out, in, k, k]`, its weights in the order in which a block needs them:
+/// A kernel `[out, in, k, k]` in the memory order of a block:
 /// `[block of output channels][in][tap][output channel of the block]`.
 #[derive(Clone, Debug)]
 pub(crate) struct Packed {
     weights: Vec<f32>,
-    /// Of 3 x 3 kernels, the weights of `winograd`: `[block][k][in][column][output channel]`.
+    /// For 3 x 3 kernels, the weights of `winograd`: `[block][k][in][column][output channel]`.
     banded: Option<Vec<f32>>,
     channels_out: usize,
     size: usize,
     machine: Machine,
 }
 
-/// What blocks look like on this machine.
+/// Block sizes on this machine.
 #[derive(Clone, Copy, Debug)]
 struct Machine {
-    /// Output channels: sums and operands have to fit the registers.
+    /// Output channels per block. Sums and operands must fit the registers.
     block: usize,
     /// Numbers of a vector.
     lanes: usize,
@@ -54,8 +54,8 @@ impl Machine {
         Arch::new().dispatch(Look)
     }
 
-    /// Whether a 3 x 3 convolution of such planes takes no more multiplications by bands, counting
-    /// what vectors run past the ends of lines.
+    /// Whether a 3 x 3 convolution of such planes takes no more multiplications by bands, including
+    /// the lanes past the ends of lines.
     fn prefers_bands(self, size: [usize; 2]) -> bool {
         let blocks = |vectors: usize| vectors.div_ceil(VECTORS);
         let by_bands = 2 * blocks(winograd::count(size) * size[1].div_ceil(self.lanes));
@@ -111,8 +111,8 @@ impl Packed {
         self.channels_out
     }
 
-    /// Convolves planes `[in, height, width]` to `[out, height, width]`. Work that is worth it is
-    /// spread over the cores by output channels.
+    /// Convolves planes `[in, height, width]` to `[out, height, width]`. Large work is spread over
+    /// the cores by output channels.
     pub(crate) fn convolve(&self, size: [usize; 2], from: &[f32], to: &mut [f32]) {
         let block = self.machine.block;
         match &self.banded {
@@ -129,7 +129,7 @@ impl Packed {
         }
     }
 
-    /// Computes output channels block by block, on several cores where the work is worth it.
+    /// Computes output channels block by block, on several cores if there is enough work.
     fn spread(
         &self,
         weights: &[f32],
@@ -138,7 +138,7 @@ impl Packed {
         convolve: impl Fn(&[f32], &mut [f32]) + Send + Sync,
     ) {
         let blocks = self.channels_out.div_ceil(self.machine.block);
-        // Within a task there are others to keep the cores busy.
+        // Inside a task, other tasks keep the cores busy.
         let task = rayon::current_thread_index().is_some();
         if task || self.weights.len() * height * width < WORTH_SPREADING {
             return convolve(weights, to);
@@ -150,8 +150,9 @@ impl Packed {
     }
 }
 
-/// Adds to `sum`, `[out, in, k, k]`, the gradient with respect to the kernel of a convolution from
-/// the planes `x`, `[samples, in, height, width]`, to planes whose gradient is `g`.
+/// Adds the kernel gradient of a convolution to `sum`, `[out, in, k, k]`. `x`,
+/// `[samples, in, height, width]`, holds the input planes and `g` the gradient of the output
+/// planes.
 pub(crate) fn add_kernel_gradient(
     size: [usize; 2],
     kernel: usize,

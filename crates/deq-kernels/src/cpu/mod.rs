@@ -1,7 +1,7 @@
 //! Fast forms for Burn's CPU backend: plain `f32` tensors on Flex.
 //!
-//! Every entry returns `None` where it does not apply, and the caller takes the portable form. The
-//! instruction set is chosen at run time by pulp: AVX-512, AVX2, NEON or none.
+//! Every entry returns `None` if it does not apply, and the caller uses the portable form. pulp
+//! chooses the instruction set at run time: AVX-512, AVX2, NEON or none.
 
 mod batch_norm;
 mod convolution;
@@ -26,8 +26,8 @@ pub(crate) use convolution::convolve;
 pub(crate) use pooling::mean_pool;
 pub(crate) use step::{PreparedKernels, Product, applies, mask, step, tracked_step};
 
-/// Samples whose kernel gradients are added up by one task: a fixed number, so that the sum does
-/// not depend on the number of threads.
+/// Samples whose kernel gradients one task sums: a fixed number, so that the sum does not depend on
+/// the number of threads.
 const SAMPLES_A_TASK: usize = 8;
 
 /// A plain `f32` tensor on Flex, with its elements in row-major order.
@@ -66,21 +66,21 @@ impl Floats {
         self.dims[1..].iter().product()
     }
 
-    /// The plane of a channel of every sample.
+    /// The planes of one channel, one per sample.
     fn planes(&self, channel: usize) -> impl Iterator<Item = &[f32]> {
         let [_, channels, height, width] = self.dims;
         let planes = self.elements().chunks_exact((height * width).max(1));
         planes.skip(channel).step_by(channels.max(1))
     }
 
-    /// The sum over samples and pixels.
+    /// The sum of every channel over samples and pixels.
     fn sum_of_channels(&self) -> Vec<f32> {
         let [_, channels, height, width] = self.dims;
         let mut sums = vec![0.0; channels];
         for sample in self.elements().chunks_exact(self.sample().max(1)) {
             let planes = sample.chunks_exact((height * width).max(1));
             for (sum, plane) in sums.iter_mut().zip(planes) {
-                // In short lines: a sum of many numbers one by one is not accurate in f32.
+                // Sums short lines first, because a long running sum is inaccurate in f32.
                 *sum += plane.chunks(32).map(|c| c.iter().sum::<f32>()).sum::<f32>();
             }
         }
@@ -95,8 +95,8 @@ fn tensor(elements: Vec<f32>, dims: [usize; 4], like: &Tensor<4>) -> Tensor<4> {
     )
 }
 
-/// Lends a task this thread's memory. The memory is taken out meanwhile, because a thread that waits
-/// may be given another task.
+/// Lends this thread's memory to a task. The memory is taken out meanwhile, because a waiting
+/// thread may run another task.
 fn lend<T: Default, R>(
     memory: &'static std::thread::LocalKey<RefCell<T>>,
     task: impl FnOnce(&mut T) -> R,
@@ -107,15 +107,15 @@ fn lend<T: Default, R>(
     result
 }
 
-/// So many numbers of this memory, from the start of a line of the cache on. The memory grows if need
-/// be; what stands there is left.
+/// This number of elements of the memory, aligned to a cache line. The memory grows if necessary.
+/// The elements keep their values.
 fn room(memory: &mut Vec<f32>, numbers: usize) -> &mut [f32] {
     const LINE: usize = 64;
     let most = LINE / size_of::<f32>();
     if memory.len() < numbers + most {
         memory.resize(numbers + most, 0.0);
     }
-    // It need not be possible: then it is only slower.
+    // Alignment may be impossible; then the code is only slower.
     let start = memory.as_ptr().align_offset(LINE).min(most);
     &mut memory[start..start + numbers]
 }

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use super::{Floats, tensor};
 use crate::gradient::custom_gradient;
 
-/// Means over cells of equal size, with their gradient; `None` where there is no fast form.
+/// Means over cells of equal size, with their gradient. `None` if there is no fast form.
 pub(crate) fn mean_pool(x: &Tensor<4>, [height, width]: [usize; 2]) -> Option<Tensor<4>> {
     let [batch, channels, h, w] = x.dims();
     let whole = |n: usize, cells: usize| cells > 0 && n > 0 && n.is_multiple_of(cells);
@@ -28,7 +28,7 @@ pub(crate) fn mean_pool(x: &Tensor<4>, [height, width]: [usize; 2]) -> Option<Te
     let none = || Tensor::<1>::zeros([1], &y.device());
     let inputs = (x.clone(), none(), none());
     let pullback = move |g: Tensor<4>, [wanted, ..]: [bool; 3]| {
-        let gradient = Floats::new(&g).expect("the gradient is where the output is");
+        let gradient = Floats::new(&g).expect("the gradient is on the output's backend");
         let spread = || {
             let mut dx = vec![0.0; batch * channels * h * w];
             dx.par_chunks_exact_mut(channels * h * w)
@@ -57,16 +57,16 @@ impl Grid {
 
 /// Two lines of memory for sums over neighbours and their transpose.
 ///
-/// Doubling and halving are loops that the compiler turns into vectors; cells of other sizes are not.
+/// The compiler vectorises doubling and halving, but not cells of other sizes.
 #[derive(Default)]
 pub(super) struct Lines {
-    /// What a task starts with and what it returns.
+    /// Input and output of a task.
     pub(super) line: Vec<f32>,
     other: Vec<f32>,
 }
 
 impl Lines {
-    /// Replaces the line by the sums of so many neighbours.
+    /// Replaces the line by the sums of `cell` neighbours.
     #[inline(always)]
     pub(super) fn fold(&mut self, mut cell: usize) {
         let mut length = self.line.len();
@@ -91,7 +91,7 @@ impl Lines {
         self.line.truncate(length);
     }
 
-    /// Repeats every number of the line so many times.
+    /// Repeats every number of the line `cell` times.
     #[inline(always)]
     pub(super) fn unfold(&mut self, mut cell: usize) {
         while cell.is_multiple_of(2) {
@@ -142,7 +142,7 @@ impl WithSimd for Mean<'_> {
         let [sy, sx] = grid.cell();
         let scale = 1.0 / (sy * sx) as f32;
         let mut lines = Lines::default();
-        // Rows of the coarser grid, of all channels one after the other.
+        // Rows of the coarser grid, channel by channel.
         for (band, to) in from.chunks_exact(sy * w).zip(to.chunks_exact_mut(width)) {
             lines.add_rows(band, w);
             lines.fold(sx);

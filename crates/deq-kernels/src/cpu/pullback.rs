@@ -9,8 +9,7 @@ use super::kernel::{Packed, add_kernel_gradient};
 use super::{Floats, SAMPLES_A_TASK, lend, room};
 use crate::step::StepFormula;
 
-/// Numbers of the state that are worked on at once: the second-level cache holds all that is made of
-/// them.
+/// Numbers of the state per block: the second-level cache holds everything computed from them.
 const AT_ONCE: usize = 1 << 16;
 
 thread_local! {
@@ -18,7 +17,7 @@ thread_local! {
     static MADE: RefCell<[Vec<f32>; 3]> = const { RefCell::new([Vec::new(), Vec::new(), Vec::new()]) };
 }
 
-/// One branch of a step: what it was computed from, and its value.
+/// One branch of a step: its inputs and its value.
 pub(super) struct Branch {
     pub(super) formula: StepFormula,
     pub(super) z: Floats,
@@ -29,11 +28,11 @@ pub(super) struct Branch {
 }
 
 impl Branch {
-    /// The gradients with respect to W and to the injection of <u, value>, as wanted.
+    /// The requested gradients of <u, value> with respect to W and to the injection.
     ///
-    /// With v = step D u, D the mask of the constraint: if the step holds W'h, h = s'(W z + c), then
-    /// dc = s''(W z + c) W v, and W gets the correlations of z with dc and of v with h. If it holds
-    /// c - W'W z, then dc = v, and W gets those of z with -W v and of -v with W z.
+    /// With v = step D u, where D is the mask of the constraint: if the step holds W'h, h = s'(W z
+    /// + c), then dc = s''(W z + c) W v, and W gets the correlations of z with dc and of v with h.
+    /// If it holds c - W'W z, then dc = v, and W gets those of z with -W v and of -v with W z.
     pub(super) fn pull_back(
         &self,
         u: &Floats,
@@ -49,7 +48,7 @@ impl Branch {
             .zip(self.z.elements().par_chunks(SAMPLES_A_TASK * state))
             .zip(self.value.elements().par_chunks(SAMPLES_A_TASK * state))
             .zip(u.elements().par_chunks(SAMPLES_A_TASK * state));
-        // Added up in their order, so that the sum does not depend on the threads.
+        // Summed in order, so that the sum does not depend on the threads.
         let sums: Vec<Vec<f32>> = tasks
             .map(|((((dc, c), z), value), u)| {
                 let mut sum = vec![0.0; self.weights.elements().len()];

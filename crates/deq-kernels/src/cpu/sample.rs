@@ -1,7 +1,7 @@
 //! One step of an objective, or one product with the Hessian, sample by sample.
 //!
-//! All of a sample stays in the cache, and there is no intermediate tensor. A step costs two
-//! convolutions a branch; the elementwise work beside them is a few passes over the sample.
+//! A sample stays in the cache, and there is no intermediate tensor. A step costs two convolutions
+//! per branch; the elementwise work adds a few passes over the sample.
 
 use pulp::Arch;
 
@@ -15,29 +15,29 @@ use crate::step::{Finish, StepFormula};
 pub(crate) struct Kernels {
     pub(crate) forward: Packed,
     pub(crate) transposed: Packed,
-    /// Whether all weights are: then they map zero to zero.
+    /// Whether all weights are finite; then they map zero to zero.
     pub(crate) finite: bool,
 }
 
-/// What is wanted of a sample.
+/// What to compute for a sample.
 #[derive(Clone, Copy)]
 pub(crate) enum Job<'a> {
     /// A step from z, with the injections c.
     Step(&'a [&'a [f32]], Finish),
-    /// s''(W z + c) in place of the state, with the injections c.
+    /// s''(W z + c) instead of the state, with the injections c.
     Slopes(&'a [&'a [f32]]),
     /// (I - step H) u.
     Product {
         /// s''(W z + c), unless the Hessian is constant.
         slopes: Option<&'a [&'a [f32]]>,
-        /// What u is multiplied by.
+        /// Factor of u.
         before: Option<&'a [&'a [f32]]>,
-        /// What the product is multiplied by.
+        /// Factor of the product.
         after: Option<&'a [&'a [f32]]>,
     },
 }
 
-/// Memory that one sample after the other is computed in.
+/// Scratch memory, reused from sample to sample.
 #[derive(Default)]
 pub(crate) struct Scratch {
     a: Vec<f32>,
@@ -58,7 +58,7 @@ pub(crate) struct Sample<'a> {
 }
 
 impl Sample<'_> {
-    /// Does the job; the result of every branch has the shape of the branch, and that of W z for
+    /// Runs the job. The result of every branch has the shape of the branch, or that of W z for
     /// slopes.
     pub(crate) fn run(&self, scratch: &mut Scratch, out: &mut [&mut [f32]]) {
         let mut masked = std::mem::take(&mut scratch.masked);
@@ -88,7 +88,7 @@ impl Sample<'_> {
                 Job::Slopes(_) => &mut *out[i],
                 _ => room(&mut scratch.a, planes(&kernels.forward)),
             };
-            // Solves start at zero, where there is nothing to convolve.
+            // Solves start at zero, where the convolution is zero.
             let zero = kernels.finite && self.z[i].iter().all(|z| *z == 0.0);
             if zero {
                 a.fill(0.0);
@@ -173,7 +173,7 @@ impl Sample<'_> {
         };
         let [fine, coarse] = out
             .get_disjoint_mut([fine, coarse])
-            .expect("a pair is of two branches");
+            .expect("a pair has two branches");
         Arch::new().dispatch(couple.onto(fine, coarse));
     }
 }

@@ -17,7 +17,7 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-/// Kernels in the order in which convolutions need them, made at first use and shared by all copies.
+/// Kernels in the memory order of the convolutions, prepared at first use and shared by all copies.
 #[derive(Clone, Debug, Default)]
 pub struct PreparedKernels(Arc<OnceLock<Option<Vec<Kernels>>>>);
 
@@ -44,7 +44,7 @@ impl PreparedKernels {
 /// Slopes of the activation or a mask, branch by branch.
 pub(crate) type Factors = Vec<Floats>;
 
-/// A formula with a state and inputs to which the fast form applies.
+/// A formula with a state and inputs that the fast form supports.
 struct Setup<'a> {
     formula: &'a StepFormula,
     kernels: &'a [Kernels],
@@ -79,8 +79,8 @@ impl<'a> Setup<'a> {
         })
     }
 
-    /// Runs a job on every sample. `out` holds the shapes of the result; `job` makes a sample's job
-    /// from its injections and factors.
+    /// Runs a job on every sample. `out` holds the shapes of the result. `job` creates a sample's
+    /// job from its injections and factors.
     fn run(
         &self,
         out: &[[usize; 4]],
@@ -118,7 +118,7 @@ impl<'a> Setup<'a> {
             lend(&SCRATCH, |scratch| sample.run(scratch, &mut out));
         };
         if batch == 1 {
-            // Not as a task: its convolutions are spread over the cores.
+            // Not as a task, because its convolutions are spread over the cores.
             parts.into_iter().enumerate().for_each(each);
         } else {
             parts.into_par_iter().enumerate().for_each(each);
@@ -145,7 +145,7 @@ pub(crate) fn applies(formula: &StepFormula, z: &[Tensor<4>], x: Inputs<'_>) -> 
     Setup::new(formula, z, x).is_some()
 }
 
-/// prox(z - step dG/dz), or the derivative of prox there; `None` where there is no fast form.
+/// prox(z - step dG/dz), or the derivative of prox there. `None` if there is no fast form.
 pub(crate) fn step(
     formula: &StepFormula,
     z: &[Tensor<4>],
@@ -158,7 +158,7 @@ pub(crate) fn step(
     Some(tensors(results, &shapes, z))
 }
 
-/// The derivative of prox from the values of a step; `None` where there is no fast form.
+/// The derivative of prox from the values of a step. `None` if there is no fast form.
 pub(crate) fn mask(formula: &StepFormula, values: &[Tensor<4>]) -> Option<Vec<Tensor<4>>> {
     let of = |value: &Tensor<4>| {
         let values = Floats::new(value)?;
@@ -171,8 +171,8 @@ pub(crate) fn mask(formula: &StepFormula, values: &[Tensor<4>]) -> Option<Vec<Te
     values.iter().map(of).collect()
 }
 
-/// A step from a plain z with gradients for kernels and injections; its plain value is computed
-/// unless it is known. `None` where there is no fast form.
+/// A step from a plain z with gradients for kernels and injections. Computes its plain value unless
+/// it is given. `None` if there is no fast form.
 pub(crate) fn tracked_step(
     formula: &StepFormula,
     z: &[Tensor<4>],
@@ -197,14 +197,14 @@ pub(crate) fn tracked_step(
         _ => step(formula, z, inputs, Finish::Prox)?,
     };
     let branches = states.into_iter().zip(injections).zip(weights);
-    // The coupling does not depend on what is tracked, so every branch is an operation of its own.
+    // The coupling does not depend on the tracked tensors, so every branch is a separate operation.
     let attached = branches
         .zip(values)
         .enumerate()
         .map(|(i, (branch, value))| {
             let ((z, c), weights) = branch;
             let of = pullback::Branch {
-                value: Floats::new(&value).expect("a plain value in the place of z"),
+                value: Floats::new(&value).expect("a plain value on the backend of z"),
                 formula: formula.clone(),
                 z,
                 c,
@@ -213,7 +213,7 @@ pub(crate) fn tracked_step(
             let constant = Tensor::<1>::zeros([1], &value.device());
             let inputs = (x.kernels[i].clone(), x.injections[i].clone(), constant);
             custom_gradient(inputs, value, move |u: Tensor<4>, wanted: [bool; 3]| {
-                let u_elements = Floats::new(&u).expect("the gradient is where the output is");
+                let u_elements = Floats::new(&u).expect("the gradient is on the output's backend");
                 let (kernel, injection) = of.pull_back(&u_elements, [wanted[0], wanted[1]]);
                 let kernel = kernel.map(|k| tensor(k, of.weights.dims, &u));
                 let injection = injection.map(|c| tensor(c, of.c.dims, &u));
@@ -231,7 +231,7 @@ pub(crate) struct Product {
 }
 
 impl Product {
-    /// At z; `None` where there is no fast form.
+    /// The product at z. `None` if there is no fast form.
     pub(crate) fn new(
         formula: &StepFormula,
         z: &[Tensor<4>],
@@ -252,8 +252,8 @@ impl Product {
         Some(Self { slopes, mask })
     }
 
-    /// The product with u, which has the shape of z, masked before and after as asked; `None` as
-    /// for [`new`](Self::new).
+    /// The product with u, which has the shape of z. `masked` says whether to mask before and
+    /// after. `None` as for [`new`](Self::new).
     pub(crate) fn apply(
         &self,
         formula: &StepFormula,

@@ -1,13 +1,13 @@
 //! 3 x 3 convolutions with half of the multiplications.
 //!
-//! The minimal filtering algorithm F(4, 3) of Winograd (Lavin and Gray 2016, arXiv:1509.09308), along
-//! columns only: four rows of a 3 x 3 convolution are made of six products of weights and rows
-//! instead of twelve. In one direction the transforms are cheap, need no shuffles, and lose less
-//! than a digit.
+//! This is Winograd's minimal filtering algorithm F(4, 3) (Lavin and Gray 2016, arXiv:1509.09308),
+//! along columns only: six products of weights and rows, instead of twelve, give four rows of a 3 x
+//! 3 convolution. In one direction the transforms are cheap, need no shuffles, and lose less than a
+//! digit.
 //!
-//! A band is four rows. Its six transformed rows have a zero at their left, which is also the one at
-//! the right of the row before. Vectors never run over the end of a row, and a block
-//! takes its vectors from several bands where rows are short.
+//! A band is four rows. Its six transformed rows have a zero at their left, which is also the zero
+//! at the right of the previous row. Vectors never run over the end of a row. If rows are short, a
+//! block takes its vectors from several bands.
 
 use std::cell::RefCell;
 
@@ -18,9 +18,9 @@ use super::{lend, room};
 
 /// Rows of a band.
 pub(super) const ROWS: usize = 4;
-/// Products that a band is made of.
+/// Products per band.
 pub(super) const PRODUCTS: usize = 6;
-/// Numbers of transformed input that are made at once: the first-level cache holds them.
+/// Elements of transformed input per block: the first-level cache holds them.
 const INPUT_AT_ONCE: usize = 7 << 10;
 /// G: the weights of product k from those of three rows, for the points 0, 1, -1, 2, -2 and infinity.
 pub(super) const WEIGHTS: [[f32; 3]; PRODUCTS] = [
@@ -37,7 +37,7 @@ thread_local! {
     pub(super) static SUMS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Bands of a plane.
+/// Number of bands of a plane.
 pub(super) fn count([height, _]: [usize; 2]) -> usize {
     height.div_ceil(ROWS)
 }
@@ -47,8 +47,8 @@ pub(super) fn pixels(size: [usize; 2]) -> usize {
     count(size) * (size[1] + 1)
 }
 
-/// The weights `[block][product][in][column][output channel]` of a kernel whose weight of an output
-/// channel, an input channel and a tap stands `at` a place.
+/// The weights `[block][product][in][column][output channel]` of a kernel. `at` maps an output
+/// channel, an input channel and a tap to the position of a weight.
 pub(super) fn fold(
     weights: &[f32],
     [out, channels_in]: [usize; 2],
@@ -71,7 +71,7 @@ pub(super) fn fold(
     folded
 }
 
-/// Convolves planes with weights of [`fold`], in blocks of so many output channels.
+/// Convolves planes with weights of [`fold`], in blocks of `block` output channels.
 pub(super) fn convolve(
     weights: &[f32],
     block: usize,
@@ -153,7 +153,7 @@ impl Convolve<'_> {
                     let mut places = [[0; 2]; VECTORS];
                     let mut starts = [0; VECTORS];
                     for v in 0..VECTORS {
-                        // The last one twice where their number is odd.
+                        // Repeats the last one if their number is odd.
                         let vector = (vector + v).min(vectors - 1);
                         let (band, x) = (vector / across, vector % across * lanes);
                         places[v] = [ROWS * (first + band), x];
@@ -229,7 +229,7 @@ pub(super) fn load<S: Simd>(simd: S, row: &[f32]) -> S::f32s {
     }
 }
 
-/// Writes as many numbers as the row has room for.
+/// Writes as many numbers as fit into the row.
 #[inline(always)]
 fn store<S: Simd>(simd: S, row: &mut [f32], made: S::f32s) {
     match S::as_mut_simd_f32s(row).0.first_mut() {
@@ -238,8 +238,8 @@ fn store<S: Simd>(simd: S, row: &mut [f32], made: S::f32s) {
     }
 }
 
-/// Transforms the rows that a band of the output is made of, B'd. Lines, with the border on the left,
-/// stand at a place and so far from each other; zeros may follow on their right.
+/// The transform B'd: transforms the input rows of a band of the output. Line k, with its border on
+/// the left, is at `start` + k `step`. Zeros may follow on the right.
 #[inline(always)]
 pub(super) fn enter<S: Simd>(
     simd: S,

@@ -1,7 +1,7 @@
 //! Kernel gradients of 3 x 3 convolutions with half of the multiplications.
 //!
-//! The transpose of what [`winograd`](super::winograd) does, with respect to its weights: per product,
-//! correlations of the transformed input with the transformed gradient.
+//! This is the transpose of [`winograd`](super::winograd) with respect to its weights: for each
+//! product, the correlation of the transformed input with the transformed gradient.
 
 use std::cell::RefCell;
 
@@ -11,15 +11,15 @@ use super::kernel::WIDE;
 use super::winograd::{INPUT, PRODUCTS, ROWS, SUMS, WEIGHTS, count, enter, load, pixels};
 use super::{lend, room};
 
-/// Transformed numbers that a kernel gradient works on at once: the second-level cache holds them.
+/// Transformed elements per block of a kernel gradient: the second-level cache holds them.
 const GRADIENT_AT_ONCE: usize = 1 << 18;
 
 thread_local! {
     static GRADIENT: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
-/// As [`kernel::add_kernel_gradient`](super::kernel::add_kernel_gradient) for 3 x 3 kernels, with half
-/// of the multiplications: the transpose of what a convolution does, with respect to its weights.
+/// As [`kernel::add_kernel_gradient`](super::kernel::add_kernel_gradient) for 3 x 3 kernels, with
+/// half of the multiplications.
 pub(super) fn add_kernel_gradient(
     size: [usize; 2],
     samples: usize,
@@ -61,7 +61,8 @@ pub(super) fn add_kernel_gradient(
     });
 }
 
-/// Adds to `products`, `[out][in][product][column]`, those of the transformed planes, over all samples.
+/// Adds the products of the transformed planes to `products`, `[out][in][product][column]`, over
+/// all samples.
 struct Correlate<'a> {
     size: [usize; 2],
     samples: usize,
@@ -92,7 +93,7 @@ impl Correlate<'_> {
         let (size, stride, lanes) = (height * width, width + 1, S::F32_LANES);
         let samples = self.samples;
         let [channels_in, channels_out] = [self.x.len(), self.g.len()].map(|n| n / samples / size);
-        // The bands of all samples, one after the other, and zeros to the end of a vector.
+        // The bands of all samples, concatenated and padded with zeros to the length of a vector.
         let used = samples * pixels(self.size);
         let length = used.next_multiple_of(lanes);
         let line = (length + lanes + 2).next_multiple_of(lanes);
@@ -199,8 +200,8 @@ fn dots<S: Simd, const OUT: usize>(
     dots
 }
 
-/// Transforms a band of the gradient, A g, with A' what makes four rows of six products. Lines, with
-/// the border on the right, stand at a place and so far from each other.
+/// The transform A g of a band of the gradient, where A' computes four rows from six products. Line
+/// k, with its border on the right, is at `start` + k `step`.
 #[inline(always)]
 fn enter_gradient<S: Simd>(
     simd: S,

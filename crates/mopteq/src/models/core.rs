@@ -1,4 +1,4 @@
-//! The implicit part that all optimization-induced models share.
+//! The implicit part of all optimization-induced models.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use crate::terms::{
     Quadratic, Setting, Smoothness, Term,
 };
 
-/// Where the activation stands. Both are reconstructions of the paper's objective.
+/// Whether the activation is inside or outside. Both are reconstructions of the paper's objective.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(crate = "burn::serde", rename_all = "snake_case")]
 pub enum Family {
@@ -40,7 +40,7 @@ pub struct CoreConfig {
     /// Channels of W z in every branch. Default: 32
     #[config(default = 32)]
     pub hidden: usize,
-    /// Where the activation stands. Default: P
+    /// Whether the activation is inside or outside. Default: P
     #[config(default = "Family::P")]
     pub family: Family,
     /// The activation of family S. Default: ReLU
@@ -55,14 +55,14 @@ pub struct CoreConfig {
     /// Which branches are coupled. Default: all pairs
     #[config(default = "Default::default()")]
     pub pairs: Pairs,
-    /// Whether W has blocks between branches, too. Default: false
+    /// Whether W also has blocks between branches. Default: false
     #[config(default = false)]
     pub cross_branch: bool,
     /// Weight of spatial smoothness. Default: 0, none
     #[config(default = 0.0)]
     pub smoothness: f64,
-    /// Weight of diversity between branches. Default: 0, none. Its curvature is not bounded, so
-    /// nothing is guaranteed with it.
+    /// Weight of diversity between branches. Default: 0, none. Its curvature is not bounded, so it
+    /// removes all guarantees.
     #[config(default = 0.0)]
     pub diversity: f64,
     /// Bound on the norm of W. Default: 0.95
@@ -97,7 +97,7 @@ impl CoreConfig {
     ///
     /// # Errors
     ///
-    /// The first field that cannot be used, by name.
+    /// Returns the first invalid field, by name.
     pub fn validate(&self, branches: usize) -> Result<(), ConfigError> {
         ConfigError::counts(&[
             ("branches", branches),
@@ -140,9 +140,9 @@ impl CoreConfig {
 
     /// The hidden objective over a number of branches.
     ///
-    /// Family S takes the step 1, the paper's Algorithm 2, as long as that is a contraction, and
-    /// the guaranteed step else, as does family P. Diversity, whose curvature is not bounded, is
-    /// left out of the step.
+    /// Family S uses step 1, the paper's Algorithm 2, if that is a contraction. Otherwise it uses
+    /// the guaranteed step, as family P does. Diversity is left out of the step, because its
+    /// curvature is not bounded.
     ///
     /// # Errors
     ///
@@ -199,7 +199,7 @@ impl CoreConfig {
         }
     }
 
-    /// The implicit part for branches of the given resolutions.
+    /// Creates the implicit part for branches of the given resolutions.
     pub(crate) fn init(
         &self,
         branches: &[BranchShape],
@@ -212,7 +212,8 @@ impl CoreConfig {
                 device: format!("{device:?}"),
             });
         }
-        // A block operator is bounded by the number of blocks in a row times the largest of them.
+        // The norm of a block operator is at most the number of blocks in a row times the largest
+        // norm of a block.
         let blocks = if self.cross_branch { branches.len() } else { 1 };
         let bound = self.norm_bound / blocks as f64;
         let bounded = |b: &BranchShape| {
@@ -263,8 +264,8 @@ impl Core {
         &self.objective
     }
 
-    /// Replaces the hidden objective by one of one's own, for example with more terms. It must fit
-    /// the shapes of the state and of the injections.
+    /// Replaces the hidden objective by a custom one, for example with more terms. It must fit the
+    /// shapes of the state and of the injections.
     pub fn with_objective(mut self, objective: HiddenObjective) -> Self {
         self.objective = objective;
         self
@@ -275,7 +276,7 @@ impl Core {
         &self.config
     }
 
-    /// The bounded block operator with these injections, in the configured precision.
+    /// The context of the bounded block operator and these injections, in the configured precision.
     pub fn context(&self, injection: Branches) -> Context {
         let kernels = self.kernels.iter().map(BoundedKernel::kernel).collect();
         let cross = self.cross.iter().map(|c| CrossKernel {
@@ -288,7 +289,7 @@ impl Core {
             .in_precision(self.config.precision)
     }
 
-    /// Norms of the blocks of W in use, the W_i first, by power iteration from a random start.
+    /// Norms of the bounded blocks of W, the W_i first, by power iteration from a random start.
     pub fn norms(&self, iterations: usize) -> Vec<f64> {
         let own = self.kernels.iter();
         own.chain(self.cross.iter().map(|c| &c.kernel))
@@ -306,14 +307,14 @@ impl Core {
         context.injection().iter().map(zero).collect()
     }
 
-    /// Algorithm 1: the equilibrium of the hidden objective, one `[batch, channels, h_i, w_i]` a
+    /// Algorithm 1: the equilibrium of the hidden objective, one `[batch, channels, h_i, w_i]` per
     /// branch.
     pub fn equilibrium(&self, context: &Context) -> Solution<Branches> {
         let equilibrium = self.config.equilibrium.init();
         equilibrium.solve_map(&self.objective, context.clone(), self.start(context))
     }
 
-    /// The equilibrium as training sees it: perturbed, and followed by its steps.
+    /// The equilibrium for training: perturbed and followed by the perturbation's steps.
     pub(crate) fn perturbed(
         &self,
         context: &Context,

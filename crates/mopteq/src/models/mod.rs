@@ -1,4 +1,4 @@
-//! Models: optimization-induced equilibrium networks and what they are compared with.
+//! Models: optimization-induced equilibrium networks and networks for comparison.
 
 pub(crate) mod core;
 mod mdeq;
@@ -19,7 +19,7 @@ pub use network::{Network, NetworkConfig, NetworkKind};
 pub use parts::Fusion;
 pub use residual::{Residual, ResidualConfig};
 
-/// What a network says of a batch, and what the solver spent on it.
+/// The output of a network for a batch, and the cost of the solve.
 #[derive(Debug)]
 pub struct Prediction {
     /// Unnormalised class scores, `[batch, classes]`.
@@ -27,7 +27,7 @@ pub struct Prediction {
     /// Unnormalised class scores of every pixel of the finest branch, `[batch, dense classes, h, w]`,
     /// for models with a dense head.
     pub dense: Option<Tensor<4>>,
-    /// The forward solve; of no sample for an explicit network.
+    /// The forward solve; without samples for an explicit network.
     pub forward: Report,
     /// The backward solve, once `backward()` has run.
     pub adjoint: AdjointMonitor,

@@ -1,4 +1,4 @@
-//! Multi-view MOptEqs: every branch has an input of its own.
+//! Multi-view MOptEqs: every branch has its own input.
 
 use burn::config::Config;
 use burn::module::Module;
@@ -14,7 +14,7 @@ use super::{Prediction, check_pictures};
 use crate::context::{Branches, Context};
 use crate::error::ConfigError;
 
-/// One of several views of the same thing.
+/// One of several views of the same object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(crate = "burn::serde", rename_all = "snake_case")]
 pub enum View {
@@ -73,12 +73,12 @@ pub enum ViewInput {
 pub struct MultiViewConfig {
     /// Number of classes.
     pub classes: usize,
-    /// One view a branch. The resolutions of their branches must be nested.
+    /// One view per branch. The resolutions of their branches must be nested.
     pub views: Vec<View>,
-    /// The hidden objective, its solver and the perturbation. Default: as [`CoreConfig`] says
+    /// The hidden objective, its solver and the perturbation. Default: that of [`CoreConfig`]
     #[config(default = "CoreConfig::new()")]
     pub core: CoreConfig,
-    /// Every branch is pooled to this many cells a side before the classifier. Default: 4
+    /// Every branch is pooled to this many cells per side before the classifier. Default: 4
     #[config(default = 4)]
     pub head_grid: usize,
 }
@@ -88,7 +88,7 @@ impl MultiViewConfig {
     ///
     /// # Errors
     ///
-    /// The first field that cannot be used, by name.
+    /// Returns the first invalid field, by name.
     pub fn validate(&self) -> Result<(), ConfigError> {
         ConfigError::counts(&[
             ("classes", self.classes),
@@ -106,7 +106,7 @@ impl MultiViewConfig {
                     let least = height.min(width).min(channels).min(stride);
                     ConfigError::counts(&[("views", least)])?;
                     let shrunk = height.min(width) + 2 * padding;
-                    let expected = "pictures of at least 3 pixels a side with their padding";
+                    let expected = "at least 3 pixels per side, padding included";
                     ConfigError::range("views", shrunk as f64, shrunk >= 3, expected)?;
                 }
                 View::Vector { length } => ConfigError::counts(&[("views", length)])?,
@@ -116,7 +116,7 @@ impl MultiViewConfig {
         let nested = |a: usize, b: usize| a.max(b).is_multiple_of(a.min(b));
         for (second, b) in sizes.iter().enumerate() {
             for (first, a) in sizes[..second].iter().enumerate() {
-                // Both sides must shrink, or neither: the coarser branch is the one that is pooled to.
+                // Both sides must shrink, or neither, because pooling goes to the coarser branch.
                 let order = (a[0] >= b[0] && a[1] >= b[1]) || (a[0] <= b[0] && a[1] <= b[1]);
                 if !(order && nested(a[0], b[0]) && nested(a[1], b[1])) {
                     return Err(ConfigError::NotNested {
@@ -132,7 +132,7 @@ impl MultiViewConfig {
         self.core.validate(self.views.len())
     }
 
-    /// The model, with random weights from the device's generator.
+    /// Creates the model with random weights from the device's generator.
     ///
     /// # Errors
     ///
@@ -163,7 +163,8 @@ impl MultiViewConfig {
             .iter()
             .map(|size| BranchShape {
                 size: *size,
-                // On one pixel, all of a larger kernel but its centre would meet the padding.
+                // On one pixel, all entries of a larger kernel except its centre would meet the
+                // padding.
                 kernel: if *size == [1, 1] { 1 } else { 3 },
             })
             .collect();
@@ -191,11 +192,11 @@ struct Reader {
     linear: Option<Linear>,
 }
 
-/// A MOptEq whose branches look at different views of the same thing: pictures of any resolution,
-/// as long as they are nested, and vectors. Made by [`MultiViewConfig::init`].
+/// A MOptEq whose branches see different views of the same object: pictures with nested
+/// resolutions, and vectors. [`MultiViewConfig::init`] creates it.
 ///
-/// That the paper has such models follows from its summary, which speaks of "single-view models"
-/// as a case; how it makes them is not known.
+/// The paper's summary mentions "single-view models" as a case, so the paper has such models. How
+/// it builds them is not known.
 #[derive(Module, Debug)]
 pub struct MultiView {
     readers: Vec<Reader>,
@@ -221,10 +222,10 @@ impl MultiView {
         trainable(self)
     }
 
-    /// Class scores; `views` in the order of the configuration.
+    /// Class scores. `views` are in the order of the configuration.
     ///
-    /// With autodiff (in training), the equilibrium is perturbed before the head; `labels`
-    /// (`[batch]`) are for the perturbation in the ascent direction of the loss.
+    /// With autodiff (in training), the equilibrium is perturbed before the head. A perturbation in
+    /// the ascent direction of the loss uses `labels` (`[batch]`).
     ///
     /// # Panics
     ///
@@ -257,7 +258,7 @@ impl MultiView {
         }
     }
 
-    /// Everything the hidden objective depends on for these views.
+    /// Everything except the state that the hidden objective depends on, for these views.
     ///
     /// # Panics
     ///

@@ -1,4 +1,4 @@
-//! All classifiers of single pictures behind one face.
+//! One interface for all classifiers of single pictures.
 
 use burn::module::Module;
 use burn::serde::{Deserialize, Serialize};
@@ -9,14 +9,14 @@ use super::{MOptEqs, MOptEqsConfig, Mdeq, MdeqConfig, Prediction, Residual, Resi
 use crate::context::Branches;
 use crate::error::ConfigError;
 
-/// Configuration of a [`Network`], told apart by the field `network` when it is serialised.
+/// Configuration of a [`Network`]. When serialised, the field `network` tells the kinds apart.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(crate = "burn::serde", tag = "network")]
 pub enum NetworkConfig {
     /// A MOptEq.
     #[serde(rename = "mopteq")]
     MOptEqs(MOptEqsConfig),
-    /// A MOptEq of one branch, which is an OptEq.
+    /// A MOptEq with one branch, which is an OptEq.
     #[serde(rename = "opteq")]
     OptEq(MOptEqsConfig),
     /// A multi-scale deep equilibrium model.
@@ -54,20 +54,21 @@ impl NetworkKind {
         }
     }
 
-    /// The kind of this name.
+    /// The kind with this name.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
 
-    /// A network of this kind to compare with a MOptEq: for the same pictures and classes, and,
-    /// but for an MDEQ, which has presets of its own, of the same number of parameters in its
-    /// kernels.
+    /// A network of this kind to compare with a MOptEq: for the same pictures and classes, and with
+    /// the same number of parameters in its kernels. An MDEQ has its own presets and a different
+    /// number.
     pub fn comparable(self, base: &MOptEqsConfig) -> NetworkConfig {
         let (classes, channels, size) = (base.classes, base.input_channels, base.input_size);
         match self {
             Self::MOptEqs => NetworkConfig::MOptEqs(base.clone()),
             Self::OptEq => NetworkConfig::OptEq(base.clone().single_branch()),
-            // 28 pixels can be halved twice, as that preset needs; larger ones are photographs.
+            // 28 pixels can be halved twice, as that preset needs. Larger pictures are treated as
+            // photographs.
             Self::Mdeq if size == [28, 28] => {
                 NetworkConfig::Mdeq(MdeqConfig::digits(classes, channels, size))
             }
@@ -111,7 +112,7 @@ impl NetworkConfig {
         }
     }
 
-    /// The configuration of a MOptEq or an OptEq, to be changed.
+    /// The configuration of a MOptEq or an OptEq, mutable.
     pub fn mopteqs_mut(&mut self) -> Option<&mut MOptEqsConfig> {
         match self {
             Self::MOptEqs(c) | Self::OptEq(c) => Some(c),
@@ -119,7 +120,7 @@ impl NetworkConfig {
         }
     }
 
-    /// Solvers and gradient, to be changed; `None` for an explicit network.
+    /// Solvers and gradient, mutable; `None` for an explicit network.
     pub fn equilibrium_mut(&mut self) -> Option<&mut EquilibriumConfig> {
         match self {
             Self::MOptEqs(c) | Self::OptEq(c) => Some(&mut c.equilibrium),
@@ -151,7 +152,7 @@ impl NetworkConfig {
     ///
     /// # Errors
     ///
-    /// The first field that cannot be used, by name.
+    /// Returns the first invalid field, by name.
     pub fn validate(&self) -> Result<(), ConfigError> {
         match self {
             Self::MOptEqs(c) => c.validate(),
@@ -165,11 +166,11 @@ impl NetworkConfig {
         }
     }
 
-    /// Checks every field, and that the network tells as many classes apart as the data have.
+    /// Checks every field, and that the network has as many classes as the data.
     ///
     /// # Errors
     ///
-    /// The first field that cannot be used, by name.
+    /// Returns the first invalid field, by name.
     pub fn validate_for(&self, classes: usize) -> Result<(), ConfigError> {
         self.validate()?;
         if self.classes() == classes {
@@ -181,7 +182,7 @@ impl NetworkConfig {
         })
     }
 
-    /// The network, with random weights from the device's generator.
+    /// Creates the network with random weights from the device's generator.
     ///
     /// # Errors
     ///
@@ -225,8 +226,8 @@ impl Network {
         }
     }
 
-    /// As [`forward`](Self::forward), for training on pictures whose classes `[batch]` are known;
-    /// the perturbation of a MOptEq can make use of them.
+    /// As [`forward`](Self::forward), for training on pictures with known classes `[batch]`. The
+    /// perturbation of a MOptEq can use them.
     ///
     /// # Panics
     ///
@@ -239,8 +240,8 @@ impl Network {
         }
     }
 
-    /// What the head sees: the equilibrium, one `[batch, channels_i, h_i, w_i]` a branch; for an
-    /// explicit network, the outputs of its stages.
+    /// The input of the head: the equilibrium, one `[batch, channels_i, h_i, w_i]` per branch, or
+    /// for an explicit network the outputs of its stages.
     ///
     /// # Panics
     ///

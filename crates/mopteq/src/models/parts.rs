@@ -1,4 +1,4 @@
-//! Parts that several models share: stem, head, counting.
+//! Parts of several models: stem, head, counting.
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::nn::conv::{Conv2d, Conv2dConfig};
@@ -28,7 +28,7 @@ pub(crate) struct StemShape {
 }
 
 impl StemShape {
-    /// Height and width of what the stem returns.
+    /// Height and width of the stem's output.
     pub(crate) fn output(&self, input: [usize; 2]) -> [usize; 2] {
         input.map(|n| {
             let room = (n + 2 * self.padding).saturating_sub(self.kernel);
@@ -62,7 +62,7 @@ pub(crate) fn same_convolution([from, to]: [usize; 2], device: &Device) -> Conv2
         .init(device)
 }
 
-/// How branches become one vector of features.
+/// How branches become one feature vector.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(crate = "burn::serde", rename_all = "snake_case")]
 pub enum Fusion {
@@ -74,11 +74,11 @@ pub enum Fusion {
     Average,
 }
 
-/// What a head is made for.
+/// Settings of a head.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct HeadShape {
     pub(crate) fusion: Fusion,
-    /// Cells a side that are pooled to.
+    /// Cells per side of the pooled grid.
     pub(crate) grid: usize,
     pub(crate) channels: usize,
     pub(crate) classes: usize,
@@ -86,7 +86,7 @@ pub(crate) struct HeadShape {
     pub(crate) dense: usize,
 }
 
-/// Class scores of an equilibrium, and of each pixel of the finest branch for several tasks.
+/// Class scores of an equilibrium and, for dense heads, of each pixel of the finest branch.
 #[derive(Module, Debug)]
 pub(crate) struct Head {
     norms: Vec<BatchNorm>,
@@ -98,7 +98,7 @@ pub(crate) struct Head {
 }
 
 impl HeadShape {
-    /// A head for branches of these resolutions, the finest first.
+    /// Creates a head for branches of these resolutions, the finest first.
     pub(crate) fn init(&self, sizes: &[[usize; 2]], device: &Device) -> Head {
         let fused = match self.fusion {
             Fusion::Pools => sizes,
@@ -138,8 +138,8 @@ impl Head {
         self.dense.as_ref().map(|d| d.forward(state[0].clone()))
     }
 
-    /// The gradient of the cross entropy with respect to a plain state; the likeliest class stands
-    /// in where there are no labels.
+    /// The gradient of the cross entropy with respect to a plain state. Without labels, it uses the
+    /// most likely class.
     pub(crate) fn ascent(&self, state: &Branches, labels: Option<Tensor<1, Int>>) -> Branches {
         let leaves = map_branches(state, |z| z.autodiff().require_grad());
         let logits = self.valid().classify(&leaves);
@@ -178,8 +178,8 @@ fn average(state: &Branches) -> Tensor<4> {
     sum.expect("a state has at least one branch") / state.len() as f64
 }
 
-/// Number of parameters that are trained: all floats of a module but its buffers, which are the
-/// running statistics and singular vectors. Nothing is initialised by it.
+/// Number of trainable parameters: all floats of a module except its buffers, which are running
+/// statistics and singular vectors. Initialises nothing.
 pub(crate) fn trainable<M: Module>(module: &M) -> usize {
     struct Count {
         buffer: bool,

@@ -1,4 +1,4 @@
-//! An explicit residual network of the same size, the control.
+//! The control: an explicit residual network of the same size.
 
 use burn::config::Config;
 use burn::module::Module;
@@ -22,7 +22,7 @@ pub struct ResidualConfig {
     pub input_channels: usize,
     /// Height and width of the pictures in pixels.
     pub input_size: [usize; 2],
-    /// Stages; each has half the resolution of the one before. Default: 3
+    /// Stages; each has half the resolution of the previous one. Default: 3
     #[config(default = 3)]
     pub branches: usize,
     /// Channels of every stage. Default: 32
@@ -40,14 +40,14 @@ pub struct ResidualConfig {
     /// Zero padding of the stem's convolution in pixels. Default: 1
     #[config(default = 1)]
     pub stem_padding: usize,
-    /// Every stage is pooled to this many cells a side before the classifier. Default: 4
+    /// Every stage is pooled to this many cells per side before the classifier. Default: 4
     #[config(default = 4)]
     pub head_grid: usize,
 }
 
 impl ResidualConfig {
-    /// The control of a MOptEq: its stem, head, resolutions and channels, and one block a
-    /// branch, whose two convolutions are as large as W and U where `hidden` = `channels`.
+    /// The control of a MOptEq: its stem, head, resolutions and channels, and one block per branch,
+    /// whose two convolutions are as large as W and U if `hidden` = `channels`.
     pub fn like(config: &MOptEqsConfig) -> Self {
         Self::new(config.classes, config.input_channels, config.input_size)
             .with_branches(config.branches)
@@ -70,7 +70,7 @@ impl ResidualConfig {
     ///
     /// # Errors
     ///
-    /// The first field that cannot be used, by name.
+    /// Returns the first invalid field, by name.
     pub fn validate(&self) -> Result<(), ConfigError> {
         ConfigError::counts(&[
             ("classes", self.classes),
@@ -90,12 +90,12 @@ impl ResidualConfig {
             "input_size",
             shrunk as f64,
             shrunk >= self.stem_kernel,
-            "at least the stem's kernel with its padding",
+            "at least the size of the stem's kernel, padding included",
         )?;
         check_halving(self.stem().output(self.input_size), self.branches)
     }
 
-    /// The network, with random weights from the device's generator.
+    /// Creates the network with random weights from the device's generator.
     ///
     /// # Errors
     ///
@@ -150,8 +150,8 @@ impl Block {
     }
 }
 
-/// A residual network without an equilibrium: stem, a stage of residual blocks a resolution with
-/// average pooling by 2 in between, and the head of a MOptEq over the outputs of all stages.
+/// A residual network without an equilibrium: a stem, a stage of residual blocks per resolution
+/// with average pooling by 2 in between, and the head of a MOptEq over the outputs of all stages.
 #[derive(Module, Debug)]
 pub struct Residual {
     stem: Stem,
@@ -172,8 +172,8 @@ impl Residual {
         trainable(self)
     }
 
-    /// Class scores for pictures `[batch, input_channels, height, width]`. The solver's report is
-    /// of no sample.
+    /// Class scores for pictures `[batch, input_channels, height, width]`. The solver's report has
+    /// no samples.
     ///
     /// # Panics
     ///

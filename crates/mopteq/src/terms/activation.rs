@@ -1,4 +1,4 @@
-//! The activation potential: the term whose gradient is a layer.
+//! The activation potential, whose gradient is a layer.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -10,9 +10,9 @@ use burn::tensor::activation::{sigmoid, softplus};
 use super::{Curvature, Formula, Hessian, Setting, Term};
 use crate::context::{Branches, Context, indicator, map_branches, multiply, sum_samples};
 
-/// A non-decreasing, 1-Lipschitz scalar function, elementwise, with its antiderivative.
+/// A non-decreasing, 1-Lipschitz scalar function, applied elementwise, with its antiderivative.
 ///
-/// That is what an OptEq asks of its activation (arXiv:2105.13228): then W'sigma(Wz + c) is the
+/// An OptEq requires this of its activation (arXiv:2105.13228), because W'sigma(Wz + c) is then the
 /// gradient of a convex potential.
 pub trait Activation: Debug + Send + Sync {
     /// The activation's name in reports.
@@ -27,20 +27,20 @@ pub trait Activation: Debug + Send + Sync {
     /// s''(a), between 0 and 1; at a kink, either one-sided derivative.
     fn slope(&self, a: Tensor<4>) -> Tensor<4>;
 
-    /// The activation's configuration, if it is one of the crate's.
+    /// The configuration, if the crate provides this activation.
     fn config(&self) -> Option<ActivationConfig> {
         None
     }
 }
 
-/// The activations that come with the crate.
+/// The activations that the crate provides.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(crate = "burn::serde", rename_all = "snake_case")]
 pub enum ActivationConfig {
     /// max(a, 0), s(a) = 1/2 max(a, 0)^2. The default.
     #[default]
     Relu,
-    /// a for a > 0 and slope * a else.
+    /// a for a > 0, otherwise slope * a.
     LeakyRelu {
         /// Slope of the negative side, 0 to 1.
         slope: f64,
@@ -51,7 +51,7 @@ pub enum ActivationConfig {
     Tanh,
 }
 
-/// Where a > 0, as 0/1.
+/// 1 for a > 0, otherwise 0.
 fn positive(a: &Tensor<4>) -> Tensor<4> {
     indicator(a.clone().greater_elem(0.0), a)
 }
@@ -70,10 +70,10 @@ const DILOGARITHM: [f64; 9] = [
     7.0 / (6.0 * 1_307_674_368_000.0),
 ];
 
-/// -Li_2(-e^a). For a <= 0 by the series of Debye's function in y = ln(1 + e^a) <= ln 2, which is
-/// exact to 1e-16 there; for a > 0 by the inversion formula s(a) = a^2/2 + pi^2/6 - s(-a).
+/// -Li_2(-e^a). For a <= 0, the series of Debye's function in y = ln(1 + e^a) <= ln 2, which is
+/// exact to 1e-16 there. For a > 0, the inversion formula s(a) = a^2/2 + pi^2/6 - s(-a).
 fn softplus_potential(a: Tensor<4>) -> Tensor<4> {
-    // min(a, -a): unlike -|a|, Burn differentiates it at every a but 0.
+    // min(a, -a): unlike -|a|, Burn differentiates it at every a except 0.
     let negative = a.clone().min_pair(-a.clone());
     let y = softplus(negative, 1.0);
     let square = y.clone() * y.clone();
@@ -86,7 +86,7 @@ fn softplus_potential(a: Tensor<4>) -> Tensor<4> {
     let series = y.clone() * linear + square.clone() * quadratic + odd * square * y;
     let above = positive(&a);
     let square = a.clone() * a * 0.5 + std::f64::consts::PI.powi(2) / 6.0;
-    // Selected by arithmetic, not by a mask: everything is finite here where a is.
+    // Selected by arithmetic instead of a mask, because everything is finite here if a is.
     series.clone() + above * (square - series * 2.0)
 }
 
@@ -113,8 +113,8 @@ impl Activation for ActivationConfig {
             Self::LeakyRelu { .. } => a.clone() * self.activate(a) * 0.5,
             Self::Softplus => softplus_potential(a),
             Self::Tanh => {
-                // ln cosh(a) = |a| + ln(1 + e^(-2|a|)) - ln 2 without overflow, |a| as
-                // 2 max(a, 0) - a.
+                // ln cosh(a) = |a| + ln(1 + e^(-2|a|)) - ln 2 without overflow, with |a| = 2 max(a,
+                // 0) - a.
                 let size = a.clone().clamp_min(0.0) * 2.0 - a;
                 softplus(size.clone() * -2.0, 1.0) + size - std::f64::consts::LN_2
             }
@@ -147,7 +147,7 @@ impl Activation for ActivationConfig {
 /// (arXiv:2105.13228).
 #[derive(Clone, Debug)]
 pub struct ActivationPotential {
-    /// s' and its kin.
+    /// Provides s, s' and s''.
     pub activation: Arc<dyn Activation>,
 }
 
@@ -158,7 +158,7 @@ impl Default for ActivationPotential {
 }
 
 impl ActivationPotential {
-    /// The potential of an activation, one of the crate's or one's own.
+    /// The potential of one of the crate's activations or of a custom one.
     pub fn new(activation: impl Activation + 'static) -> Self {
         Self {
             activation: Arc::new(activation),

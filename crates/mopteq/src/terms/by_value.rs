@@ -1,4 +1,4 @@
-//! Terms that are given by their value alone.
+//! Terms that are given only by their value.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -9,13 +9,13 @@ use burn_deq::{EquilibriumConfig, FixedPointMap, Gradient, Input, Jacobian, Solv
 use super::{Curvature, Hessian, Setting, Term};
 use crate::context::{Branches, Context, add, inner, map_branches};
 
-/// A function of the state that has no parameters of its own: see [`ByValue`].
+/// A function of the state without parameters: see [`ByValue`].
 pub trait Energy: Debug + Send + Sync {
     /// Its name in reports.
     fn name(&self) -> &str;
 
-    /// Value for every sample, `[batch]`, in differentiable operations. Sample i depends on sample
-    /// i of z only.
+    /// Value for every sample, `[batch]`, in differentiable operations. Sample i depends only on
+    /// sample i of z.
     fn value(&self, z: &Branches, x: &Context) -> Tensor<1>;
 
     /// As [`Term::curvature`].
@@ -25,11 +25,12 @@ pub trait Energy: Debug + Send + Sync {
     }
 }
 
-/// An [`Energy`] as a term: its gradient by autodiff, its Hessian by central differences of the
-/// gradient, for Burn differentiates once only.
+/// An [`Energy`] as a term. Its gradient comes from autodiff. Its Hessian comes from central
+/// differences of the gradient, because Burn differentiates only once.
 ///
-/// Slower than a term that knows its gradient and exact to about the 2/3 power of the rounding
-/// error in the Hessian. A gradient made this way is a constant for the parameters in the context.
+/// It is slower than a term with its own gradient. The Hessian is exact to about the 2/3 power of
+/// the rounding error. A gradient computed this way is a constant for the parameters in the
+/// context.
 #[derive(Clone, Debug)]
 pub struct ByValue {
     energy: Arc<dyn Energy>,
@@ -47,7 +48,7 @@ impl ByValue {
         autodiff(z, |z| self.energy.value(z, x))
     }
 
-    /// (g(z + hu) - g(z - hu)) / 2h, each sample with an h that suits its own z and u.
+    /// (g(z + hu) - g(z - hu)) / 2h, with an h per sample that suits its z and u.
     fn product(&self, z: &Branches, x: &Context, u: &Branches) -> Branches {
         let epsilon = match z[0].dtype() {
             DType::F64 => f64::EPSILON,
@@ -82,20 +83,20 @@ impl Term for ByValue {
         self.energy.value(z, x)
     }
 
-    /// The gradient by autodiff; where z is tracked, with the Hessian as its derivative.
+    /// The gradient by autodiff. If z is tracked, its derivative is the Hessian.
     ///
     /// # Panics
     ///
-    /// Panics if the value depends on a tracked tensor of the context: the parameters behind it
-    /// would get no gradient. Implement [`Term`] with its gradient then.
+    /// Panics if the value depends on a tracked tensor of the context, because the parameters
+    /// behind it would get no gradient. In that case, implement [`Term`] with its gradient.
     fn gradient(&self, z: &Branches, x: &Context) -> Branches {
         let (plain_z, plain_x) = (z.plain(), x.plain());
         if x.is_autodiff() {
             let value = self.energy.value(&plain_z, x);
             assert!(
                 !(value.is_autodiff() && value.is_tracked()),
-                "mopteq: the energy `{}` depends on parameters, which a gradient made from its value \
-                 alone cannot reach; implement Term with its gradient",
+                "mopteq: the energy `{}` depends on parameters, which a gradient computed from its \
+                 value alone cannot reach; implement Term with its gradient",
                 self.name()
             );
         }
@@ -103,9 +104,9 @@ impl Term for ByValue {
         if !z.iter().any(|z| z.is_autodiff() && z.is_tracked()) {
             return gradient;
         }
-        // A derivative that is known in closed form, H, has to enter the tape. The implicit layer
-        // does that: (a, b) = (z, g(a)) is a fixed point whose Jacobian [[0, 0], [H, 0]] we know
-        // and whose square is 0, so that its backward solve ends after two products.
+        // A derivative known in closed form, H, has to enter the tape. The implicit layer does
+        // this: (a, b) = (z, g(a)) is a fixed point whose Jacobian [[0, 0], [H, 0]] is known and
+        // has square 0, so its backward solve ends after two products.
         let exact = Solver::plain().with_relative(0.0).with_absolute(0.0);
         EquilibriumConfig::new()
             .with_forward(exact.clone().with_max_steps(0))
@@ -170,7 +171,7 @@ impl Jacobian<(Branches, Branches)> for NodeJacobian {
     }
 }
 
-/// The gradient of the sum of `value` over the batch, on a tape of its own.
+/// The gradient of the sum of `value` over the batch, on a separate tape.
 pub(super) fn autodiff(z: &Branches, value: impl Fn(&Branches) -> Tensor<1>) -> Branches {
     let leaves: Branches = map_branches(z, |z| z.without_autodiff().autodiff().require_grad());
     let value = value(&leaves).sum();

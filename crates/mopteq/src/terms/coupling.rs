@@ -7,7 +7,7 @@ use super::{Curvature, Formula, Hessian, Setting, Term};
 use crate::context::{Branches, Context, half_square};
 use crate::resample::resample;
 
-/// Which branches a [`Coupling`] joins.
+/// The pairs of branches that a [`Coupling`] joins.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(crate = "burn::serde", rename_all = "snake_case")]
 pub enum Pairs {
@@ -18,10 +18,10 @@ pub enum Pairs {
     Neighbours,
 }
 
-/// lambda/2 sum over pairs i < j of |Q_ij z_i - z_j|^2: the branches are drawn together.
+/// lambda/2 sum over pairs i < j of |Q_ij z_i - z_j|^2: pulls the branches together.
 ///
-/// Q_ij is the scaled resampling from the finer of the two to the coarser, so that the gradient is
-/// lambda L z with L a Laplacian of branches.
+/// Q_ij is the scaled resampling from the finer to the coarser of the two, so the gradient is
+/// lambda L z, where L is a Laplacian of branches.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Coupling {
     /// lambda.
@@ -47,7 +47,8 @@ impl Coupling {
         (0..branches).flat_map(move |i| (i + 1..branches.min(i + reach + 1)).map(move |j| (i, j)))
     }
 
-    /// The finer branch of a pair, the coarser, and z_fine as the coarser sees it less z_coarse.
+    /// The finer and the coarser branch of a pair, and z_fine at the coarser resolution minus
+    /// z_coarse.
     fn difference(z: &Branches, (i, j): (usize, usize)) -> (usize, usize, Tensor<4>) {
         let area = |k: usize| z[k].dims()[2] * z[k].dims()[3];
         let (fine, coarse) = if area(i) >= area(j) { (i, j) } else { (j, i) };
@@ -102,9 +103,9 @@ impl Term for Coupling {
     }
 
     fn curvature(&self, setting: &Setting) -> Curvature {
-        // Q Q' = I, so on what the m coarsest-but branches can see, L is the Laplacian of a graph
-        // of m branches. Its largest eigenvalue grows with m: m for a complete graph,
-        // 2 + 2 cos(pi / m) for a path.
+        // Q Q' = I, so on the components that the m finest branches resolve and the others do not,
+        // L is the Laplacian of a graph of m branches. Its largest eigenvalue grows with m: m for a
+        // complete graph, 2 + 2 cos(pi / m) for a path.
         let n = setting.branches as f64;
         let largest = match self.pairs {
             _ if setting.branches < 2 => 0.0,

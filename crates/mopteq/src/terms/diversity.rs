@@ -6,23 +6,25 @@ use super::{Hessian, Term};
 use crate::context::{Branches, Context, sum_samples};
 use crate::resample::resample;
 
-/// beta/2 sum over pairs i < j of HSIC(z_i, z_j): branches are told to hold different things.
+/// beta/2 sum over pairs i < j of HSIC(z_i, z_j): pushes branches to hold different information.
 ///
 /// The Hilbert-Schmidt independence criterion (Gretton et al. 2005) with a linear kernel on both
 /// sides is the squared Frobenius norm of the cross-covariance. The observations are the pixels of
-/// one sample at the resolution of the coarser branch, so that samples do not mix:
+/// one sample at the resolution of the coarser branch, so samples do not mix:
 ///
-/// HSIC = |A B'/P|^2, with A, B `[channels, P]` the two branches less their means over the P pixels.
+/// HSIC = |A B'/P|^2, where A, B `[channels, P]` are the two branches minus their means over the P
+/// pixels.
 ///
-/// Each half is quadratic in one branch, so the term is neither convex nor of bounded curvature.
+/// The term is quadratic in each branch separately, so it is neither convex nor of bounded
+/// curvature.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Diversity {
     /// beta.
     pub strength: f64,
 }
 
-/// z at the given resolution, without its mean over the pixels: `[batch, channels, pixels]`. A
-/// linear map of z.
+/// z at the given resolution minus its mean over the pixels: `[batch, channels, pixels]`. A linear
+/// map of z.
 fn centred(z: &Tensor<4>, size: [usize; 2]) -> Tensor<3> {
     let flat = resample(z.clone(), size).flatten::<3>(2, 3);
     flat.clone() - flat.mean_dim(2)

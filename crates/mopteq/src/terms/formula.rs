@@ -1,4 +1,4 @@
-//! Objectives whose step the kernels compute in one go.
+//! Objectives whose step the kernels can fuse.
 
 use std::sync::Arc;
 
@@ -7,23 +7,24 @@ use deq_kernels::step;
 use super::{ActivationConfig, Coupling, Pairs, Quadratic, Term};
 use crate::constraint::{Constraint, Proximal};
 
-/// Formulas that are evaluated together, instead of term by term, where the device allows.
+/// Terms that are evaluated together, instead of one by one, if the device allows it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Formula {
-    /// That of [`Quadratic`].
+    /// The term [`Quadratic`].
     Quadratic(Quadratic),
-    /// That of [`Proximity`](super::Proximity).
+    /// The term [`Proximity`](super::Proximity).
     Proximity,
-    /// That of [`KernelEnergy`](super::KernelEnergy).
+    /// The term [`KernelEnergy`](super::KernelEnergy).
     KernelEnergy,
-    /// That of [`ActivationPotential`](super::ActivationPotential) with an activation of this crate.
+    /// The term [`ActivationPotential`](super::ActivationPotential) with one of the crate's
+    /// activations.
     ActivationPotential(ActivationConfig),
-    /// That of [`Coupling`].
+    /// The term [`Coupling`].
     Coupling(Coupling),
 }
 
-/// The step of a sum of terms under a constraint; `None` if it has no such form.
+/// The fused step of a sum of terms under a constraint; `None` if there is none.
 pub(crate) fn step_formula(
     terms: &[Arc<dyn Term>],
     constraint: Option<&dyn Proximal>,
@@ -59,7 +60,7 @@ pub(crate) fn step_formula(
         }
     }
     let kernel = kernel?;
-    // Injections have one shape: that of the state, or that of W z.
+    // All injections have one shape: that of the state, or that of W z.
     if proximity && kernel != step::Kernel::Energy {
         return None;
     }

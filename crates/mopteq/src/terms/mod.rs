@@ -9,9 +9,9 @@
 //! | [`Coupling`] | lambda/2 sum \|Q_ij z_i - z_j\|^2 | 0 to lambda times that of the graph |
 //! | [`Smoothness`] | alpha/2 \|grad z\|^2 | 0 to 8 alpha |
 //! | [`Diversity`] | beta/2 sum HSIC(z_i, z_j) | not bounded |
-//! | [`ByValue`] | whatever an [`Energy`] says | what it says |
+//! | [`ByValue`] | the value of an [`Energy`] | as declared |
 //!
-//! A term of one's own gives its value and its gradient; its Hessian then comes from autodiff:
+//! A custom term provides its value and its gradient; its Hessian then comes from autodiff:
 //!
 //! ```
 //! use burn::tensor::Tensor;
@@ -66,7 +66,7 @@ use crate::context::{Branches, Context, add, inner};
 /// The Hessian of a term at a point: u -> H u, branch by branch in the shape of the state.
 pub type Hessian = Box<dyn Fn(&Branches) -> Branches + Send>;
 
-/// What the guarantees of a term may depend on.
+/// The data that the guarantees of a term may depend on.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Setting {
     /// Number of branches.
@@ -75,12 +75,12 @@ pub struct Setting {
     pub kernel_norm: f64,
 }
 
-/// Bounds on the eigenvalues of a Hessian, valid at every point; infinite where there is none.
+/// Bounds on the eigenvalues of a Hessian, valid at every point; infinite without a bound.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Curvature {
-    /// No eigenvalue is below.
+    /// Lower bound on all eigenvalues.
     pub lower: f64,
-    /// No eigenvalue is above.
+    /// Upper bound on all eigenvalues.
     pub upper: f64,
 }
 
@@ -98,7 +98,7 @@ impl Curvature {
         self.lower >= 0.0
     }
 
-    /// mu > 0 with G - mu/2 |z|^2 convex, if there is one.
+    /// mu > 0 for which G - mu/2 |z|^2 is convex, if it exists.
     pub fn strong_convexity(&self) -> Option<f64> {
         (self.lower > 0.0).then_some(self.lower)
     }
@@ -120,7 +120,7 @@ impl std::ops::Add for Curvature {
 
 /// A term of a hidden objective over a multi-branch state.
 ///
-/// Samples do not mix: sample i of every result depends on sample i of z and c only.
+/// Samples do not mix: sample i of every result depends only on sample i of z and c.
 pub trait Term: Debug + Send + Sync {
     /// The term's name in reports.
     fn name(&self) -> &str;
@@ -128,34 +128,34 @@ pub trait Term: Debug + Send + Sync {
     /// Value for every sample, `[batch]`.
     fn value(&self, z: &Branches, x: &Context) -> Tensor<1>;
 
-    /// Gradient with respect to z, in the shape of z, written in differentiable operations: the
-    /// parameters in `x` get their gradients through it. [`ByValue`] makes a gradient from the
+    /// Gradient with respect to z, in the shape of z, in differentiable operations, because the
+    /// parameters in `x` get their gradients through it. [`ByValue`] computes a gradient from the
     /// value alone, for terms without parameters.
     fn gradient(&self, z: &Branches, x: &Context) -> Branches;
 
-    /// The (generalised) Hessian at z, which is symmetric. The arguments are plain tensors.
-    /// `None` has it made by autodiff of the gradient: see [`hessian`].
+    /// The (generalised) Hessian at z, which is symmetric. The arguments are plain tensors. With
+    /// `None`, autodiff of the gradient computes it: see [`hessian`].
     fn hessian(&self, z: &Branches, x: &Context) -> Option<Hessian> {
         let _ = (z, x);
         None
     }
 
     /// Bounds on the eigenvalues of the Hessian, valid at every z. A wrong bound gives a step that
-    /// is too large or a backward solve that stalls.
+    /// is too large or a stalled backward solve.
     fn curvature(&self, setting: &Setting) -> Curvature {
         let _ = setting;
         Curvature::UNKNOWN
     }
 
-    /// The term's formula, if it is one of [`Formula`]: objectives of such terms alone are
-    /// evaluated as a whole on the CPU.
+    /// The term's formula, if it is one of [`Formula`]. On the CPU, objectives that consist of such
+    /// terms are evaluated as a whole.
     fn formula(&self) -> Option<Formula> {
         None
     }
 }
 
-/// The Hessian of a term at z: its own, or else H u = d<gradient(z), u>/dz by autodiff, one
-/// backward pass a product.
+/// The Hessian of a term at z: its own, or otherwise H u = d<gradient(z), u>/dz by autodiff, at one
+/// backward pass per product.
 pub fn hessian(term: &Arc<dyn Term>, z: &Branches, x: &Context) -> Hessian {
     term.hessian(z, x).unwrap_or_else(|| {
         let (term, z, x) = (term.clone(), z.clone(), x.clone());

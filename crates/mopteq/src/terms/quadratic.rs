@@ -54,7 +54,7 @@ impl Term for Quadratic {
     }
 }
 
-/// 1/2 |z - c|^2, with c the injection.
+/// 1/2 |z - c|^2, where c is the injection.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Proximity;
 
@@ -91,7 +91,7 @@ impl Term for Proximity {
     }
 }
 
-/// 1/2 |W z|^2, with W the block operator of the context.
+/// 1/2 |W z|^2, where W is the block operator of the context.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct KernelEnergy;
 

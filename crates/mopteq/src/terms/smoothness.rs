@@ -5,16 +5,16 @@ use burn::tensor::Tensor;
 use super::{Curvature, Hessian, Setting, Term};
 use crate::context::{Branches, Context, map_branches, sum_samples};
 
-/// alpha/2 sum of the squared differences between neighbouring pixels, horizontally and
-/// vertically; its gradient is alpha times the discrete Laplacian of the pixel grid with free
-/// (Neumann) borders.
+/// alpha/2 sum of the squared differences between neighbouring pixels, horizontally and vertically.
+/// Its gradient is alpha times the discrete Laplacian of the pixel grid with free (Neumann)
+/// borders.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Smoothness {
     /// alpha.
     pub strength: f64,
 }
 
-/// Differences between neighbours along a dimension; nothing where it has one element.
+/// Differences between neighbours along a dimension; `None` if it has one element.
 fn differences(z: &Tensor<4>, dim: usize) -> Option<Tensor<4>> {
     let n = z.dims()[dim];
     (n > 1).then(|| z.clone().narrow(dim, 1, n - 1) - z.clone().narrow(dim, 0, n - 1))

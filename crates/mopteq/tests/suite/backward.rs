@@ -26,7 +26,7 @@ fn trained(family: Family, dtype: DType) -> MOptEqs {
         let gradients = GradientsParams::from_grads(loss.backward(), &model);
         model = optimizer.step(0.05, model, gradients);
     }
-    // Training moved the kernels, so that the estimates of their norms lag.
+    // Training moved the kernels, so the estimates of their norms lag behind.
     settle(model, 100)
 }
 
@@ -64,7 +64,7 @@ fn gradients(
     (gradients, report.evaluations)
 }
 
-#[allow(clippy::print_stdout, reason = "numbers for those who look")]
+#[allow(clippy::print_stdout, reason = "the test prints what it measures")]
 fn compare(family: Family, dtype: DType, tolerance: f64, limit: f64) {
     let model = trained(family, dtype).valid();
     let images = Numbers::new(5).tensor::<4>([4, 3, 32, 32], dtype);
@@ -78,7 +78,7 @@ fn compare(family: Family, dtype: DType, tolerance: f64, limit: f64) {
     };
     let anderson = solver(Solver::anderson(6));
     let closed = gradients(&objective, &x, start.clone(), &anderson, None);
-    // A closure is a map that knows nothing of its Jacobian.
+    // A closure is a map without a closed-form Jacobian.
     let map = objective.clone();
     let opaque = move |z: Branches, x: Context| map.apply(z, x);
     let by_autodiff = gradients(&opaque, &x, start, &anderson, Some(anderson.clone()));

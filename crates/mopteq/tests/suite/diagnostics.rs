@@ -1,4 +1,4 @@
-//! Diagnostics and the report on well-posedness, against what they describe.
+//! Diagnostics and the report on well-posedness, against independent computations.
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use burn_deq::FixedPointMap;
@@ -70,7 +70,7 @@ fn the_report_bounds_what_iteration_does() {
                 .all(|n| *n <= report.norm_bound * 1.001)
         );
 
-        // Plain iteration from nearby approaches z* by the measured factor in the end.
+        // Plain iteration from nearby converges at the measured rate in the end.
         let objective = model.core().objective();
         let mut other: Branches = random_like(&z, 3)
             .into_iter()
@@ -109,7 +109,7 @@ fn the_trace_adds_up_and_falls() {
             assert!((sum - record.objective).abs() <= 1e-10 * sum.abs().max(1.0));
         }
         assert!(trace.iterates[30].residual < 1e-2 * trace.iterates[1].residual);
-        // The first record is that of the start.
+        // The first record is the start.
         let exact = values(config.objective().unwrap().value(&start, &x).mean())[0];
         assert!((trace.iterates[0].objective - exact).abs() <= 1e-12);
     }
@@ -123,7 +123,7 @@ fn energies_and_agreement_are_what_they_say() {
         let exact: f64 = values(z.clone()).iter().map(|v| v * v).sum::<f64>() / 2.0;
         assert!((energy - exact).abs() <= 1e-12 * exact);
     }
-    // A branch agrees with what it looks like from a coarser one, and disagrees with its opposite.
+    // A branch agrees with its own coarsened version and disagrees with its opposite.
     let coarse = mopteq::scaled_pool(z[0].clone(), 2);
     let pairs = agreement(&vec![z[0].clone(), coarse.clone(), -coarse]);
     let cosines: Vec<f64> = pairs.iter().map(|p| p.cosine).collect();

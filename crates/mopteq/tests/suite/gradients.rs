@@ -10,7 +10,8 @@ use crate::support::{
     values,
 };
 
-/// Stem: weight and its norm's two; W, U, b and the head norm's two a branch; the head's two.
+/// Stem: its weight and two of its norm; per branch: W, U, b and two of the head norm; the head:
+/// two.
 const PARAMETERS: usize = 3 + 3 * 5 + 2;
 
 fn loss(logits: Tensor<2>) -> Tensor<1> {
@@ -84,7 +85,8 @@ fn in_f32_every_parameter_and_the_input_match_unrolled_autodiff() {
         let (implicit, dx) = gradients(&model, forward);
         let (reference, dx_reference) = gradients(&model, unrolled);
         assert_eq!(implicit.len(), PARAMETERS);
-        // One norm over all parameters: some of their gradients are sums that nearly cancel.
+        // One norm over all parameters, because some of their gradients are sums that nearly
+        // cancel.
         let error = relative(&implicit.concat(), &reference.concat());
         assert!(error <= 2e-6, "{family:?}: {error:e}");
         let error = relative(&dx, &dx_reference);
@@ -105,7 +107,8 @@ fn every_parameter_and_the_input_match_central_differences() {
                 let mut numbers = Numbers::new(100 + k as u64);
                 gradient.iter().map(|_| numbers.next()).collect()
             };
-            // The nudged kernel has another norm: let its estimate, close already, settle again.
+            // The nudged kernel has a different norm, so its estimate, already close, must converge
+            // again.
             let at = |h: f64| {
                 let nudged = crate::support::settle(nudged(&model, k, &direction, h), 150);
                 value(&nudged, images(3))

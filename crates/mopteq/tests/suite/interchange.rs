@@ -39,7 +39,7 @@ fn every_network_survives_safetensors() {
         let found = values(other.forward(images).logits);
         assert_eq!(found, expected, "{}", config.name());
 
-        // A network has the names of the model it holds.
+        // A network uses the names of the model that it holds.
         let names = SafetensorsStore::from_bytes(Some(bytes)).keys().unwrap();
         assert!(
             names

@@ -1,4 +1,4 @@
-//! Tests of the public interface, on Flex in f64 unless they say otherwise.
+//! Tests of the public interface, on Flex in f64 unless stated otherwise.
 
 mod backward;
 mod config;

@@ -18,7 +18,7 @@ use crate::support::{
 fn presets_have_the_published_sizes() {
     let device = Device::flex();
     let small = MdeqConfig::small(10, 3, [32, 32]);
-    // The number that PyTorch counts: benches/peers/mdeq_checkpoint.py prints it.
+    // PyTorch's count: benches/peers/mdeq_checkpoint.py prints it.
     assert_eq!(small.init(&device).unwrap().num_parameters(), 159_034);
     let tiny = MdeqConfig::new(10, 3, [8, 8], vec![4, 4], vec![1, 2], 6)
         .with_expansion(2)
@@ -62,7 +62,7 @@ fn controls_are_of_equal_size() {
             .unwrap()
             .num_parameters();
         let n = count(config) as f64;
-        // Heads and norms differ a little.
+        // Heads and norms differ slightly.
         assert!((count(single) as f64 / n - 1.0).abs() < 0.12, "{family:?}");
         assert!((explicit as f64 / n - 1.0).abs() < 0.05, "{explicit} {n}");
     }
@@ -271,7 +271,7 @@ fn every_variants_objective_and_jacobian_match_autodiff() {
         let config = config.with_branches(3);
         let objective = config.objective().unwrap();
         let (z, x) = point(&config, 2);
-        // Inside of every constraint's domain, where G is what its smooth terms are.
+        // Inside every constraint's domain, where G is the sum of its smooth terms.
         let gradient = autodiff(&z, |z| {
             let parts = objective.terms().iter().map(|t| t.value(z, &x));
             parts.reduce(|a, b| a + b).unwrap()
@@ -352,7 +352,7 @@ fn a_dense_head_speaks_for_every_pixel() {
     let out = model.forward(images(2).autodiff());
     let dense = out.dense.expect("a dense head");
     assert_eq!(dense.dims(), [2, 5, 8, 8]);
-    // Both heads reach the kernels.
+    // The gradients of both heads reach the kernels.
     let both = (out.logits.sin().sum() + dense.sin().sum()).backward();
     let one = model
         .forward(images(2).autodiff())
@@ -374,7 +374,7 @@ fn a_dense_head_speaks_for_every_pixel() {
     );
 }
 
-/// A small MDEQ in f64 whose map contracts: its last norms mostly add a constant.
+/// A small MDEQ in f64 whose map contracts, because its last norms mostly add a constant.
 fn tiny_mdeq(dropout: f64) -> mopteq::Mdeq {
     let solver = Solver::anderson(6)
         .with_relative(1e-13)
@@ -426,8 +426,8 @@ fn mdeqs_gradients_match_central_differences() {
         (out.logits.sin() * c).sum()
     };
     let exact = parameter_gradients(&model, &value(&model).backward());
-    // Weights and norms of stem, two blocks, two fusions, two post-fusions, two bottlenecks with
-    // projections, one drawing-down, the last layer and the classifier.
+    // Weights and norms of the stem, two blocks, two fusions, two post-fusions, two bottlenecks
+    // with projections, one down-sampling, the last layer and the classifier.
     assert_eq!(
         exact.len(),
         2 * 3 + 2 * 10 + 2 * 4 + 2 * 4 + 2 * (3 + 3) + 4 + 4 + 2
@@ -456,7 +456,7 @@ fn variational_dropout_draws_once_a_solve_and_not_in_evaluation() {
     let training = model.train();
     let draw = || {
         let out = training.forward(images(2).autodiff());
-        // A mask that changed from step to step would leave no fixed point.
+        // With a mask that changed from step to step, there would be no fixed point.
         assert!(out.forward.all_converged(), "{:?}", out.forward);
         values(out.logits)
     };
@@ -509,7 +509,7 @@ fn bf16_rounds_the_applications_of_w_and_nothing_else() {
     let expected = rounded.w(&vec![round(&z)]);
     let seen = half.w(&vec![z]);
     assert_eq!(seen[0].dtype(), DType::F32);
-    // A sum in more than 8 bits, then rounded once to 8.
+    // A sum in more than 8 bits, rounded once to 8.
     for (seen, expected) in flat(&seen).iter().zip(flat(&expected)) {
         let error = (seen - expected).abs();
         assert!(error <= expected.abs() / 256.0 + 1e-6, "{seen} {expected}");
@@ -521,7 +521,7 @@ fn bf16_rounds_the_applications_of_w_and_nothing_else() {
             let solver = Solver::default().with_relative(relative).with_max_steps(99);
             let config = config.clone();
             let config = config.with_equilibrium(EquilibriumConfig::new().with_forward(solver));
-            // Clones share their running states, so this is a model of its own.
+            // Clones share their running states, so this must be a separate model.
             let model = config.init(&Device::flex()).unwrap();
             model.load_record(full.clone().into_record())
         };

@@ -1,4 +1,4 @@
-//! MOptEqs with an input of its own for every branch.
+//! MOptEqs with a separate input for every branch.
 
 use burn::module::Module;
 use burn::tensor::{DType, Device, Tensor};
@@ -48,7 +48,7 @@ fn model(family: Family) -> MultiView {
     let model = config(family).init(&Device::flex()).unwrap();
     let model = randomised(model, DType::F64, 0.5).train();
     for _ in 0..1000 {
-        // Lets the estimates of the norms settle.
+        // Lets the estimates of the norms converge.
         model.context(inputs(3));
     }
     model
@@ -64,7 +64,7 @@ fn gradients_of_all_views_match_central_differences() {
             out.logits.sin().sum()
         };
         let exact = parameter_gradients(&model, &value(&model, inputs(3)).backward());
-        // Two readers of pictures, one of vectors; a kernel and a norm a branch; the linear layer.
+        // Two picture readers, one vector reader; per branch a kernel and a norm; the linear layer.
         assert_eq!(exact.len(), 2 * 5 + 2 + 3 + 6 + 2);
         let h = 1e-6;
         for (k, gradient) in exact.iter().enumerate() {

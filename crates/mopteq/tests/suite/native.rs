@@ -1,5 +1,5 @@
-//! The native CPU path against the portable one. It applies to `f32` only: `f64` always takes the
-//! portable path.
+//! The native CPU path against the portable one. The native path supports `f32` only: `f64` always
+//! takes the portable path.
 
 use std::sync::Arc;
 
@@ -24,13 +24,13 @@ pub struct Case {
     hidden: usize,
     kernel: usize,
     coarsest: [usize; 2],
-    /// Ratios of the sides of each further branch to those of the one before.
+    /// Ratios of the sides of each further branch to those of the previous one.
     ratios: Vec<[usize; 2]>,
     kind: usize,
     pairs: Pairs,
     seed: u64,
-    /// Whether all numbers are such that no operation rounds, but for filtering: then ties at a
-    /// kink, too, come out the same.
+    /// Whether to use numbers for which no operation rounds, except for filtering. Ties at a kink
+    /// then have the same result, too.
     pub exact: bool,
 }
 
@@ -161,8 +161,8 @@ proptest! {
         let [a, b] = [&native, &portable].map(|o| o.apply(z.clone(), x.clone()));
         agree("step", &a, &b)?;
         if case.exact || case.smooth() {
-            // Filtering has sixths in its weights, and rounds: an offset keeps exact numbers from
-            // meeting a kink.
+            // Filtering has sixths in its weights, so it rounds. An offset keeps exact numbers away
+            // from kinks.
             let offset = if case.exact { 1.0 / 512.0 } else { 0.0 };
             let injection = x.injection().iter().map(|c| c.clone() + offset).collect();
             let shifted = Context::new(x.kernels().clone(), injection);
@@ -172,8 +172,8 @@ proptest! {
             agree("jvp", &a.jvp(u.clone()).unwrap(), &b.jvp(u.clone()).unwrap())?;
             agree("similar", &a.similar(u.clone()), &b.similar(u.clone()))?;
             prop_assert_eq!(a.mask().map(|m| flat(&m)), b.mask().map(|m| flat(&m)));
-            // Kernels and injections, through a step from a constant z. At a kink autodiff takes the
-            // other one-sided derivative.
+            // Gradients of kernels and injections through a step from a constant z. At a kink,
+            // autodiff takes the other one-sided derivative.
             let gradients = |o: &HiddenObjective| {
                 let (x, leaves) = leaves(&shifted);
                 let step = o.apply(z.clone(), x);
@@ -202,7 +202,7 @@ proptest! {
             };
             let z = leaf(&z[0], tracked & 1 > 0);
             let kernel = leaf(&x.kernels()[0], tracked & 2 > 0);
-            // The convolution does not look at the injections.
+            // The convolution does not use the injections.
             let context = Context::new(vec![kernel.clone()], Branches::new());
             let y = context.w(&vec![z.clone()]).remove(0);
             let weights = Numbers::new(3).tensor(y.dims(), dtype);
@@ -262,8 +262,9 @@ fn large_convolutions_are_those_of_the_portable_path() {
     }
 }
 
-/// Stem, batch norm, pools and injections of a training step, and after it those of inference on the
-/// running statistics. In f32, sums of a hundred thousand pixels one by one would be off by more.
+/// The stem, batch norm, pools and injections of a training step, and then those of inference with
+/// the running statistics. In f32, a running sum over a hundred thousand pixels would have a larger
+/// error.
 #[test]
 fn injections_and_their_gradients_are_those_of_the_portable_path() {
     for (batch, side, offset) in [(3, 12, 0.0), (1, 8, 2.0), (24, 64, 3.0)] {
@@ -313,7 +314,7 @@ fn equilibria_are_those_of_the_portable_path() {
         let images = Numbers::new(5).tensor([5, 1, 16, 16], DType::F32);
         let [a, b] = [&model, &portable].map(|m| m.equilibrium(&m.context(images.clone())));
         assert!(a.forward.all_converged() && b.forward.all_converged());
-        // As many steps give the same accuracy, up to a step where rounding decides.
+        // The same number of steps gives the same accuracy, up to one step if rounding decides.
         for (a, b) in a.forward.steps.iter().zip(&b.forward.steps) {
             assert!(a.abs_diff(*b) <= 1, "{family:?}: {a} and {b} steps");
         }
@@ -327,7 +328,7 @@ fn a_sample_does_not_know_its_batch() {
     for family in [Family::S, Family::P] {
         let model = model(family);
         let images: Tensor<4> = Numbers::new(6).tensor([4, 1, 16, 16], DType::F32);
-        // The batch norm of a model that is not being trained does not mix samples either.
+        // Outside training, batch norm does not mix samples either.
         let all = model.equilibrium(&model.context(images.clone()));
         for i in 0..4 {
             let alone = images.clone().narrow(0, i, 1);

@@ -15,7 +15,7 @@ fn algorithm_2_is_z_minus_the_gradient_of_the_objective() {
         let config = tiny(family);
         let objective = config.objective().unwrap();
         let (z, x) = point(&config, 2);
-        // Family P's constraint is satisfied inside the cone, where G is smooth.
+        // Family P's constraint holds inside the cone, where G is smooth.
         let z: Branches = z.into_iter().map(|z| z.abs() + 0.1).collect();
         let gradient = autodiff(&z, |z| objective.value(z, &x));
         for step in [1.0, objective.step()] {
@@ -85,7 +85,7 @@ fn the_objective_falls_at_every_plain_step() {
         let (first, last) = (&path[0], &path[59]);
         assert!(
             first.iter().zip(last).all(|(a, b)| b < a),
-            "it falls at all"
+            "the objective falls"
         );
     }
 }
@@ -175,8 +175,8 @@ fn scaled_pooling_and_its_transpose_are_adjoint_and_of_norm_one() {
 
 #[test]
 fn the_norm_estimate_matches_the_dense_operator() {
-    // The operator of a 2 -> 3 channel convolution on 4 x 5 pixels as a dense matrix A; its norm
-    // from A'A by repeated squaring on the host.
+    // The operator of a 2 -> 3 channel convolution on 4 x 5 pixels as a dense matrix A, and its
+    // norm from A'A by repeated squaring on the host.
     let kernel: Tensor<4> = Numbers::new(9).tensor([3, 2, 3, 3], DType::F64);
     let (h, w) = (4, 5);
     let n = 2 * h * w;

@@ -45,7 +45,7 @@ fn every_variant_trains_every_parameter() {
             let found = parameter_gradients(&model, &grads);
             assert_eq!(found.len(), all.len(), "{kind:?} {gradient:?}");
             assert!(found.iter().flatten().all(|g| g.is_finite()));
-            // Only the implicit gradient solves backwards.
+            // Only the implicit gradient has a backward solve.
             let implicit = gradient == PerturbationGradient::Implicit;
             assert_eq!(solved.report().is_some(), implicit, "{kind:?} {gradient:?}");
         }
@@ -81,7 +81,7 @@ fn the_size_is_relative_to_each_branch() {
             for i in 0..3 {
                 let at = |t: &Tensor<4>| t.clone().narrow(0, i, 1);
                 let share = rms(&(at(moved) - at(z))) / rms(&at(z));
-                // The noise has at least 12 draws a sample and branch.
+                // The noise has at least 12 draws per sample and branch.
                 let slack = if kind == PerturbationKind::Ascent {
                     1e-12
                 } else {

@@ -1,4 +1,4 @@
-//! MDEQ checkpoints that PyTorch wrote.
+//! MDEQ checkpoints written by PyTorch.
 #![cfg(feature = "pytorch")]
 
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ fn tensor<const D: usize>(store: &mut SafetensorsStore, name: &str) -> Tensor<D>
     Tensor::from_data(bridge::to_data(tensor).unwrap(), &Device::flex())
 }
 
-/// Logits of an MDEQ read from a checkpoint against those that PyTorch computed.
+/// Logits of an MDEQ read from a checkpoint against PyTorch's.
 fn compare(config: &MdeqConfig, checkpoint: &Path, outputs: &Path) {
     let solver = Solver::default().with_relative(1e-6).with_max_steps(100);
     let config = config

@@ -1,4 +1,4 @@
-//! Small models and helpers that the tests share.
+//! Small models and helpers shared by the tests.
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{DType, Device, Tensor, TensorData};
@@ -62,7 +62,7 @@ pub fn dot(a: &Branches, b: &Branches) -> f64 {
     flat(a).iter().zip(flat(b)).map(|(a, b)| a * b).sum()
 }
 
-/// The same context with every kernel and injection a leaf of the tape, and these leaves.
+/// The same context with all kernels and injections as leaves of the tape, and these leaves.
 pub fn leaves(x: &Context) -> (Context, Branches) {
     let mut all = Branches::new();
     let mut leaf = |t: &Tensor<4>| {
@@ -114,7 +114,7 @@ pub fn tiny(family: Family) -> MOptEqsConfig {
         )
 }
 
-/// Values of every float parameter, replaced in the order of the visit.
+/// Casts every float parameter with a function of its values, in the order of the visit.
 struct Cast<F>(DType, F);
 
 impl<F: FnMut(Vec<f64>) -> Vec<f64>> ModuleMapper for Cast<F> {
@@ -127,12 +127,12 @@ impl<F: FnMut(Vec<f64>) -> Vec<f64>> ModuleMapper for Cast<F> {
     }
 }
 
-/// The same module in another type.
+/// The same module in a different type.
 pub fn cast<M: Module>(model: M, dtype: DType) -> M {
     model.map(&mut Cast(dtype, |v: Vec<f64>| v))
 }
 
-/// Any module with reproducible random weights of the given type; zeros and ones, the start of
+/// Any module with reproducible random weights of the given type. Zeros and ones, the initial
 /// biases and norms, stay.
 pub fn randomised<M: Module>(model: M, dtype: DType, scale: f64) -> M {
     let mut numbers = Numbers::new(17);
@@ -149,13 +149,13 @@ pub fn randomised<M: Module>(model: M, dtype: DType, scale: f64) -> M {
     }))
 }
 
-/// A model in f64 with reproducible weights, whose estimates of the norms are close.
+/// A model in f64 with reproducible weights and close estimates of the norms.
 pub fn model_f64(config: &MOptEqsConfig) -> MOptEqs {
     let model = randomised(config.init(&Device::flex()).unwrap(), DType::F64, 0.5);
     settle(model.train(), 200).valid()
 }
 
-/// The same with converged estimates: the next look at the kernels does not change them.
+/// The same with converged estimates: using the kernels again does not change them.
 pub fn settled_f64(config: &MOptEqsConfig) -> MOptEqs {
     model(config, DType::F64)
 }
@@ -166,7 +166,7 @@ pub fn model(config: &MOptEqsConfig, dtype: DType) -> MOptEqs {
     settle(model.train(), 2000).valid()
 }
 
-/// Lets the power iterations of a training model converge, in at most so many steps.
+/// Lets the power iterations of a training model converge, in at most `iterations` steps.
 pub fn settle(model: MOptEqs, iterations: usize) -> MOptEqs {
     let kernels = || flat(model.core().context(Vec::new()).kernels());
     let mut before = kernels();

@@ -13,7 +13,7 @@ use mopteq::{
 
 use crate::support::{Numbers, autodiff, dot, flat, random_like, relative, values};
 
-/// An activation that does not come with the crate: a / sqrt(1 + a^2), s(a) = sqrt(1 + a^2).
+/// A custom activation: a / sqrt(1 + a^2), s(a) = sqrt(1 + a^2).
 #[derive(Debug)]
 struct InverseRoot;
 
@@ -39,7 +39,7 @@ fn per_sample(z: Tensor<4>) -> Tensor<1> {
     z.flatten::<2>(1, 3).sum_dim(1).squeeze_dim(1)
 }
 
-/// Sum of sin(z): known by its value alone.
+/// Sum of sin(z), given only by its value.
 #[derive(Debug)]
 struct Sine;
 
@@ -80,16 +80,16 @@ impl Term for SineWithGradient {
     }
 }
 
-/// A kernel `[to, from, 3, 3]` of the given norm on a picture of so many pixels a side.
+/// A kernel `[to, from, 3, 3]` of the given norm on a square picture of this side.
 fn kernel(numbers: &mut Numbers, [to, from]: [usize; 2], side: usize, norm: f64) -> Tensor<4> {
     let kernel: Tensor<4> = numbers.tensor([to, from, 3, 3], DType::F64);
-    // From a random start: so long that its error stays far below the slack of the tests.
+    // The start is random. This many iterations keep the error far below the slack of the tests.
     let own = convolution_norm(kernel.clone(), [side, side], 2000);
     kernel * (norm / own)
 }
 
-/// A state of three branches of three channels and a context whose W has the norm 0.9 or less and,
-/// if asked for, blocks between the branches.
+/// A state of three branches of three channels and a context whose W has a norm of at most 0.9 and,
+/// if `cross`, blocks between the branches.
 fn setting(cross: bool, family: Family) -> (Branches, Context, Setting) {
     let mut numbers = Numbers::new(29);
     let (hidden, injected) = match family {
@@ -157,7 +157,7 @@ fn others() -> Vec<Arc<dyn Term>> {
     ]
 }
 
-/// Every term with a context it fits: activations inject into W z, the others into z.
+/// Every term with a matching context: activations inject into W z, the others into z.
 fn cases() -> Vec<(Arc<dyn Term>, Branches, Context, Setting)> {
     let mut all = Vec::new();
     for cross in [false, true] {
@@ -206,12 +206,12 @@ fn hessians_match_autodiff_of_the_gradient_and_are_symmetric() {
         let by_autodiff = autodiff(&z, |z| {
             let g = term.gradient(z, &x);
             let parts = g.into_iter().zip(&u).map(|(g, u)| (g * u.clone()).sum());
-            // A linear gradient may not be tracked: z is a constant for it.
+            // A linear gradient may be untracked, because z is a constant for it.
             parts.reduce(|a, b| a + b).unwrap() + (z[0].clone() * 0.0).sum()
         });
         let error = relative(&flat(&hu), &by_autodiff);
         assert!(error <= 1e-8, "{name}: {error:e}");
-        // A central difference of the gradient is symmetric up to its own error only.
+        // A central difference of the gradient is symmetric only up to its own error.
         let tolerance = if name == "sine" { 1e-8 } else { 1e-10 };
         let (uhv, vhu) = (dot(&u, &hv), dot(&v, &hu));
         let size = (dot(&hu, &hu) * dot(&v, &v)).sqrt();
@@ -246,7 +246,7 @@ fn eigenvalues_stay_within_the_guarantees() {
 
 #[test]
 fn guarantees_of_quadratic_terms_are_tight() {
-    // The largest eigenvalue is reached, not only bounded.
+    // The largest eigenvalue attains the bound.
     let (z, x, setting) = setting(false, Family::P);
     let tight: [(Arc<dyn Term>, f64); 4] = [
         (Arc::new(Quadratic { weight: 0.7 }), 0.999),
@@ -292,7 +292,7 @@ fn a_term_of_ones_own_can_be_known_by_its_value_alone() {
     let exact = objective(Arc::new(SineWithGradient));
     assert!(by_value.is_strongly_convex());
     assert_eq!(by_value.step(), exact.step());
-    // One tracked step from a tracked state: the derivative of the gradient made by autodiff.
+    // One tracked step from a tracked state: the derivative of a gradient computed by autodiff.
     let u = random_like(&z, 77);
     let through = |objective: &HiddenObjective| {
         autodiff(&z, |z| {
@@ -305,7 +305,7 @@ fn a_term_of_ones_own_can_be_known_by_its_value_alone() {
     assert!(error <= 1e-8, "{error:e}");
 }
 
-/// |Wz|^2 by its value alone: it depends on parameters.
+/// |Wz|^2, given only by its value, which depends on parameters.
 #[derive(Debug)]
 struct Reaching;
 

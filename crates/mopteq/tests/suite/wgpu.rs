@@ -1,4 +1,4 @@
-//! The same network on wgpu as on Flex, in f32. Run by name where there is a Vulkan driver.
+//! The same network on wgpu as on Flex, in f32. Run by name if there is a Vulkan driver.
 #![cfg(feature = "wgpu")]
 
 use burn::module::Module;
@@ -29,7 +29,7 @@ fn wgpu_solve_and_gradients_equal_those_of_flex() {
             (logits, parameter_gradients(&model, &grads))
         };
         let gpu = Device::wgpu(Default::default());
-        // Clones share their running states, so the copy is a model of its own.
+        // Clones share their running states, so the copy must be a separate model.
         let copy = config
             .init(&gpu)
             .unwrap()

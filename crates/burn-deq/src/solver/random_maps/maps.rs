@@ -1,4 +1,4 @@
-//! The maps: every sample of a batch is one of its own.
+//! The maps: every sample of a batch is a separate map.
 
 use burn::tensor::activation::relu;
 use burn::tensor::{DType, Device, Tensor, TensorData};
@@ -47,14 +47,14 @@ pub(super) enum Kind {
     Shifted,
 }
 
-/// Maps of one kind, one a sample: u -> scale f(u / scale).
+/// Maps of one kind, one per sample: u -> scale f(u / scale).
 #[derive(Clone)]
 pub(super) struct Maps {
     kind: Kind,
     w: Tensor<3>,
     c: Tensor<2>,
     scale: Tensor<2>,
-    /// Of the sine.
+    /// Factor of the sine.
     g: Tensor<2>,
 }
 
@@ -117,7 +117,7 @@ impl PackedMap for Maps {
     }
 }
 
-/// Maps with where to start, and their fixed points where one is known to be the only one.
+/// Maps with their starting points, and their fixed points if they are known to be unique.
 pub(super) struct Batch {
     pub(super) name: String,
     pub(super) maps: Maps,
@@ -125,7 +125,7 @@ pub(super) struct Batch {
     pub(super) solutions: Vec<Option<Vec<f64>>>,
 }
 
-/// The norm of a matrix, from below.
+/// A lower bound on the norm of a matrix.
 fn norm(w: &[f64], n: usize) -> f64 {
     let mut v = vec![1.0; n];
     let mut size = 0.0;
@@ -150,7 +150,7 @@ pub(super) fn distance(a: &[f64], b: &[f64]) -> f64 {
     length(&a.iter().zip(b).map(|(a, b)| a - b).collect::<Vec<_>>())
 }
 
-/// u = u W + c by elimination; `None` where that is close to singular.
+/// Solves u = u W + c by elimination; `None` if the system is close to singular.
 fn fixed_point(w: &[f64], c: &[f64]) -> Option<Vec<f64>> {
     let n = c.len();
     let row = |j: usize| {
@@ -208,7 +208,7 @@ fn batch(kind: Kind, scaled: bool, n: usize, count: usize, numbers: &mut Numbers
                 let factor = numbers.between(low, high) / norm(&own, n).max(1e-9);
                 own.iter_mut().for_each(|w| *w *= factor);
                 if linear && k % 5 == 0 {
-                    // An eigenvalue of 1 that the others do not touch.
+                    // A decoupled eigenvalue of 1.
                     (0..n).for_each(|i| (own[i], own[i * n]) = (0.0, 0.0));
                     own[0] = 1.0;
                 }
@@ -240,7 +240,7 @@ fn batch(kind: Kind, scaled: bool, n: usize, count: usize, numbers: &mut Numbers
         g: tensor(&g, 1),
     };
     let start = tensor(&start, n);
-    // Of contractions, plain iteration finds the fixed points.
+    // Plain iteration finds the fixed points of contractions.
     let mut z = start.clone();
     (0..2000).for_each(|_| z = maps.apply(z.clone()));
     let z: Vec<f64> = z.into_data().iter::<f64>().collect();

@@ -1,4 +1,4 @@
-//! The map of an MDEQ: a residual block a branch, then fusion across all branches.
+//! The map of an MDEQ: a residual block per branch, then fusion across all branches.
 
 use burn::module::{Initializer, Module, Param};
 use burn::nn::{GroupNorm, GroupNormConfig};
@@ -22,7 +22,7 @@ struct NormedConv {
 
 impl NormedConv {
     fn new([from, to]: [usize; 2], size: usize, stride: usize, device: &Device) -> Self {
-        // PyTorch's initialisation of a convolution, whose checkpoints are read.
+        // PyTorch's initialisation of a convolution, as in the checkpoints.
         let initializer = Initializer::KaimingUniform {
             gain: 1.0 / 3f64.sqrt(),
             fan_out_only: false,
@@ -116,8 +116,8 @@ impl ConvNorm {
     }
 }
 
-/// From one branch to another: strided 3 x 3 convolutions down, a 1 x 1 convolution and nearest
-/// up-sampling by `scale` up.
+/// From one branch to another: strided 3 x 3 convolutions to go down, a 1 x 1 convolution and
+/// nearest up-sampling by `scale` to go up.
 #[derive(Module, Debug)]
 struct Fuse {
     net: Vec<ConvNorm>,
@@ -189,7 +189,7 @@ impl Cell {
                 }
             }
         };
-        // One branch has nothing to fuse with.
+        // A single branch has nothing to fuse with.
         let fused = if n > 1 { n } else { 0 };
         Self {
             branches: channels.iter().map(|c| branch(*c)).collect(),
@@ -206,8 +206,8 @@ impl Cell {
         }
     }
 
-    /// One application. The injection enters the first block of the finest branch; `masks[i][k]`
-    /// are the dropout masks of block k of branch i, or there are none.
+    /// One application. The injection enters the first block of the finest branch. `masks[i][k]`
+    /// are the dropout masks of block k of branch i; `masks` may be empty.
     pub(super) fn forward(&self, z: Branches, x: (Tensor<4>, Vec<Branches>)) -> Branches {
         let (injection, masks) = x;
         let mut injection = Some(injection);

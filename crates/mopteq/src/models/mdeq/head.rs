@@ -12,7 +12,7 @@ use crate::models::parts::Stem;
 /// Ratio of a bottleneck's output channels to its inner ones.
 pub(super) const EXPANSION: usize = 4;
 
-/// A convolution followed by a batch norm; as a [`Stem`], with a ReLU after it.
+/// A convolution followed by a batch norm and, as a [`Stem`], by a ReLU.
 pub(super) fn conv_norm(
     [from, to]: [usize; 2],
     size: usize,
@@ -59,8 +59,8 @@ impl FixedNorm {
         }
     }
 
-    /// With autodiff, by the statistics of the batch, which also move the running ones; else by the
-    /// running ones. `[batch, channels, h, w]`.
+    /// Uses the statistics of the batch with autodiff, and updates the running ones. Without
+    /// autodiff, it uses the running ones. `[batch, channels, h, w]`.
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let [batch, channels, height, width] = x.dims();
         let shape = [1, channels, 1, 1];
@@ -69,7 +69,7 @@ impl FixedNorm {
             let centred = x.clone() - mean.clone();
             let var = (centred.clone() * centred).mean_dims(&[0, 2, 3]);
             let n = (batch * height * width) as f64;
-            // The running variance is the unbiased one, as in PyTorch.
+            // The running variance is unbiased, as in PyTorch.
             let unbiased = var.clone() * (n / (n - 1.0).max(1.0));
             for (state, new) in [(&self.running_mean, &mean), (&self.running_var, &unbiased)] {
                 let old = state.value_sync().without_autodiff();
@@ -128,7 +128,8 @@ impl Bottleneck {
     }
 }
 
-/// All branches widened, drawn down to the coarsest one by one, and widened once more.
+/// Widens all branches, merges them down to the coarsest one by one, and widens the result once
+/// more.
 #[derive(Module, Debug)]
 pub(super) struct MdeqHead {
     incre_modules: Vec<Bottleneck>,

@@ -33,7 +33,7 @@ pub struct MdeqConfig {
     pub input_channels: usize,
     /// Height and width of the pictures in pixels.
     pub input_size: [usize; 2],
-    /// Channels of every branch; each has half the resolution of the one before.
+    /// Channels of every branch; each has half the resolution of the previous one.
     pub channels: Vec<usize>,
     /// Inner channels of the head's bottleneck on every branch.
     pub head_channels: Vec<usize>,
@@ -48,7 +48,7 @@ pub struct MdeqConfig {
     /// Groups of the group norms; even. Default: 8
     #[config(default = 8)]
     pub groups: usize,
-    /// How often the stem halves the resolution, 0 to 2. Default: 0
+    /// Number of times the stem halves the resolution, 0 to 2. Default: 0
     #[config(default = 0)]
     pub halvings: usize,
     /// Share of elements that variational dropout sets to 0 in training. One mask serves all steps
@@ -74,8 +74,9 @@ impl MdeqConfig {
         Self::new(classes, input_channels, input_size, channels, heads, 1680)
     }
 
-    /// For 28 x 28 digits, of the size of [`MOptEqsConfig::digits`](crate::MOptEqsConfig::digits):
-    /// two branches of 8 channels at 14 x 14 and 7 x 7.
+    /// A model for 28 x 28 digits of the size of
+    /// [`MOptEqsConfig::digits`](crate::MOptEqsConfig::digits): two branches of 8 channels at 14 x
+    /// 14 and 7 x 7.
     pub fn digits(classes: usize, input_channels: usize, input_size: [usize; 2]) -> Self {
         let (channels, heads) = (vec![8, 8], vec![4, 4]);
         Self::new(classes, input_channels, input_size, channels, heads, 32)
@@ -94,7 +95,7 @@ impl MdeqConfig {
     ///
     /// # Errors
     ///
-    /// The first field that cannot be used, by name.
+    /// Returns the first invalid field, by name.
     pub fn validate(&self) -> Result<(), ConfigError> {
         ConfigError::counts(&[
             ("classes", self.classes),
@@ -133,7 +134,7 @@ impl MdeqConfig {
         check_halving(self.finest(), expected)
     }
 
-    /// The model, with random weights from the device's generator.
+    /// Creates the model with random weights from the device's generator.
     ///
     /// # Errors
     ///
@@ -157,8 +158,8 @@ impl MdeqConfig {
     }
 }
 
-/// A multiscale deep equilibrium model: its map is drawn by hand, a residual block a branch and a
-/// fusion of all branches, so nothing guarantees that it has a fixed point.
+/// A multiscale deep equilibrium model. Its map is designed by hand, a residual block per branch
+/// and a fusion of all branches, so nothing guarantees a fixed point.
 #[derive(Module, Debug)]
 pub struct Mdeq {
     downsample: Vec<Stem>,
@@ -202,8 +203,8 @@ impl Mdeq {
         }
     }
 
-    /// The fixed point, one `[batch, channels_i, h_i, w_i]` a branch. With autodiff (in training),
-    /// dropout masks are drawn, once for the whole solve.
+    /// The fixed point, one `[batch, channels_i, h_i, w_i]` per branch. With autodiff (in
+    /// training), dropout masks are drawn once for the whole solve.
     ///
     /// # Panics
     ///

@@ -9,7 +9,7 @@ use burn_store::{
 use super::Mdeq;
 use crate::interchange::{WeightsError, complete};
 
-/// From the names of PyTorch's `Sequential`s, which count their parts, to those of the fields here.
+/// Maps the names of PyTorch's `Sequential`s, which count their parts, to those of the fields here.
 const NAMES: [(&str, &str); 13] = [
     (r"^module\.", ""),
     (r"^downsample\.0\.weight$", "downsample.0.conv.weight"),
@@ -32,7 +32,7 @@ const NAMES: [(&str, &str); 13] = [
     ),
 ];
 
-/// The norms of the same parts, after [`NAMES`].
+/// Maps the norms of the same parts, after [`NAMES`].
 const NORM: (&str, &str) = (
     r"^(head\.(?:downsamp_modules\.\d+|final_layer))\.1\.",
     "$1.norm.",
@@ -40,13 +40,14 @@ const NORM: (&str, &str) = (
 
 impl Mdeq {
     /// The model with the weights of a checkpoint of TorchDEQ's MDEQ for CIFAR
-    /// (`deq-zoo/mdeq/mdeq_cifar`) with weight normalisation: either a state dictionary that
-    /// `torch.save` wrote (`.pth`, `.pt`), also under the key `state_dict`, or the same tensors as
-    /// `.safetensors`.
+    /// (`deq-zoo/mdeq/mdeq_cifar`) with weight normalisation. The checkpoint is a state dictionary
+    /// written by `torch.save` (`.pth`, `.pt`), possibly under the key `state_dict`, or the same
+    /// tensors as `.safetensors`.
     ///
     /// # Errors
     ///
-    /// When the file cannot be read, or its names and shapes are not those of the configuration.
+    /// Returns an error if the file cannot be read, or its names or shapes are not those of the
+    /// configuration.
     pub fn read_pytorch(mut self, path: &Path) -> Result<Self, WeightsError> {
         let names = NAMES.into_iter().chain([NORM]).collect();
         let names = KeyRemapper::from_patterns(names).map_err(WeightsError::store)?;
@@ -61,7 +62,7 @@ impl Mdeq {
         } else {
             let mut store = PytorchStore::from_file(path)
                 .remap(names)
-                // The lists of fusions have a gap where a branch meets itself.
+                // The lists of fusions have a gap on the diagonal.
                 .map_indices_contiguous(false)
                 .validate(false)
                 .allow_partial(true);

@@ -25,13 +25,14 @@ pub struct MOptEqsConfig {
     pub input_channels: usize,
     /// Height and width of the pictures in pixels.
     pub input_size: [usize; 2],
-    /// Number of branches; each has half the resolution of the one before. Default: 3
+    /// Number of branches; each has half the resolution of the previous one. Default: 3
     pub branches: usize,
     /// Channels of the state in every branch. Default: 32
     pub channels: usize,
     /// Channels of W z in every branch. Default: 32
     pub hidden: usize,
-    /// Where the activation stands. Default: P (the book's chapter "Results" compares the two)
+    /// Whether the activation is inside or outside. Default: P (the book's chapter "Results"
+    /// compares the two)
     pub family: Family,
     /// The activation of family S. Default: ReLU
     #[serde(default)]
@@ -44,7 +45,7 @@ pub struct MOptEqsConfig {
     /// Which branches are coupled. Default: all pairs
     #[serde(default)]
     pub pairs: Pairs,
-    /// Whether W has blocks between branches, too. Default: false
+    /// Whether W also has blocks between branches. Default: false
     #[serde(default)]
     pub cross_branch: bool,
     /// Weight of spatial smoothness of the state. Default: 0
@@ -65,10 +66,10 @@ pub struct MOptEqsConfig {
     pub stem_stride: usize,
     /// Zero padding of the stem's convolution in pixels. Default: 1
     pub stem_padding: usize,
-    /// How branches become one vector of features. Default: concatenated pools
+    /// How branches become one feature vector. Default: concatenated pools
     #[serde(default)]
     pub fusion: Fusion,
-    /// Every branch is pooled to this many cells a side before the classifier. Default: 4
+    /// Every branch is pooled to this many cells per side before the classifier. Default: 4
     pub head_grid: usize,
     /// Classes of a second, dense head for every pixel of the finest branch; 0 for none. Default: 0
     #[serde(default)]
@@ -76,9 +77,9 @@ pub struct MOptEqsConfig {
     /// epsilon: size of the perturbation of the equilibrium in training, relative to the branch's
     /// root mean square. 0 turns it off. Default: 0.1
     pub perturbation: f64,
-    /// Differentiable steps of the map that follow the perturbation. Default: 1
+    /// Differentiable steps of the map after the perturbation. Default: 1
     pub perturbation_steps: usize,
-    /// What is perturbed and which way. Default: Gaussian noise on z*
+    /// Location and direction of the perturbation. Default: Gaussian noise on z*
     #[serde(default)]
     pub perturbation_kind: PerturbationKind,
     /// How gradients pass a perturbed equilibrium. Default: implicitly
@@ -104,7 +105,7 @@ impl std::fmt::Display for MOptEqsConfig {
 /// Setters that take and return the configuration.
 macro_rules! setters {
     ($($name:ident $field:ident: $type:ty),+ $(,)?) => {$(
-        #[doc = concat!("The same with this [`", stringify!($field), "`](Self::", stringify!($field), ").")]
+        #[doc = concat!("The same configuration with this [`", stringify!($field), "`](Self::", stringify!($field), ").")]
         pub fn $name(mut self, $field: $type) -> Self {
             self.$field = $field;
             self
@@ -113,7 +114,7 @@ macro_rules! setters {
 }
 
 impl MOptEqsConfig {
-    /// Three branches of 32 channels, everything else as each field says.
+    /// Three branches of 32 channels; all other fields have their defaults.
     pub fn new(classes: usize, input_channels: usize, input_size: [usize; 2]) -> Self {
         Self {
             classes,
@@ -178,7 +179,7 @@ impl MOptEqsConfig {
         Self::new(classes, input_channels, input_size)
     }
 
-    /// A large model (the paper's is not known): four branches of 128 channels.
+    /// A large model: four branches of 128 channels (a guess; the paper's model is not known).
     pub fn large(classes: usize, input_channels: usize, input_size: [usize; 2]) -> Self {
         Self::new(classes, input_channels, input_size)
             .with_branches(4)
@@ -186,8 +187,8 @@ impl MOptEqsConfig {
             .with_hidden(128)
     }
 
-    /// For pictures of a few hundred pixels a side, such as ImageNette's: a 7 x 7 stem of stride 4
-    /// and four branches of 64 channels (the paper's are not known).
+    /// For pictures of a few hundred pixels per side, such as ImageNette's: a 7 x 7 stem of stride
+    /// 4 and four branches of 64 channels (a guess; the paper's model is not known).
     pub fn imagenette(classes: usize, input_channels: usize, input_size: [usize; 2]) -> Self {
         Self::new(classes, input_channels, input_size)
             .with_branches(4)
@@ -208,12 +209,12 @@ impl MOptEqsConfig {
             .with_head_grid(2)
     }
 
-    /// The same with one branch, an OptEq, whose kernels W and U have as many parameters together
-    /// as those of all branches before.
+    /// The same model with one branch, an OptEq. Its kernels W and U together have as many
+    /// parameters as those of all branches before.
     pub fn single_branch(mut self) -> Self {
         let n = self.branches;
-        // A branch has hidden * channels parameters a pixel of W, and in U channels^2 in family P,
-        // hidden * channels in family S.
+        // Per pixel of the kernel, a branch has hidden * channels parameters in W. In U, it has
+        // channels^2 in family P and hidden * channels in family S.
         self.hidden = match self.family {
             Family::P => n * self.hidden + n.saturating_sub(1) * self.channels,
             Family::S => n * self.hidden,
@@ -223,8 +224,8 @@ impl MOptEqsConfig {
     }
 
     /// A symmetric monotone operator network: one branch, family P. A monDEQ (Winston and Kolter
-    /// 2020, arXiv:2006.08591) solves z = relu(Wz + c) with W = (1 - m) I - A'A + B - B'; this is
-    /// the case m = 1, B = 0. The skew part B - B' is no gradient, so no objective has it.
+    /// 2020, arXiv:2006.08591) solves z = relu(Wz + c) with W = (1 - m) I - A'A + B - B'. This is
+    /// the case m = 1, B = 0. The skew part B - B' is not a gradient, so no objective has it.
     pub fn monotone(classes: usize, input_channels: usize, input_size: [usize; 2]) -> Self {
         Self::new(classes, input_channels, input_size)
             .with_branches(1)
@@ -237,7 +238,7 @@ impl MOptEqsConfig {
     ///
     /// # Errors
     ///
-    /// The first field that cannot be used, by name.
+    /// Returns the first invalid field, by name.
     pub fn validate(&self) -> Result<(), ConfigError> {
         ConfigError::counts(&[
             ("classes", self.classes),
@@ -265,7 +266,7 @@ impl MOptEqsConfig {
             "input_size",
             shrunk as f64,
             shrunk >= self.stem_kernel,
-            "at least the stem's kernel with its padding",
+            "at least the size of the stem's kernel, padding included",
         )?;
         check_halving(self.finest(), self.branches)
     }
@@ -289,7 +290,7 @@ impl MOptEqsConfig {
         (0..self.branches).map(|i| finest.map(|n| n >> i)).collect()
     }
 
-    /// The perturbation as a value.
+    /// The fields of the perturbation.
     pub fn perturbation(&self) -> Perturbation {
         Perturbation {
             size: self.perturbation,
@@ -299,7 +300,7 @@ impl MOptEqsConfig {
         }
     }
 
-    /// The implicit part's share of this configuration.
+    /// The fields of the implicit part.
     pub fn core(&self) -> CoreConfig {
         CoreConfig {
             channels: self.channels,
@@ -323,12 +324,12 @@ impl MOptEqsConfig {
     ///
     /// # Errors
     ///
-    /// A field that [`CoreConfig::validate`] refuses.
+    /// Returns the field that [`CoreConfig::validate`] refuses.
     pub fn objective(&self) -> Result<HiddenObjective, ConfigError> {
         self.core().objective(self.branches)
     }
 
-    /// The model, with random weights from the device's generator.
+    /// Creates the model with random weights from the device's generator.
     ///
     /// # Errors
     ///
@@ -368,7 +369,7 @@ impl MOptEqsConfig {
     }
 }
 
-/// An error if the sides of the finest branch cannot be halved often enough.
+/// Returns an error if the sides of the finest branch cannot be halved often enough.
 pub(crate) fn check_halving(
     [height, width]: [usize; 2],
     branches: usize,

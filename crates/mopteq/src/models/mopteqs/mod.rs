@@ -1,4 +1,4 @@
-//! MOptEqs for pictures, and OptEqs, their case of one branch.
+//! MOptEqs for pictures, and OptEqs, the case of one branch.
 
 mod config;
 mod model;

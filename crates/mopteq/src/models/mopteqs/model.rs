@@ -15,8 +15,8 @@ use crate::objective::HiddenObjective;
 
 /// A multi-branch optimization-induced equilibrium network for pictures; with one branch, an OptEq.
 ///
-/// picture -> stem -> injection c_i = U_i g_i + b_i a branch -> equilibrium of the hidden objective
-/// -> head. Made by [`MOptEqsConfig::init`].
+/// picture -> stem -> injection c_i = U_i g_i + b_i per branch -> equilibrium of the hidden
+/// objective -> head. [`MOptEqsConfig::init`] creates it.
 #[derive(Module, Debug)]
 pub struct MOptEqs {
     pub(super) stem: Stem,
@@ -39,14 +39,14 @@ impl MOptEqs {
         &self.core
     }
 
-    /// Replaces the hidden objective, for example by one with a term of one's own.
+    /// Replaces the hidden objective, for example by one with a custom term.
     pub fn with_objective(mut self, objective: HiddenObjective) -> Self {
         self.core = self.core.with_objective(objective);
         self
     }
 
-    /// Number of parameters that are trained. (`Module::num_params` also counts the buffers:
-    /// running statistics and singular vectors.)
+    /// Number of trainable parameters. (`Module::num_params` also counts the buffers: running
+    /// statistics and singular vectors.)
     pub fn num_parameters(&self) -> usize {
         trainable(self)
     }
@@ -62,7 +62,7 @@ impl MOptEqs {
         self.predict(images, None)
     }
 
-    /// As [`forward`](Self::forward), with the true classes `[batch]` for the perturbation in the
+    /// As [`forward`](Self::forward), with the true classes `[batch]` for a perturbation in the
     /// ascent direction of the loss.
     ///
     /// # Panics
@@ -109,7 +109,8 @@ impl MOptEqs {
     fn inject(&self, g: Tensor<4>) -> Context {
         let mut features = Vec::<Tensor<4>>::with_capacity(self.injections.len());
         for size in self.config.sizes() {
-            // Of the branch before, where its cells make up those of this one: the same mean.
+            // Pools the previous branch if its cells subdivide those of this one. The mean is the
+            // same.
             let nested = |f: &&Tensor<4>| {
                 let [_, _, height, width] = f.dims();
                 height.is_multiple_of(size[0]) && width.is_multiple_of(size[1])
@@ -129,8 +130,9 @@ impl MOptEqs {
         self.core.context(injection)
     }
 
-    /// Everything the hidden objective depends on for these pictures: the bounded kernels W_i and
-    /// the injections c_i = U_i g_i + b_i, with g_i the stem's output at the branch's resolution.
+    /// Everything except the state that the hidden objective depends on, for these pictures: the
+    /// bounded kernels W_i and the injections c_i = U_i g_i + b_i, where g_i is the stem's output
+    /// at the branch's resolution.
     ///
     /// # Panics
     ///
@@ -139,7 +141,7 @@ impl MOptEqs {
         self.inject(self.features(images))
     }
 
-    /// Algorithm 1: the equilibrium of the hidden objective, one `[batch, channels, h_i, w_i]` a
+    /// Algorithm 1: the equilibrium of the hidden objective, one `[batch, channels, h_i, w_i]` per
     /// branch.
     pub fn equilibrium(&self, context: &Context) -> Solution<Branches> {
         self.core.equilibrium(context)
