@@ -18,7 +18,7 @@ use burn::tensor::module::interpolate;
 use burn::tensor::ops::{InterpolateMode, InterpolateOptions, PadMode};
 use examples::{digits, trained};
 use mopteq::{Family, MOptEqs, MOptEqsConfig, Weights};
-use mopteq_train::device::select;
+use mopteq_train::device::{cache_folder, keep_kernels, select};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -296,6 +296,7 @@ impl Session {
 
     fn evaluate(&mut self) -> Result<Value> {
         let model = self.model.as_ref().ok_or("no model")?.valid();
+        self.images.device().sync()?;
         let clock = Instant::now();
         let logits = model.forward(self.images.clone()).logits;
         let classes = logits.argmax(1).try_into_data()?;
@@ -323,6 +324,8 @@ fn main() -> Result<()> {
     let folder = arguments.next().ok_or("give a folder for the files")?;
     let device = arguments.next().ok_or("give a device, such as cpu")?;
     let device = device.to_str().ok_or("the device is not text")?.parse()?;
+    // As in the program `mopteq`: keeps a GPU's compiled kernels for the next start.
+    keep_kernels(cache_folder().as_deref());
     let mut program = Program {
         folder: folder.into(),
         device: select(device)?.device,

@@ -8,8 +8,13 @@ The script creates a virtual environment in a temporary folder and installs the 
 builds `examples/peers_mopteqs.rs`, and prints its tables as markdown. It needs Python 3.11 or newer
 with `venv` and 6 GB of disk. torch.compile uses a C++ compiler if there is one. `--venv FOLDER`
 keeps the environment for the next run. `--quick`, `--rounds N`, `--threads N` and `--only PART` (of
-"S 32", "P 128", "ways", "memory", ...) shorten a run, `--all` lengthens it. `--json FILE` writes
-all numbers.
+"S 32", "P 128", "ways", "memory", ...) shorten a run, `--all` lengthens it. `--batches N,N` selects
+other batches. `--json FILE` writes all numbers, again after each batch.
+
+The script also runs where cargo is missing and nothing can be installed. `--program FILE` names an
+example that was built elsewhere. `--no-venv` uses the peers of the current interpreter:
+
+    python3 benches/peers/mopteqs.py --device cuda --program FILE --no-venv --only "P 32"
 
 How the numbers are measured:
 
@@ -47,11 +52,19 @@ How the numbers are measured:
   medians; a run of more than a second is timed three times. Each thread count has a separate
   Rust process, with RAYON_NUM_THREADS, and torch.set_num_threads.
 - The learning rate is 1e-4, so that the weights hardly change.
+- On a GPU, both sides wait for the device before they read a clock. The exception is burn-deq's
+  report: its solve times include work that was queued before the solve. Compare "step", "backward
+  pass" and "evaluation" there.
+- On a GPU, PyTorch uses the fastest of its ways for each batch. It computes in f32, as on the CPU.
+  `--tf32` allows TF32 in the timed runs. `--compiled` adds the ways with torch.compile.
+- On a GPU, Burn may choose TF32 by itself. A disagreement is therefore printed and the run goes on.
+  The exit status is 1 at the end.
 - Memory: VmHWM of a fresh process after three training steps, and its difference to VmRSS before
   the first step, with network and pictures loaded.
 """
 
 import argparse
+import importlib.metadata
 import json
 import os
 import pathlib
@@ -75,8 +88,12 @@ LEARNING_RATE, MOMENTUM = 1e-4, 0.9
 
 
 def in_environment():
-    """Runs this script again in a virtual environment that has the peers."""
+    """Runs this script again in a virtual environment that has the peers, unless told not to."""
     options = arguments()
+    if options.no_venv:
+        # Child processes must not create one either.
+        os.environ["PEERS_INSIDE"] = "1"
+        return
     with tempfile.TemporaryDirectory() as scratch:
         folder = pathlib.Path(options.venv or pathlib.Path(scratch) / "venv")
         python = folder / "bin" / "python"
@@ -91,7 +108,12 @@ def in_environment():
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--venv", help="keep the virtual environment here")
+    parser.add_argument("--no-venv", action="store_true",
+                        help="use the peers of this interpreter")
+    parser.add_argument("--program", help="a built peers_mopteqs, instead of cargo")
     parser.add_argument("--rounds", type=int, help="timed runs of each contestant (7)")
+    parser.add_argument("--batches", type=lambda text: [int(n) for n in text.split(",")],
+                        help="batches for every section, such as 32,128,512")
     parser.add_argument("--only", action="append", help="only sections whose name has this in it")
     parser.add_argument("--threads", type=int, action="append", help="1 and 2 by default")
     parser.add_argument("--all", action="store_true",
@@ -99,6 +121,9 @@ def arguments():
     parser.add_argument("--quick", action="store_true",
                         help="32 x 32, batch 32, 2 threads, 3 rounds")
     parser.add_argument("--device", default="cpu", help="cpu, or cuda (the example is built for it)")
+    parser.add_argument("--tf32", action="store_true", help="allow TF32 in PyTorch on a GPU")
+    parser.add_argument("--compiled", action="store_true",
+                        help="also try torch.compile on a GPU")
     parser.add_argument("--json", help="write all numbers to this file")
     # A fresh process measures the memory of PyTorch.
     parser.add_argument("--memory", help=argparse.SUPPRESS)
@@ -355,8 +380,9 @@ class Torch:
                                          momentum=MOMENTUM)
         self.tolerance = tolerance
         self.deq = torchdeq.get_deq(settings | {
-            "core": "sliced", "hook_ift": settings.get("ift", False) and ways["hook"], "f_tol": tolerance, "b_tol": tolerance, "f_max_iter": limit,
-            "b_max_iter": limit, "f_stop_mode": "rel", "b_stop_mode": "rel"})
+            "core": "sliced", "hook_ift": settings.get("ift", False) and ways["hook"],
+            "f_tol": tolerance, "b_tol": tolerance, "f_max_iter": limit, "b_max_iter": limit,
+            "f_stop_mode": "rel", "b_stop_mode": "rel"})
         self.forward_seconds = 0.0
         solve = self.deq.f_solver
 
@@ -392,7 +418,7 @@ class Torch:
 
         def writer(info):
             backward["seconds"] = self.now() - arrival[0]
-            backward["counts"] = self.counts(info)
+            backward["info"] = info
 
         clock = self.now()
         state, info = self.predict(writer)
@@ -408,7 +434,8 @@ class Torch:
         loss = loss.item()
         seconds = self.now() - clock
         steps, converged = self.counts(info)
-        products, solved = backward.get("counts", (0.0, True))
+        # Counts come after the clock, because reading them waits for a GPU.
+        products, solved = self.counts(backward["info"]) if "info" in backward else (0.0, True)
         return {"loss": loss, "step": seconds, "forward": self.forward_seconds,
                 "backward": backward.get("seconds"), "backward_pass": backward_pass,
                 "forward_steps": steps, "backward_steps": products,
@@ -516,15 +543,27 @@ def kinks(torch_side, reference):
     return moved
 
 
-def agree(rust, folder, setup, batch, device):
-    """Ends the program unless both sides agree at a tight tolerance, or differ only in gradients
+DISAGREEMENTS = []
+
+
+def disagree(message, device):
+    """Ends the program on the CPU. On a GPU, it keeps the message and goes on."""
+    if device == "cpu":
+        raise SystemExit(message)
+    print(message, file=sys.stderr, flush=True)
+    DISAGREEMENTS.append(message)
+
+
+def agree(rust, folder, setup, batch, way, device):
+    """Calls `disagree` unless both sides agree at a tight tolerance, or differ only in gradients
     that a nearby kink of relu makes undefined to that extent. Returns PyTorch's gradients and loss
     there and a line to print."""
+    choose_kernels(fastest=False, tf32=False)
     tight = {"tolerance": TIGHT, "limit": 300}
     ours = Rust(rust, folder, setup, batch, **tight)
 
     def torch_side():
-        return Torch(folder, setup, batch, EXACT[PLAIN], WAYS[BEST], device=device, **tight)
+        return Torch(folder, setup, batch, EXACT[PLAIN], WAYS[way], device=device, **tight)
     theirs = torch_side()
     # Evaluate first: training moves the running statistics (PyTorch's use the unbiased variance).
     differ = sum(a != b for a, b in zip(ours.evaluate()["classes"], theirs.evaluate()["classes"]))
@@ -538,15 +577,16 @@ def agree(rust, folder, setup, batch, device):
     facts = (f"loss {we['loss']:.6f} and {they['loss']:.6f} ({loss:.1e} apart), gradients at most "
              f"{worst:.1e} apart ({name}), {differ} of {batch} classes differ")
     if not (loss <= 1e-4 and differ == 0):
-        raise SystemExit(f"{where}: Burn and PyTorch disagree: {facts}")
+        disagree(f"{where}: Burn and PyTorch disagree: {facts}", device)
     far = {n: d for n, d in distances(gradients, reference).items() if not d <= GRADIENTS}
     if far:
         moved = kinks(torch_side, reference)
         seen = ", ".join(f"{n} by {d:.1e} (PyTorch's own moves by {moved[n]:.1e})"
                          for n, d in far.items())
         if not all(d <= KINK * moved[n] for n, d in far.items()):
-            raise SystemExit(f"{where}: Burn and PyTorch disagree: {facts}. Further than "
-                             f"{GRADIENTS:g} apart, with no kink of relu near: {seen}")
+            disagree(f"{where}: Burn and PyTorch disagree: {facts}. Further than {GRADIENTS:g} "
+                     f"apart, with no kink of relu near: {seen}", device)
+            return reference, they["loss"], f"{where}: {facts}, with no kink of relu near"
         facts += f"; next to a kink of relu, {seen}"
     return reference, they["loss"], f"{where}: {facts}"
 
@@ -620,8 +660,8 @@ def entry_row(batch, entry):
 
 
 def best_exact(entries):
-    exact = [e for e in entries if e.setting in EXACT and e.result["converged"]]
-    return min(exact, key=lambda e: e.median("step"))
+    exact = [e for e in entries if e.setting in EXACT]
+    return min([e for e in exact if e.result["converged"]] or exact, key=lambda e: e.median("step"))
 
 
 def ratio(a, b):
@@ -695,6 +735,31 @@ def machine():
     return f"{os.cpu_count()} processors, {name}, {wide}; load {load:.1f} at the start"
 
 
+def card(device):
+    return "" if device == "cpu" else f"; {torch.cuda.get_device_name()}"
+
+
+def rust_version(options):
+    if options.program:
+        return "Rust program built before"
+    told = subprocess.run(["rustc", "--version"], capture_output=True, text=True).stdout
+    return f"Rust {told.split()[1]}"
+
+
+def versions(options):
+    """Versions of the peers: the pinned ones, or the installed ones with `--no-venv`."""
+    if not options.no_venv:
+        return ", ".join(PINNED).replace("==", " ")
+    names = [peer.split("==")[0] for peer in PINNED]
+    found = dict.fromkeys(names, "of unknown version")
+    for name in names:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            pass  # A plain folder on PYTHONPATH has no version.
+    return ", ".join(f"{name} {version}" for name, version in found.items())
+
+
 def build(device):
     command = ["cargo", "build", "--release", "--locked", "-p", "examples", "--example",
                "peers_mopteqs", "--message-format=json-render-diagnostics"]
@@ -706,20 +771,42 @@ def build(device):
                 if a.get("target", {}).get("name") == "peers_mopteqs" and a.get("executable"))
 
 
-def ways_table(folder, setup, rounds, device):
-    """Times of the ways to run the map in PyTorch: the obvious ones and the one in the race."""
+def times_of_ways(folder, setup, batch, rounds, device, compiled):
+    """Median times of the ways to run the map in PyTorch, in the order of the columns."""
     entries = {}
     for name, ways in WAYS.items():
-        if ways["compiled"] and not any(map(compiler, ("c++", "g++", "clang++"))):
+        if ways["compiled"] and not (compiled and any(map(compiler, ("c++", "g++", "clang++")))):
             continue
-        entries[name] = (Torch(folder, setup, 32, EXACT[PLAIN], ways, device=device), [])
+        entries[name] = (Torch(folder, setup, batch, EXACT[PLAIN], ways, device=device), [])
     for turn in range(rounds + 1):
         for contestant, times in entries.values():
             result = contestant.train() | contestant.evaluate()
             if turn >= 1:
                 times.append([result[key] for key in COLUMNS])
-    rows = [[name, *(milliseconds(statistics.median(t)) for t in zip(*times))]
-            for name, (_, times) in entries.items()]
+    return {name: [statistics.median(t) for t in zip(*times)]
+            for name, (_, times) in entries.items()}
+
+
+def fastest_way(folder, setup, batch, options):
+    """The way for the race: always the same on the CPU, the one with the shortest step on a GPU."""
+    if options.device == "cpu":
+        return BEST
+    choose_kernels(fastest=True, tf32=options.tf32)
+    times = times_of_ways(folder, setup, batch, 3, options.device, options.compiled)
+    return min(times, key=lambda name: times[name][list(COLUMNS).index("step")])
+
+
+def choose_kernels(*, fastest, tf32):
+    """Sets PyTorch's GPU kernels: the fastest of a trial or the usual ones, with TF32 or without.
+    PyTorch's default allows TF32 in convolutions."""
+    torch.backends.cudnn.benchmark = fastest
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
+
+
+def ways_table(folder, setup, rounds, device):
+    """Times of the ways to run the map in PyTorch: the obvious ones and the one in the race."""
+    times = times_of_ways(folder, setup, 32, rounds, device, True)
+    rows = [[name, *map(milliseconds, medians)] for name, medians in times.items()]
     markdown(["PyTorch's way", *COLUMNS.values()], rows, {0})
     return rows
 
@@ -727,16 +814,18 @@ def ways_table(folder, setup, rounds, device):
 OURS = "Anderson; implicit, conjugate gradients"
 
 
-def section(rust, folder, setup, batches, options):
-    """Checks, races and prints one network. Returns its entries for every batch."""
-    rows, ratios, notes, result = [], [], [], []
+def section(rust, folder, setup, batches, options, keep):
+    """Checks, races and prints one network. Gives the entries of every batch to `keep`."""
+    rows, ratios, notes = [], [], []
     labels = read_batch(folder, setup)[1].tolist()
     for batch in batches:
-        reference, loss, note = agree(rust, folder, setup, batch, options.device)
-        notes.append(note)
+        way = fastest_way(folder, setup, batch, options)
+        reference, loss, note = agree(rust, folder, setup, batch, way, options.device)
+        notes.append(note if way == BEST else f"{note} (PyTorch's way: {way})")
+        choose_kernels(fastest=True, tf32=options.tf32)
         contestants = [("burn-deq", OURS, Rust(rust, folder, setup, batch))] + [
             ("TorchDEQ", setting,
-             Torch(folder, setup, batch, solvers, WAYS[BEST], device=options.device))
+             Torch(folder, setup, batch, solvers, WAYS[way], device=options.device))
             for setting, solvers in SETTINGS.items()]
         entries = [Entry(*contestant, reference, loss, labels[:batch])
                    for contestant in contestants]
@@ -745,14 +834,13 @@ def section(rust, folder, setup, batches, options):
         peer = best_exact(entries)
         ratios.append([batch, peer.setting,
                        *(ratio(entries[0].median(key), peer.median(key)) for key in COLUMNS)])
-        result.append((batch, entries))
+        keep(batch, way, entries, note)
         rust.ask(what="forget")
     markdown(["batch", "library", "forward; gradient", *COLUMNS.values(), "steps", "loss off by",
               "gradient off by", "accuracy"], rows, {1, 2})
     print("Time of burn-deq over that of TorchDEQ's best exact setting:\n")
     markdown(["batch", "TorchDEQ's setting", *COLUMNS.values()], ratios, {1})
     print("Agreement: " + "; ".join(notes) + ".\n", flush=True)
-    return result
 
 
 def memory_table(program, folder, setups, batches, threads):
@@ -777,6 +865,11 @@ def compiler(name):
 
 def sections(options):
     """(threads, family, side, batches)."""
+    return [(*where, options.batches or batches)
+            for *where, batches in sections_by_default(options)]
+
+
+def sections_by_default(options):
     threads = options.threads or ([2] if options.quick else [2, 1])
     if options.quick:
         return [(count, family, 32, [32]) for count in threads for family in "SP"]
@@ -795,22 +888,25 @@ def main():
         return remember(json.loads(options.memory))
     wanted = lambda name: not options.only or any(part in name for part in options.only)
     device = options.device
-    rustc = subprocess.run(["rustc", "--version"], capture_output=True, text=True).stdout.split()[1]
-    print(f"Machine: {machine()}. Rust {rustc}; {', '.join(PINNED).replace('==', ' ')}; Python "
-          f"{platform.python_version()}. Medians of {options.rounds} runs, milliseconds.\n")
-    program = build(device)
-    record = {"machine": machine(), "sections": []}
+    print(f"Machine: {machine()}{card(device)}. {rust_version(options)}; {versions(options)}; "
+          f"Python {platform.python_version()}. Medians of {options.rounds} runs, "
+          "milliseconds.\n")
+    program = options.program or build(device)
+    choose_kernels(fastest=device != "cpu", tf32=options.tf32)
+    record = {"machine": machine() + card(device), "versions": versions(options), "sections": []}
     chosen = [s for s in sections(options) if wanted(f"{s[1]} {s[2]}")]
     threads = options.threads[0] if options.threads else 2
     names = {(family, side) for _, family, side, _ in chosen}
     if wanted("memory"):
         names |= {("S", 32), ("P", 32)}
+    if wanted("ways"):
+        names |= {("S", 32)}
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         exporter = Program(program, folder, os.cpu_count(), device)
         setups = {(family, side): exporter.ask(what="export", name=f"{family} {side}",
-                                               family=family.lower(), side=side, pictures=128,
-                                               steps=20)
+                                               family=family.lower(), side=side,
+                                               pictures=max(128, *options.batches or [1]), steps=20)
                   for family, side in sorted(names)}
         exporter.close()
         if wanted("ways") and not options.quick:
@@ -821,17 +917,29 @@ def main():
             print(f"### Family {family}, {side} x {side}, {plural(count)}\n")
             torch.set_num_threads(count)
             rust = Program(program, folder, count, device)
-            for batch, entries in section(rust, folder, setups[family, side], batches, options):
+
+            def keep(batch, way, entries, note):
                 record["sections"].append({
-                    "family": family, "side": side, "threads": count, "batch": batch,
-                    "entries": [entry.summary() for entry in entries]})
+                    "family": family, "side": side, "threads": count, "batch": batch, "way": way,
+                    "agreement": note, "entries": [entry.summary() for entry in entries]})
+                write(options.json, record)
+            section(rust, folder, setups[family, side], batches, options, keep)
             rust.close()
         if wanted("memory") and device == "cpu" and platform.system() == "Linux":
             print(f"### Memory of a training step, 32 x 32, {plural(threads)}, MiB\n")
             batches = [32] if options.quick else [32, 128]
             record["memory"] = memory_table(program, folder, setups, batches, threads)
-    if options.json:
-        pathlib.Path(options.json).write_text(json.dumps(record, indent=1))
+    write(options.json, record)
+    if DISAGREEMENTS:
+        sys.exit(1)
+
+
+def write(path, record):
+    """Replaces the file in one step, so that a reader never sees half of it."""
+    if path:
+        new = pathlib.Path(f"{path}.new")
+        new.write_text(json.dumps(record, indent=1))
+        new.replace(path)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ use burn::tensor::kind::Basic;
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 
 use crate::State;
+use crate::fast::FastMap;
 
 /// The samples of a batch that a solve keeps.
 #[derive(Clone, Debug)]

@@ -17,6 +17,8 @@
 #[doc = include_str!("../README.md")]
 struct Readme;
 
+use burn::tensor::{Device, Tensor};
+
 pub mod convolution;
 mod gradient;
 mod norm;
@@ -47,11 +49,11 @@ pub use runtime::{Launches, keep_kernels, separate_kernels, watch_launches};
 /// Where a chain of small operations, each of which waits for the one before, runs fastest: on the
 /// CPU, if its backend is built in, otherwise on the device itself. Launches on a GPU would take
 /// longer than the arithmetic.
-pub fn host(device: &burn::tensor::Device) -> burn::tensor::Device {
+pub fn host(device: &Device) -> Device {
     #[cfg(feature = "flex")]
     {
         let _ = device;
-        burn::tensor::Device::flex()
+        Device::flex()
     }
     #[cfg(not(feature = "flex"))]
     device.clone().without_autodiff()
@@ -59,7 +61,7 @@ pub fn host(device: &burn::tensor::Device) -> burn::tensor::Device {
 
 /// Whether kernels are compiled and tuned at run time for the shapes they meet, as on every GPU: then
 /// few shapes pay.
-pub fn compiles_at_run_time(device: &burn::tensor::Device) -> bool {
+pub fn compiles_at_run_time(device: &Device) -> bool {
     #[cfg(feature = "cube")]
     {
         device.as_dispatch().identity().is_some()
@@ -69,4 +71,21 @@ pub fn compiles_at_run_time(device: &burn::tensor::Device) -> bool {
         let _ = device;
         false
     }
+}
+
+/// The kernels W_i min(1, bound_i / |W_i v_i|) in a few launches for all of them, on devices that have
+/// such a form, and the directions v_i. With `iterate`, v_i is W_i'W_i v_i first, divided by its norm.
+/// Gradients pass to the kernels; they take the directions as constants.
+///
+/// # Shapes
+///
+/// - kernels: `[hidden, channels, k, k]` each, possibly tracked
+/// - directions: `[1, channels, height, width]` each, plain
+pub fn bounded(
+    kernels: &[Tensor<4>],
+    directions: &[Tensor<4>],
+    bounds: &[f64],
+    iterate: bool,
+) -> Option<(Vec<Tensor<4>>, Vec<Tensor<4>>)> {
+    cube::bounded(kernels, directions, bounds, iterate)
 }

@@ -7,6 +7,7 @@
 //! v  = z - step (q z - p c + g + sum lambda L z)        z+ = prox(v)
 //! g  = W'W z                                            Kernel::Energy
 //! g  = -W's'(W z + c)                                   Kernel::Potential
+//! g  = W'(W z - c)                                      Kernel::Reconstruction
 //! L z: the gradient of 1/2 |Q_ij z_i - z_j|^2
 //! ```
 //!
@@ -43,6 +44,8 @@ pub enum Kernel {
     Energy,
     /// An activation: the gradient of -1's(W z + c).
     Potential(Activation),
+    /// The difference from c: the gradient of 1/2 |W z - c|^2.
+    Reconstruction,
 }
 
 /// A proximal map. Variants name the function that it belongs to.
@@ -60,6 +63,11 @@ pub enum Prox {
     /// weight * |z|_1.
     L1 {
         /// Weight of the norm.
+        weight: f64,
+    },
+    /// weight * sum of z, with z >= 0.
+    Sparse {
+        /// Weight of the sum.
         weight: f64,
     },
 }
@@ -239,7 +247,7 @@ impl StepFormula {
         let value = value.clone();
         match self.prox {
             None => value.ones_like(),
-            Some(Prox::NonNegative) => value.greater_elem(0.0).float(),
+            Some(Prox::NonNegative | Prox::Sparse { .. }) => value.greater_elem(0.0).float(),
             Some(Prox::Interval { low, high }) => {
                 let (low, high) = (low as f32, high as f32);
                 value.clone().greater_elem(low).float() * value.lower_elem(high).float()
@@ -266,7 +274,7 @@ impl StepFormula {
     /// The activation between W and its transpose, if there is one.
     pub(crate) fn activation(&self) -> Option<Activation> {
         match self.kernel {
-            Kernel::Energy => None,
+            Kernel::Energy | Kernel::Reconstruction => None,
             Kernel::Potential(activation) => Some(activation),
         }
     }
@@ -286,7 +294,7 @@ impl StepFormula {
     pub(crate) fn moves(&self, value: f32) -> bool {
         match self.prox {
             None => true,
-            Some(Prox::NonNegative) => value > 0.0,
+            Some(Prox::NonNegative | Prox::Sparse { .. }) => value > 0.0,
             Some(Prox::Interval { low, high }) => value > low as f32 && value < high as f32,
             Some(Prox::L1 { .. }) => value != 0.0,
         }
@@ -294,7 +302,7 @@ impl StepFormula {
 
     /// Whether the Hessian depends on z.
     pub(crate) fn has_slopes(&self) -> bool {
-        self.kernel != Kernel::Energy
+        matches!(self.kernel, Kernel::Potential(_))
     }
 }
 

@@ -51,3 +51,12 @@ impl Product {
         match *self {}
     }
 }
+
+pub(crate) fn bounded(
+    _: &[Tensor<4>],
+    _: &[Tensor<4>],
+    _: &[f64],
+    _: bool,
+) -> Option<(Vec<Tensor<4>>, Vec<Tensor<4>>)> {
+    None
+}

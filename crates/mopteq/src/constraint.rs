@@ -51,6 +51,12 @@ pub enum Constraint {
         /// Weight of the norm.
         weight: f64,
     },
+    /// weight * sum of z, with z >= 0, as in nonnegative sparse coding: the proximal map is ReLU
+    /// after a shift by step * weight.
+    Sparse {
+        /// Weight of the sum.
+        weight: f64,
+    },
 }
 
 impl Constraint {
@@ -61,7 +67,7 @@ impl Constraint {
 
     fn bounds(&self) -> (f64, f64) {
         match *self {
-            Self::NonNegative => (0.0, f64::INFINITY),
+            Self::NonNegative | Self::Sparse { .. } => (0.0, f64::INFINITY),
             Self::Interval { low, high } => (low, high),
             Self::L1 { .. } => (f64::NEG_INFINITY, f64::INFINITY),
         }
@@ -78,6 +84,7 @@ impl Proximal for Constraint {
             Self::NonNegative => "non-negative",
             Self::Interval { .. } => "interval",
             Self::L1 { .. } => "l1 norm",
+            Self::Sparse { .. } => "sparse",
         }
     }
 
@@ -91,12 +98,17 @@ impl Proximal for Constraint {
             low + indicator(z.clone().greater_elem(high), z)
         }));
         let mask = outside.clone().greater_elem(0.0);
-        outside.mask_fill(mask, f64::INFINITY)
+        let outside = outside.mask_fill(mask, f64::INFINITY);
+        match self {
+            Self::Sparse { weight } => outside + sum_samples(z.iter().cloned()) * *weight,
+            _ => outside,
+        }
     }
 
     fn prox(&self, v: Branches, step: f64) -> Branches {
         map_branches(&v, |v| match *self {
             Self::NonNegative => v.clamp_min(0.0),
+            Self::Sparse { weight } => (v - step * weight).clamp_min(0.0),
             Self::Interval { low, high } => v.clamp(low, high),
             Self::L1 { weight } => {
                 let t = step * weight;
@@ -112,6 +124,7 @@ impl Proximal for Constraint {
                 let above = indicator(v.clone().greater_elem(low), &v);
                 above * indicator(v.clone().lower_elem(high), &v)
             }
+            Self::Sparse { weight } => indicator(v.clone().greater_elem(step * weight), &v),
             Self::L1 { weight } => indicator(v.clone().abs().greater_elem(step * weight), &v),
         })
     }

@@ -46,6 +46,6 @@ pub use posedness::{WellPosedness, extreme_eigenvalues, well_posedness};
 pub use resample::{resample, scaled_pool, scaled_upsample};
 pub use terms::{
     Activation, ActivationConfig, ActivationPotential, ByValue, Coupling, Curvature, Diversity,
-    Energy, Formula, Hessian, KernelEnergy, Pairs, Proximity, Quadratic, Setting, Smoothness, Sum,
-    Term,
+    Energy, Formula, Hessian, KernelEnergy, Pairs, Proximity, Quadratic, Reconstruction, Setting,
+    Smoothness, Sum, Term,
 };

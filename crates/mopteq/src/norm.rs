@@ -83,6 +83,32 @@ impl BoundedKernel {
         weight * factor.reshape([1, 1, 1, 1])
     }
 
+    /// The kernels of several, in as few operations as the device allows.
+    pub(crate) fn kernels(all: &[Self]) -> Vec<Tensor<4>> {
+        let weights: Vec<Tensor<4>> = all.iter().map(|k| k.weight.val()).collect();
+        let Some(first) = weights.first() else {
+            return Vec::new();
+        };
+        let (tracked, device) = (first.is_autodiff(), first.device().without_autodiff());
+        let direction = |k: &Self| {
+            let direction = k.direction.value_sync().without_autodiff();
+            direction.to_device(&device)
+        };
+        let directions: Vec<_> = all.iter().map(direction).collect();
+        let bounds: Vec<f64> = all.iter().map(|k| k.bound).collect();
+        match deq_kernels::bounded(&weights, &directions, &bounds, tracked) {
+            Some((kernels, directions)) => {
+                if tracked {
+                    for (k, direction) in all.iter().zip(directions) {
+                        k.direction.update(direction.autodiff());
+                    }
+                }
+                kernels
+            }
+            None => all.iter().map(Self::kernel).collect(),
+        }
+    }
+
     /// The bound.
     pub fn bound(&self) -> f64 {
         self.bound

@@ -15,6 +15,8 @@ pub(super) enum Middle<'a> {
     Slope(Activation, &'a [f32]),
     /// a -> a s
     Multiply(&'a [f32]),
+    /// a -> a - c
+    Subtract(&'a [f32]),
 }
 
 /// Applies it.
@@ -48,6 +50,7 @@ impl WithSimd for Apply<'_> {
         match self.middle {
             Middle::Nothing => {}
             Middle::Multiply(s) => self.zip(s, |a, s| a * s),
+            Middle::Subtract(c) => self.zip(c, |a, c| a - c),
             Middle::Activate(A::Relu, c) => self.zip(c, |a, c| relu(a + c)),
             Middle::Activate(A::LeakyRelu { slope }, c) => {
                 let slope = slope as f32;
@@ -221,6 +224,15 @@ impl WithSimd for Conclude<'_> {
                         Finish::Prox if *v < low => low,
                         Finish::Prox if *v > high => high,
                         Finish::Prox => *v,
+                    };
+                }
+            }
+            Last::Constrain(Prox::Sparse { weight }, finish) => {
+                let t = self.step * weight as f32;
+                for v in out {
+                    *v = match finish {
+                        Finish::Mask => indicator(*v > t),
+                        Finish::Prox => relu(*v - t),
                     };
                 }
             }

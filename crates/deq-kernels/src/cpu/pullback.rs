@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use super::elementwise::{Middle, apply};
 use super::kernel::{Packed, add_kernel_gradient};
 use super::{Floats, SAMPLES_A_TASK, lend, room};
-use crate::step::StepFormula;
+use crate::step::{Kernel, StepFormula};
 
 /// Numbers of the state per block: the second-level cache holds everything computed from them.
 const AT_ONCE: usize = 1 << 16;
@@ -108,6 +108,16 @@ impl Branch {
             if kernel {
                 apply(Middle::Activate(activation, c), a);
                 add_kernel_gradient(size, k, samples, z, dc, sum);
+                add_kernel_gradient(size, k, samples, v, a, sum);
+            }
+        } else if self.formula.kernel == Kernel::Reconstruction {
+            convolve(v, p);
+            dc.copy_from_slice(p);
+            if kernel {
+                v.iter_mut().for_each(|v| *v = -*v);
+                p.iter_mut().for_each(|p| *p = -*p);
+                apply(Middle::Subtract(c), a);
+                add_kernel_gradient(size, k, samples, z, p, sum);
                 add_kernel_gradient(size, k, samples, v, a, sum);
             }
         } else {

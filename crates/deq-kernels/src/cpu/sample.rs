@@ -8,7 +8,7 @@ use pulp::Arch;
 use super::elementwise::{Combine, Conclude, Couple, Last, Middle, apply};
 use super::kernel::Packed;
 use super::room;
-use crate::step::{Finish, StepFormula};
+use crate::step::{Finish, Kernel, StepFormula};
 
 /// Kernels of one branch.
 #[derive(Clone, Debug)]
@@ -101,6 +101,9 @@ impl Sample<'_> {
                 (Job::Product { slopes, .. }, _) => {
                     slopes.map_or(Middle::Nothing, |s| Middle::Multiply(s[i]))
                 }
+                (Job::Step(c, _), None) if formula.kernel == Kernel::Reconstruction => {
+                    Middle::Subtract(c[i])
+                }
                 (Job::Step(..) | Job::Slopes(_), None) => Middle::Nothing,
             };
             apply(middle, a);
@@ -108,7 +111,7 @@ impl Sample<'_> {
                 continue;
             }
             let t = room(&mut scratch.t, planes(&kernels.transposed));
-            if zero && !matches!(middle, Middle::Activate(..)) {
+            if zero && !matches!(middle, Middle::Activate(..) | Middle::Subtract(_)) {
                 t.fill(0.0);
             } else {
                 kernels.transposed.convolve(size, a, t);

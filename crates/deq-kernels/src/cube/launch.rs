@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{
-    Backend, BackendTensor, Dispatch, DispatchKindConversion, DispatchTensor, backend_extension,
-};
+use burn::backend::{Backend, backend_extension};
 use burn::tensor::Shape;
 use burn_cubecl::CubeBackend;
 use burn_cubecl::kernel::into_contiguous;
@@ -70,6 +68,27 @@ pub trait CubeKernels: Backend {
         a2: FloatTensor<Self>,
         z2: FloatTensor<Self>,
         group: usize,
+        plan: Arc<Plan>,
+    ) -> FloatTensor<Self>;
+
+    #[fusion(dtype = x, shape = x)]
+    fn normalise(x: FloatTensor<Self>, plan: Arc<Plan>) -> FloatTensor<Self>;
+
+    #[fusion(dtype = kernels, shape = kernels)]
+    fn bound(
+        kernels: FloatTensor<Self>,
+        image: FloatTensor<Self>,
+        bounds: Vec<u32>,
+        plan: Arc<Plan>,
+    ) -> FloatTensor<Self>;
+
+    #[fusion(dtype = kernels, shape = kernels)]
+    fn unbound(
+        gradient: FloatTensor<Self>,
+        kernels: FloatTensor<Self>,
+        image: FloatTensor<Self>,
+        correlation: FloatTensor<Self>,
+        bounds: Vec<u32>,
         plan: Arc<Plan>,
     ) -> FloatTensor<Self>;
 }
@@ -159,6 +178,79 @@ impl CubeKernels for CubeBackend {
                 out.clone().into_buffer_arg(),
                 batch,
                 group,
+                (*plan).clone(),
+            );
+        }
+        out
+    }
+
+    fn normalise(x: CubeTensor, plan: Arc<Plan>) -> CubeTensor {
+        let x = into_contiguous(x);
+        let out = empty(&x, x.meta.shape().clone());
+        let client = x.client.clone();
+        // SAFETY: as above.
+        unsafe {
+            kernels::normalise::launch_unchecked(
+                &client,
+                CubeCount::Static(plan.branches.len() as u32, 1, 1),
+                CubeDim::new_1d(plan.gradient_units as u32),
+                x.into_buffer_arg(),
+                out.clone().into_buffer_arg(),
+                (*plan).clone(),
+            );
+        }
+        out
+    }
+
+    fn bound(
+        kernels: CubeTensor,
+        image: CubeTensor,
+        bounds: Vec<u32>,
+        plan: Arc<Plan>,
+    ) -> CubeTensor {
+        let [kernels, image] = [kernels, image].map(into_contiguous);
+        let out = empty(&kernels, kernels.meta.shape().clone());
+        let client = kernels.client.clone();
+        // SAFETY: as above.
+        unsafe {
+            kernels::bound::launch_unchecked(
+                &client,
+                CubeCount::Static(plan.branches.len() as u32, 1, 1),
+                CubeDim::new_1d(plan.gradient_units as u32),
+                kernels.into_buffer_arg(),
+                image.into_buffer_arg(),
+                out.clone().into_buffer_arg(),
+                bounds,
+                (*plan).clone(),
+            );
+        }
+        out
+    }
+
+    fn unbound(
+        gradient: CubeTensor,
+        kernels: CubeTensor,
+        image: CubeTensor,
+        correlation: CubeTensor,
+        bounds: Vec<u32>,
+        plan: Arc<Plan>,
+    ) -> CubeTensor {
+        let all = [gradient, kernels, image, correlation].map(into_contiguous);
+        let [gradient, kernels, image, correlation] = all;
+        let out = empty(&kernels, kernels.meta.shape().clone());
+        let client = kernels.client.clone();
+        // SAFETY: as above.
+        unsafe {
+            kernels::unbound::launch_unchecked(
+                &client,
+                CubeCount::Static(plan.branches.len() as u32, 1, 1),
+                CubeDim::new_1d(plan.gradient_units as u32),
+                gradient.into_buffer_arg(),
+                kernels.into_buffer_arg(),
+                image.into_buffer_arg(),
+                correlation.into_buffer_arg(),
+                out.clone().into_buffer_arg(),
+                bounds,
                 (*plan).clone(),
             );
         }

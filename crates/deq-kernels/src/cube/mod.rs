@@ -14,7 +14,7 @@ use burn::backend::{Dispatch, DispatchDevice};
 use burn::tensor::{DType, Device, Tensor};
 
 use crate::gradient::custom_gradient;
-use crate::step::{Finish, Inputs, StepFormula};
+use crate::step::{Finish, Inputs, Kernel, StepFormula};
 use launch::{CubeStep, Setup};
 use plan::{Formula, Job, Plan};
 
@@ -287,6 +287,14 @@ pub(crate) fn attach(
                 });
                 (kernels, dc)
             }
+            None if formula.kernel == Kernel::Reconstruction => {
+                let dc = bound.simple(Job::Image, &v);
+                let kernels = wanted[0].then(|| {
+                    let difference = bound.simple(Job::Activated, &z);
+                    bound.correlate([[&dc, &z], [&difference, &v]]).neg()
+                });
+                (kernels, dc)
+            }
             None => {
                 let kernels = wanted[0].then(|| {
                     let [wv, wz] = [&v, &z].map(|x| bound.simple(Job::Image, x));
@@ -310,6 +318,74 @@ pub(crate) fn attach(
         (kernels, wanted[1].then_some(injections), state)
     });
     Some(attached)
+}
+
+/// Kernels bounded at their directions, and the directions after a power iteration if one is wanted;
+/// see [`crate::bounded`].
+pub(crate) fn bounded(
+    kernels: &[Tensor<4>],
+    directions: &[Tensor<4>],
+    bounds: &[f64],
+    iterate: bool,
+) -> Option<(Vec<Tensor<4>>, Vec<Tensor<4>>)> {
+    let [shared, units] = limits(&kernels.first()?.device().without_autodiff())?;
+    let mut all = kernels.iter().chain(directions);
+    if all.any(|t| t.dtype() != DType::F32) || directions.iter().any(|v| v.dims()[0] != 1) {
+        return None;
+    }
+    let dims: Vec<_> = kernels.iter().map(Tensor::dims).collect();
+    let sizes: Vec<_> = directions
+        .iter()
+        .map(|v| [v.dims()[2], v.dims()[3]])
+        .collect();
+    let plan = Arc::new(Plan::new(&dims, &sizes, shared, units)?);
+    let natural = flat(kernels, elements, 0);
+    let plain = natural.clone().without_autodiff();
+    let weights = CubeStep::lay_out(plain.clone(), &plan);
+    let setup = |job| Setup {
+        formula: Arc::new(Formula::square()),
+        plan: plan.clone(),
+        job,
+    };
+    let mut v = flat(directions, rows, 1);
+    if iterate {
+        let square = Job::Product {
+            before: false,
+            after: false,
+        };
+        v = CubeStep::normalise(
+            CubeStep::step(&v, &v, [&v, &v], &weights, setup(square)),
+            &plan,
+        );
+    }
+    let image = CubeStep::step(&v, &v, [&v, &v], &weights, setup(Job::Image));
+    let bounds: Vec<u32> = bounds
+        .iter()
+        .map(|bound| (*bound as f32).to_bits())
+        .collect();
+    let scaled = CubeStep::bound(&plain, &image, &bounds, &plan);
+    let constant = Tensor::<1>::zeros([1], &plain.device());
+    let inputs = (natural, constant.clone(), constant);
+    let (of, direction) = (plan.clone(), v.clone());
+    let scaled = custom_gradient(inputs, scaled, move |g: Tensor<1>, _wanted| {
+        let pair = [&image, &direction];
+        let correlation = CubeStep::correlate([pair, pair], 1, &of).squeeze_dim(0);
+        let gradient = CubeStep::unbound([&g, &plain], &image, &correlation, &bounds, &of);
+        (Some(gradient), None, None)
+    });
+    let lengths = plan.branches.iter().map(|b| b.weights_len(plan.kernel));
+    let scaled = scaled.split_with_sizes(lengths.collect(), 0);
+    let scaled = scaled
+        .into_iter()
+        .zip(&dims)
+        .map(|(k, dims)| k.reshape(*dims));
+    let lengths = plan.branches.iter().map(|b| b.channels * b.pixels());
+    let parts = v.split_with_sizes(lengths.collect(), 1);
+    let parts = parts
+        .into_iter()
+        .zip(directions)
+        .map(|(v, like)| v.reshape(like.dims()));
+    Some((scaled.collect(), parts.collect()))
 }
 
 /// Calls of the kernels on Burn's tensors.
@@ -347,6 +423,44 @@ impl CubeStep {
             a2,
             z2,
             group,
+            plan.clone(),
+        ))
+    }
+
+    fn normalise(x: Tensor<2>, plan: &Arc<Plan>) -> Tensor<2> {
+        Tensor::from_dispatch(<Dispatch as launch::CubeKernels>::normalise(
+            x.into_dispatch(),
+            plan.clone(),
+        ))
+    }
+
+    fn bound(
+        kernels: &Tensor<1>,
+        image: &Tensor<2>,
+        bounds: &[u32],
+        plan: &Arc<Plan>,
+    ) -> Tensor<1> {
+        Tensor::from_dispatch(<Dispatch as launch::CubeKernels>::bound(
+            kernels.clone().into_dispatch(),
+            image.clone().into_dispatch(),
+            bounds.to_vec(),
+            plan.clone(),
+        ))
+    }
+
+    fn unbound(
+        [gradient, kernels]: [&Tensor<1>; 2],
+        image: &Tensor<2>,
+        correlation: &Tensor<1>,
+        bounds: &[u32],
+        plan: &Arc<Plan>,
+    ) -> Tensor<1> {
+        Tensor::from_dispatch(<Dispatch as launch::CubeKernels>::unbound(
+            gradient.clone().into_dispatch(),
+            kernels.clone().into_dispatch(),
+            image.clone().into_dispatch(),
+            correlation.clone().into_dispatch(),
+            bounds.to_vec(),
             plan.clone(),
         ))
     }

@@ -1,7 +1,7 @@
 //! How a step is shared out among cubes: fixed for the sizes of a model, so that the kernels are
 //! compiled once for it.
 
-use crate::step::{Activation, Prox, StepFormula};
+use crate::step::{Activation, Kernel, Prox, StepFormula};
 
 use super::kernels::{BLOCK, GRADIENT_BLOCK, GRADIENT_COLUMNS, ROWS};
 
@@ -40,6 +40,10 @@ impl Branch {
 
     pub(super) fn pixels(&self) -> usize {
         self.height * self.width
+    }
+
+    pub(super) fn weights_len(&self, kernel: usize) -> usize {
+        self.hidden * self.channels * kernel * kernel
     }
 
     /// Elements of shared memory that a tile of W z takes, with its border.
@@ -117,7 +121,7 @@ impl Plan {
             gradient_cubes: 0,
             gradient_shared: 1,
             units,
-            gradient_units: most_units.min(256),
+            gradient_units: power_of_two(most_units.min(256)),
         };
         for ([hidden, channels, ..], [height, width]) in kernels.iter().zip(sizes) {
             plan.push([*hidden, *channels], [*height, *width], shared)?;
@@ -178,6 +182,11 @@ impl Plan {
     }
 }
 
+/// The largest power of two up to n.
+fn power_of_two(n: usize) -> usize {
+    1 << n.max(1).ilog2()
+}
+
 /// What a kernel computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Job {
@@ -217,10 +226,18 @@ impl Job {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Between {
     Nothing,
+    /// The difference from c.
+    Subtract,
     Relu,
     LeakyRelu(u32),
     Softplus,
     Tanh,
+}
+
+impl Between {
+    pub(super) fn is_activation(self) -> bool {
+        !matches!(self, Self::Nothing | Self::Subtract)
+    }
 }
 
 /// The proximal map, likewise.
@@ -231,6 +248,8 @@ pub enum Constrain {
     Interval(u32, u32),
     /// The threshold.
     Shrink(u32),
+    /// The threshold, on the side of positive values only.
+    ShrinkPositive(u32),
 }
 
 /// A coupling of the finer with the coarser branch of a pair.
@@ -274,6 +293,7 @@ impl Formula {
     pub(super) fn new(formula: &StepFormula, plan: &Plan) -> Self {
         let bits = |x: f64| (x as f32).to_bits();
         let between = match formula.activation() {
+            None if formula.kernel == Kernel::Reconstruction => Between::Subtract,
             None => Between::Nothing,
             Some(Activation::Relu) => Between::Relu,
             Some(Activation::LeakyRelu { slope }) => Between::LeakyRelu(bits(slope)),
@@ -319,8 +339,24 @@ impl Formula {
                 Some(Prox::L1 { weight }) => {
                     Constrain::Shrink((formula.step as f32 * weight as f32).to_bits())
                 }
+                Some(Prox::Sparse { weight }) => {
+                    Constrain::ShrinkPositive((formula.step as f32 * weight as f32).to_bits())
+                }
             },
             pairs: pairs.collect(),
+        }
+    }
+
+    /// v = W'W z.
+    pub(super) fn square() -> Self {
+        Self {
+            keep: 0.0f32.to_bits(),
+            scale: 1.0f32.to_bits(),
+            step: 1.0f32.to_bits(),
+            proximity: false,
+            between: Between::Nothing,
+            constrain: Constrain::Nothing,
+            pairs: Vec::new(),
         }
     }
 

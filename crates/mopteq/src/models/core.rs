@@ -121,7 +121,9 @@ impl CoreConfig {
                     "an interval with low < high",
                 )?;
             }
-            Constraint::L1 { weight } => ConfigError::at_least_zero("constraint", weight)?,
+            Constraint::L1 { weight } | Constraint::Sparse { weight } => {
+                ConfigError::at_least_zero("constraint", weight)?
+            }
             Constraint::NonNegative => {}
         }
         let bound = self.norm_bound;
@@ -278,7 +280,7 @@ impl Core {
 
     /// The context of the bounded block operator and these injections, in the configured precision.
     pub fn context(&self, injection: Branches) -> Context {
-        let kernels = self.kernels.iter().map(BoundedKernel::kernel).collect();
+        let kernels = BoundedKernel::kernels(&self.kernels);
         let cross = self.cross.iter().map(|c| CrossKernel {
             to: c.to,
             from: c.from,

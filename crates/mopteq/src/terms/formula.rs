@@ -20,6 +20,8 @@ pub enum Formula {
     /// The term [`ActivationPotential`](super::ActivationPotential) with one of the crate's
     /// activations.
     ActivationPotential(ActivationConfig),
+    /// The term [`Reconstruction`](super::Reconstruction).
+    Reconstruction,
     /// The term [`Coupling`].
     Coupling(Coupling),
 }
@@ -47,6 +49,7 @@ pub(crate) fn step_formula(
                 !std::mem::replace(&mut proximity, true)
             }
             Formula::KernelEnergy => kernel.replace(step::Kernel::Energy).is_none(),
+            Formula::Reconstruction => kernel.replace(step::Kernel::Reconstruction).is_none(),
             Formula::ActivationPotential(a) => kernel
                 .replace(step::Kernel::Potential(activation(a)))
                 .is_none(),
@@ -88,6 +91,7 @@ fn prox(constraint: Constraint) -> step::Prox {
         Constraint::NonNegative => step::Prox::NonNegative,
         Constraint::Interval { low, high } => step::Prox::Interval { low, high },
         Constraint::L1 { weight } => step::Prox::L1 { weight },
+        Constraint::Sparse { weight } => step::Prox::Sparse { weight },
     }
 }
 

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | [`Quadratic`] | w/2 \|z\|^2 | w |
 //! | [`Proximity`] | 1/2 \|z - c\|^2 | 1 |
+//! | [`Reconstruction`] | 1/2 \|Wz - c\|^2 | 0 to \|\|W\|\|^2 |
 //! | [`KernelEnergy`] | 1/2 \|Wz\|^2 | 0 to \|\|W\|\|^2 |
 //! | [`ActivationPotential`] | -1's(Wz + c) | -\|\|W\|\|^2 to 0 |
 //! | [`Coupling`] | lambda/2 sum \|Q_ij z_i - z_j\|^2 | 0 to lambda times that of the graph |
@@ -58,7 +59,7 @@ pub use coupling::{Coupling, Pairs};
 pub use diversity::Diversity;
 pub use formula::Formula;
 pub(crate) use formula::step_formula;
-pub use quadratic::{KernelEnergy, Proximity, Quadratic};
+pub use quadratic::{KernelEnergy, Proximity, Quadratic, Reconstruction};
 pub use smoothness::Smoothness;
 
 use crate::context::{Branches, Context, add, inner};

@@ -91,6 +91,45 @@ impl Term for Proximity {
     }
 }
 
+/// 1/2 |W z - c|^2, with W the block operator of the context and c the injection: the state codes c
+/// with the dictionary W, as a layer of nonnegative sparse coding does (Sun, Nasrabadi and Tran,
+/// arXiv:1701.08349).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Reconstruction;
+
+impl Reconstruction {
+    fn difference(z: &Branches, x: &Context) -> Branches {
+        let pairs = x.w(z).into_iter().zip(x.injection());
+        pairs.map(|(a, c)| a - c.clone()).collect()
+    }
+}
+
+impl Term for Reconstruction {
+    fn name(&self) -> &str {
+        "reconstruction"
+    }
+
+    fn value(&self, z: &Branches, x: &Context) -> Tensor<1> {
+        half_square(&Self::difference(z, x))
+    }
+
+    fn gradient(&self, z: &Branches, x: &Context) -> Branches {
+        x.w_transposed(&Self::difference(z, x))
+    }
+
+    fn hessian(&self, z: &Branches, x: &Context) -> Option<Hessian> {
+        KernelEnergy.hessian(z, x)
+    }
+
+    fn curvature(&self, setting: &Setting) -> Curvature {
+        KernelEnergy.curvature(setting)
+    }
+
+    fn formula(&self) -> Option<Formula> {
+        Some(Formula::Reconstruction)
+    }
+}
+
 /// 1/2 |W z|^2, where W is the block operator of the context.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct KernelEnergy;

@@ -16,6 +16,7 @@ fn constraints() -> impl Strategy<Value = Constraint> {
         Just(Constraint::NonNegative),
         (-2.0..0.0f64, 0.1..2.0f64).prop_map(|(low, high)| Constraint::Interval { low, high }),
         (0.0..2.0f64).prop_map(|weight| Constraint::L1 { weight }),
+        (0.0..2.0f64).prop_map(|weight| Constraint::Sparse { weight }),
     ]
 }
 

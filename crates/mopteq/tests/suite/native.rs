@@ -8,7 +8,8 @@ use burn::tensor::{DType, Tensor};
 use burn_deq::{Batching, FixedPointMap, Jacobian, Status};
 use mopteq::{
     ActivationConfig, ActivationPotential, Branches, Constraint, Context, Coupling, Family,
-    HiddenObjective, KernelEnergy, MOptEqsConfig, Pairs, Proximity, Quadratic, Setting, Step, Term,
+    HiddenObjective, KernelEnergy, MOptEqsConfig, Pairs, Proximity, Quadratic, Reconstruction,
+    Setting, Step, Term,
 };
 use proptest::prelude::*;
 
@@ -34,8 +35,8 @@ pub struct Case {
     pub exact: bool,
 }
 
-/// Families S and P with all activations and constraints.
-const KINDS: usize = 7;
+/// Families S and P with all activations and constraints, and sparse coding.
+const KINDS: usize = 8;
 
 impl Case {
     pub fn any() -> impl Strategy<Value = Self> {
@@ -95,7 +96,14 @@ impl Case {
                 low: -0.5,
                 high: 0.25,
             }),
-            _ => p(Constraint::L1 { weight: 0.5 }),
+            6 => p(Constraint::L1 { weight: 0.5 }),
+            _ => (
+                vec![
+                    Arc::new(Quadratic { weight: 0.25 }) as Arc<dyn Term>,
+                    Arc::new(Reconstruction),
+                ],
+                Some(Constraint::Sparse { weight: 0.25 }.shared()),
+            ),
         };
         terms.push(Arc::new(Coupling {
             strength: 0.25,
@@ -127,7 +135,11 @@ impl Case {
         // The finest first.
         sizes.reverse();
         let (c, h, k) = (self.channels, self.hidden, self.kernel);
-        let injected = if self.kind < 4 { h } else { c };
+        let injected = if self.kind < 4 || self.kind == 7 {
+            h
+        } else {
+            c
+        };
         let mut branches = |channels: usize| -> Branches {
             let shape = |[y, x]: &[usize; 2]| [self.batch, channels, *y, *x];
             sizes.iter().map(|size| tensor(shape(size))).collect()

@@ -7,7 +7,7 @@ use mopteq::terms::hessian;
 use mopteq::{
     Activation, ActivationConfig, ActivationPotential, Branches, ByValue, Context, Coupling,
     CrossKernel, Curvature, Diversity, Energy, Family, HiddenObjective, KernelEnergy, Pairs,
-    Proximity, Quadratic, Setting, Smoothness, Step, Sum, Term, convolution_norm,
+    Proximity, Quadratic, Reconstruction, Setting, Smoothness, Step, Sum, Term, convolution_norm,
     extreme_eigenvalues,
 };
 
@@ -122,7 +122,7 @@ fn setting(cross: bool, family: Family) -> (Branches, Context, Setting) {
     (z.collect(), x, setting)
 }
 
-fn activations() -> Vec<Arc<dyn Term>> {
+fn injected_into_image() -> Vec<Arc<dyn Term>> {
     let own = [
         ActivationConfig::Relu,
         ActivationConfig::LeakyRelu { slope: 0.2 },
@@ -132,6 +132,7 @@ fn activations() -> Vec<Arc<dyn Term>> {
     let own = own.map(|a| Arc::new(ActivationPotential::new(a)) as Arc<dyn Term>);
     let mut all = own.to_vec();
     all.push(Arc::new(ActivationPotential::new(InverseRoot)));
+    all.push(Arc::new(Reconstruction));
     all
 }
 
@@ -157,11 +158,12 @@ fn others() -> Vec<Arc<dyn Term>> {
     ]
 }
 
-/// Every term with a matching context: activations inject into W z, the others into z.
+/// Every term with a matching context: activations and the reconstruction inject into W z, the
+/// others into z.
 fn cases() -> Vec<(Arc<dyn Term>, Branches, Context, Setting)> {
     let mut all = Vec::new();
     for cross in [false, true] {
-        for (family, terms) in [(Family::S, activations()), (Family::P, others())] {
+        for (family, terms) in [(Family::S, injected_into_image()), (Family::P, others())] {
             let (z, x, setting) = setting(cross, family);
             for term in terms {
                 all.push((term, z.clone(), x.clone(), setting));
