@@ -9,7 +9,11 @@ use burn::tensor::Tensor;
 use burn::tensor::module::conv2d;
 use burn::tensor::ops::ConvOptions;
 
-use crate::cpu;
+use crate::{cpu, cube};
+
+fn fast(x: &Tensor<4>, kernel: &Tensor<4>, bias: Option<&Tensor<1>>) -> Option<Tensor<4>> {
+    cpu::convolve(x, kernel, bias).or_else(|| cube::convolve(x, kernel, bias))
+}
 
 /// The convolution, computed in the type of the kernel. The result has the type of x.
 ///
@@ -26,7 +30,7 @@ pub fn convolve(x: Tensor<4>, kernel: Tensor<4>) -> Tensor<4> {
     if outer != inner {
         return convolve(x.cast(inner), kernel).cast(outer);
     }
-    if let Some(y) = cpu::convolve(&x, &kernel, None) {
+    if let Some(y) = fast(&x, &kernel, None) {
         return y;
     }
     let [_, _, k, _] = kernel.dims();
@@ -59,7 +63,7 @@ pub fn forward(conv: &Conv2d, x: Tensor<4>) -> Tensor<4> {
         && conv.padding == PaddingConfig2d::Explicit(half, half, half, half);
     if keeps_resolution {
         let bias = conv.bias.as_ref().map(|bias| bias.val());
-        if let Some(y) = cpu::convolve(&x, &conv.weight.val(), bias.as_ref()) {
+        if let Some(y) = fast(&x, &conv.weight.val(), bias.as_ref()) {
             return y;
         }
     }

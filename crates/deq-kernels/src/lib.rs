@@ -24,6 +24,7 @@ mod gradient;
 mod norm;
 mod pooling;
 pub mod step;
+pub mod vectors;
 
 #[cfg(feature = "flex")]
 mod cpu;

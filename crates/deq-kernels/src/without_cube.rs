@@ -3,6 +3,7 @@
 use burn::tensor::Tensor;
 
 use crate::step::{Finish, Inputs, StepFormula};
+use crate::vectors::{ConjugateStep, Points};
 
 /// Nothing to prepare.
 #[derive(Clone, Debug, Default)]
@@ -58,5 +59,29 @@ pub(crate) fn bounded(
     _: &[f64],
     _: bool,
 ) -> Option<(Vec<Tensor<4>>, Vec<Tensor<4>>)> {
+    None
+}
+
+pub(crate) fn convolve(_: &Tensor<4>, _: &Tensor<4>, _: Option<&Tensor<1>>) -> Option<Tensor<4>> {
+    None
+}
+
+pub(crate) fn most_points(_: &Tensor<2>) -> usize {
+    0
+}
+
+pub(crate) fn products(_: &Points<'_>) -> Made {
+    None
+}
+
+pub(crate) fn combine(_: &Tensor<2>, _: &[Tensor<2>]) -> Made {
+    None
+}
+
+pub(crate) fn conjugate_step(
+    _: [&Tensor<2>; 4],
+    _: &Tensor<2>,
+    _: Option<&Tensor<2>>,
+) -> Option<ConjugateStep> {
     None
 }

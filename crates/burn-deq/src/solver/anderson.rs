@@ -3,6 +3,7 @@
 use burn::tensor::{Bool, Tensor, TensorData};
 
 use super::device_weights::DeviceWeights;
+use super::point_history::PointHistory;
 #[cfg(feature = "flex")]
 use super::points::Points;
 use super::ring::Ring;
@@ -34,6 +35,8 @@ pub(crate) struct Anderson {
     /// Replaces all of the above if the host can read the iterates.
     #[cfg(feature = "flex")]
     points: Option<Points>,
+    /// Replaces the rings where the device computes all products in one launch.
+    history_of_points: Option<PointHistory>,
 }
 
 /// f and the residual at an iterate.
@@ -91,6 +94,7 @@ impl Anderson {
             weights: Weights::Unset,
             #[cfg(feature = "flex")]
             points: None,
+            history_of_points: None,
         }
     }
 
@@ -117,23 +121,15 @@ impl Anderson {
         products
     }
 
-    /// Weights `[batch, m]`, `None` if all are zero, and the samples whose last step is rejected,
-    /// `None` if there are none.
-    fn decide(
-        &mut self,
-        now: &Point,
-        scalars: Option<&Scalars>,
-    ) -> (Option<Tensor<2>>, Option<Tensor<2, Bool>>) {
-        let m = self.config.history;
-        let accelerate = self.observations.is_multiple_of(self.config.period.max(1));
-        let safeguard = self.config.safeguard;
+    /// Prepares the weights for the iterate f at the first step, and drops the history when it is
+    /// due.
+    fn refresh(&mut self, f: &Tensor<2>, on_host: bool) {
         if matches!(self.weights, Weights::Unset) {
-            self.weights = match scalars {
-                Some(_) => {
-                    let one = HostWeights::new(&self.config, now.f.dtype());
-                    Weights::Host(vec![one; now.f.dims()[0]])
-                }
-                None => Weights::Device(Box::new(DeviceWeights::new(&self.config, &now.f))),
+            self.weights = if on_host {
+                let one = HostWeights::new(&self.config, f.dtype());
+                Weights::Host(vec![one; f.dims()[0]])
+            } else {
+                Weights::Device(Box::new(DeviceWeights::new(&self.config, f)))
             };
         }
         if let Some(every) = self.config.restart
@@ -141,33 +137,74 @@ impl Anderson {
         {
             self.weights.restart();
         }
+    }
+
+    /// Weights, m for each sample, `None` if all are zero, and whether each sample's last step is
+    /// rejected.
+    fn decide_on_host(&mut self, scalars: &Scalars) -> (Option<Vec<f64>>, Vec<bool>) {
+        let Weights::Host(samples) = &mut self.weights else {
+            unreachable!("the driver always provides scalars, or never");
+        };
+        let accelerate = self.observations.is_multiple_of(self.config.period.max(1));
+        let safeguard = self.config.safeguard;
+        let decisions = decide(samples, scalars, self.slot, safeguard, accelerate);
+        let back = decisions.iter().map(|d| *d == Decision::TakeBack).collect();
+        let weights: Vec<f64> = decisions
+            .into_iter()
+            .zip(&*samples)
+            .flat_map(|(decision, sample)| match decision {
+                Decision::Accelerate => sample.gamma.clone(),
+                _ => vec![0.0; self.config.history],
+            })
+            .collect();
+        (weights.iter().any(|w| *w != 0.0).then_some(weights), back)
+    }
+
+    /// Weights `[batch, m]`, `None` if all are zero, and the samples whose last step is rejected,
+    /// `None` if there are none.
+    fn decide(
+        &mut self,
+        now: &Point,
+        scalars: Option<&Scalars>,
+    ) -> (Option<Tensor<2>>, Option<Tensor<2, Bool>>) {
+        self.refresh(&now.f, scalars.is_some());
+        let accelerate = self.observations.is_multiple_of(self.config.period.max(1));
         let (squares, products) = (self.squares.take(), self.products.take());
         match (&mut self.weights, scalars) {
-            (Weights::Host(samples), Some(scalars)) => {
-                let decisions = decide(samples, scalars, self.slot, safeguard, accelerate);
-                let back: Vec<bool> = decisions.iter().map(|d| *d == Decision::TakeBack).collect();
-                let weights: Vec<f64> = decisions
-                    .into_iter()
-                    .zip(&*samples)
-                    .flat_map(|(decision, sample)| match decision {
-                        Decision::Accelerate => sample.gamma.clone(),
-                        _ => vec![0.0; m],
-                    })
-                    .collect();
-                let gamma = weights.iter().any(|w| *w != 0.0).then(|| {
-                    let data = TensorData::new(weights, [back.len(), m]);
+            (Weights::Host(_), Some(scalars)) => {
+                let (weights, back) = self.decide_on_host(scalars);
+                let gamma = weights.map(|weights| {
+                    let data = TensorData::new(weights, [back.len(), self.config.history]);
                     Tensor::from_data(data, (&now.f.device(), now.f.dtype()))
                 });
                 (gamma, back.contains(&true).then(|| mask(&back, &now.f)))
             }
             (Weights::Device(device), _) => {
                 let squares = squares.unwrap_or_else(|| norms(&now.r, &now.f));
+                let safeguard = self.config.safeguard;
                 let decision = device.update(squares, products, self.slot, safeguard, accelerate);
                 (Some(decision.gamma), Some(decision.back))
             }
             // The driver always provides scalars, or never.
             _ => (None, None),
         }
+    }
+
+    /// The step where the history is one of points. Without scalars it turns into the general one.
+    fn advance_points(&mut self, mut points: PointHistory, scalars: Option<&Scalars>) {
+        let Some(scalars) = scalars else {
+            self.current = points.newest().map(|[z, f]| Point {
+                r: f.clone() - z,
+                f,
+            });
+            return;
+        };
+        let like = self.z.clone();
+        self.refresh(&like, true);
+        let (weights, back) = self.decide_on_host(scalars);
+        let back = back.contains(&true).then(|| mask(&back, &like));
+        self.z = points.next(self.observations, weights.as_deref(), back);
+        self.history_of_points = Some(points);
     }
 }
 
@@ -188,6 +225,22 @@ impl Iteration for Anderson {
                 residual: None,
                 within: None,
                 extra: None,
+            };
+        }
+        if self.observations == 1 {
+            self.history_of_points = PointHistory::new(&self.config, &image);
+        }
+        if let Some(points) = &mut self.history_of_points {
+            let (squares, products) = points.observe(self.observations, &self.z, &image);
+            self.slot = (self.observations + self.config.history - 2) % self.config.history;
+            (self.squares, self.products) = (Some(squares), products);
+            return Observation {
+                state: self.z.clone(),
+                image: Some(image),
+                residual: None,
+                within: None,
+                squares: self.squares.clone(),
+                extra: self.products.clone(),
             };
         }
         let residual = image.clone() - self.z.clone();
@@ -216,6 +269,12 @@ impl Iteration for Anderson {
         if let Some(points) = &self.points {
             self.z = points.next();
             return;
+        }
+        if let Some(points) = self.history_of_points.take() {
+            self.advance_points(points, scalars);
+            if self.history_of_points.is_some() {
+                return;
+            }
         }
         let Some(mut now) = self.current.take() else {
             return;
@@ -257,6 +316,9 @@ impl Iteration for Anderson {
             dr.keep(rows);
         }
         self.weights.keep(rows);
+        if let Some(points) = &mut self.history_of_points {
+            points.keep(rows);
+        }
         #[cfg(feature = "flex")]
         if let Some(points) = &mut self.points {
             points.keep(rows);

@@ -3,6 +3,8 @@
 use burn::tensor::Tensor;
 
 use super::{inner_within, ratio};
+use deq_kernels::vectors::conjugate_step;
+
 use crate::driver::{Iteration, Observation, Operator, Scalars};
 use crate::map::Rows;
 
@@ -88,6 +90,17 @@ impl Iteration for ConjugateGradients {
             let read = [&self.u, &r, &rr];
             let (u, krylov) = on_host::step(read, self.within.as_ref(), [p, product]);
             (self.u, self.krylov) = (u, Some(krylov));
+            return;
+        }
+        let all = [&self.u, &r, &p, &product];
+        if let Some(step) = conjugate_step(all, &rr, self.within.as_ref()) {
+            self.u = step.u;
+            self.krylov = Some(Krylov {
+                r: step.r,
+                p: step.p,
+                rr: step.squares.clone().narrow(1, 0, 1),
+                squares: Some(step.squares),
+            });
             return;
         }
         let q = p.clone() - product;

@@ -8,6 +8,7 @@ mod device_weights;
 mod host;
 mod minres;
 mod plain;
+mod point_history;
 #[cfg(feature = "flex")]
 mod points;
 #[cfg(all(test, feature = "flex"))]

@@ -12,7 +12,7 @@ use cubecl::prelude::*;
 use super::plan::{Between, Constrain, Formula, Job, Plan};
 
 /// Output rows that a unit computes at once.
-pub(super) const ROWS: usize = 2;
+pub(super) const ROWS: usize = 4;
 /// Output channels that a unit computes at once.
 pub(super) const BLOCK: usize = 8;
 /// Channels of W z that a unit of the kernel gradient is responsible for.
@@ -601,7 +601,7 @@ fn coupled(
 }
 
 /// Correlations of images a with states z, `[hidden, channels, k, k]` a branch, summed over a
-/// group of samples: `[groups, kernels]`. With two pairs their sum.
+/// group of samples and a part of the rows: `[groups x parts, kernels]`. With two pairs their sum.
 ///
 /// A unit holds the k x k taps of one channel of z and [`GRADIENT_BLOCK`] channels of a.
 #[cube(launch_unchecked)]
@@ -613,6 +613,7 @@ pub(super) fn correlate(
     out: &mut [f32],
     samples: usize,
     group: usize,
+    #[comptime] pairs: usize,
     #[comptime] plan: Plan,
 ) {
     let cube = CUBE_POS_X as usize;
@@ -645,22 +646,25 @@ pub(super) fn correlate(
                     i,
                     comptime![plan.clone()],
                 );
-                correlate_sample(
-                    a2,
-                    z2,
-                    &mut pool,
-                    &mut sums,
-                    sample,
-                    block,
-                    i,
-                    comptime![plan.clone()],
-                );
+                if comptime![pairs == 2] {
+                    correlate_sample(
+                        a2,
+                        z2,
+                        &mut pool,
+                        &mut sums,
+                        sample,
+                        block,
+                        i,
+                        comptime![plan.clone()],
+                    );
+                }
             }
             if block < comptime![plan.branches[i].gradient_blocks()] {
                 let c = block % channels;
                 let h = (block / channels) * GRADIENT_BLOCK;
-                let base = CUBE_POS_Y as usize * comptime![plan.natural]
-                    + comptime![plan.branches[i].natural];
+                let row =
+                    CUBE_POS_Y as usize * comptime![plan.gradient_parts] + CUBE_POS_Z as usize;
+                let base = row * comptime![plan.natural] + comptime![plan.branches[i].natural];
                 #[unroll]
                 for j in 0..GRADIENT_BLOCK {
                     if h + j < comptime![plan.branches[i].hidden] {
@@ -705,7 +709,9 @@ fn correlate_sample(
     let active = block < comptime![branch.gradient_blocks()];
     let c = block % channels;
     let h = (block / channels) * GRADIENT_BLOCK;
-    for y in 0..height {
+    let part = CUBE_POS_Z as usize;
+    let each = comptime![branch.height.div_ceil(plan.gradient_parts)];
+    for y in min(part * each, height.runtime())..min((part + 1) * each, height.runtime()) {
         for part in 0..comptime![branch.width.div_ceil(branch.strip)] {
             let x0 = part * strip;
             sync_cube();
@@ -859,7 +865,7 @@ pub(super) fn bound(
 }
 
 /// The gradient with respect to kernels from that with respect to the bounded kernels;
-/// `correlation` is twice that of the image with the direction.
+/// `correlation` is that of the image with the direction.
 #[cube(launch_unchecked)]
 pub(super) fn unbound(
     gradient: &[f32],
@@ -886,7 +892,7 @@ pub(super) fn unbound(
             let free = bound >= norm;
             let factor = select(free, 1.0f32, bound / norm);
             // d(bound / |a|) = -bound <a, da> / |a|^3.
-            let slope = select(free, 0.0f32, -0.5f32 * inner * factor / square);
+            let slope = select(free, 0.0f32, -inner * factor / square);
             for k in range_stepped(UNIT_POS as usize, length.runtime(), units) {
                 out[from + k] = gradient[from + k] * factor + correlation[from + k] * slope;
             }

@@ -7,6 +7,7 @@
 mod kernels;
 mod launch;
 mod plan;
+mod vectors;
 
 use std::sync::{Arc, OnceLock};
 
@@ -15,6 +16,7 @@ use burn::tensor::{DType, Device, Tensor};
 
 use crate::gradient::custom_gradient;
 use crate::step::{Finish, Inputs, Kernel, StepFormula};
+use crate::vectors::{ConjugateStep, Points};
 use launch::{CubeStep, Setup};
 use plan::{Formula, Job, Plan};
 
@@ -22,6 +24,8 @@ use plan::{Formula, Job, Plan};
 const SHARED: usize = 48 << 10;
 /// Samples whose kernel gradients one cube adds up, as long as there are fewer groups than this.
 const GROUPS: usize = 256;
+/// Units of a cube that works on a vector, at most.
+const VECTOR_UNITS: usize = 512;
 
 /// Kernels and injections in the forms that the kernels read, made at first use.
 #[derive(Clone, Debug, Default)]
@@ -154,17 +158,6 @@ impl<'a> Bound<'a> {
     fn simple(&self, job: Job, x: &Tensor<2>) -> Tensor<2> {
         self.run(job, x, self.injections, [x, x])
     }
-
-    /// The correlations of two pairs of an image and a state: `[kernels]`.
-    fn correlate(&self, pairs: [[&Tensor<2>; 2]; 2]) -> Tensor<1> {
-        let batch = self.injections.dims()[0];
-        let group = batch.div_ceil(GROUPS);
-        let sums = CubeStep::correlate(pairs, group, &self.setup.plan);
-        if sums.dims()[0] == 1 {
-            return sums.squeeze_dim(0);
-        }
-        sums.sum_dim(0).squeeze_dim(0)
-    }
 }
 
 /// Whether the fast form applies.
@@ -283,7 +276,7 @@ pub(crate) fn attach(
                 let dc = bound.run(Job::Scaled, &v, slopes, [&v, &v]);
                 let kernels = wanted[0].then(|| {
                     let h = bound.simple(Job::Activated, &z);
-                    bound.correlate([[&dc, &z], [&h, &v]])
+                    CubeStep::correlate(&[[&dc, &z], [&h, &v]], &bound.setup.plan)
                 });
                 (kernels, dc)
             }
@@ -291,14 +284,14 @@ pub(crate) fn attach(
                 let dc = bound.simple(Job::Image, &v);
                 let kernels = wanted[0].then(|| {
                     let difference = bound.simple(Job::Activated, &z);
-                    bound.correlate([[&dc, &z], [&difference, &v]]).neg()
+                    CubeStep::correlate(&[[&dc, &z], [&difference, &v]], &bound.setup.plan).neg()
                 });
                 (kernels, dc)
             }
             None => {
                 let kernels = wanted[0].then(|| {
                     let [wv, wz] = [&v, &z].map(|x| bound.simple(Job::Image, x));
-                    bound.correlate([[&wv, &z], [&wz, &v]]).neg()
+                    CubeStep::correlate(&[[&wv, &z], [&wz, &v]], &bound.setup.plan).neg()
                 });
                 let dc = if formula.proximity {
                     v
@@ -368,8 +361,7 @@ pub(crate) fn bounded(
     let inputs = (natural, constant.clone(), constant);
     let (of, direction) = (plan.clone(), v.clone());
     let scaled = custom_gradient(inputs, scaled, move |g: Tensor<1>, _wanted| {
-        let pair = [&image, &direction];
-        let correlation = CubeStep::correlate([pair, pair], 1, &of).squeeze_dim(0);
+        let correlation = CubeStep::correlate(&[[&image, &direction]], &of);
         let gradient = CubeStep::unbound([&g, &plain], &image, &correlation, &bounds, &of);
         (Some(gradient), None, None)
     });
@@ -386,6 +378,165 @@ pub(crate) fn bounded(
         .zip(directions)
         .map(|(v, like)| v.reshape(like.dims()));
     Some((scaled.collect(), parts.collect()))
+}
+
+/// The convolution with a kernel `[out, in, k, k]` that keeps the resolution, with gradients for both.
+pub(crate) fn convolve(
+    x: &Tensor<4>,
+    kernel: &Tensor<4>,
+    bias: Option<&Tensor<1>>,
+) -> Option<Tensor<4>> {
+    let [shared, units] = limits(&x.device().without_autodiff())?;
+    let [batch, channels, height, width] = x.dims();
+    let dims = kernel.dims();
+    let [out, inner, ..] = dims;
+    let counted = (1..=usize::from(u16::MAX)).contains(&batch);
+    if x.dtype() != DType::F32 || kernel.dtype() != DType::F32 || inner != channels || !counted {
+        return None;
+    }
+    let plan = Arc::new(Plan::new(&[dims], &[[height, width]], shared, units)?);
+    let (kernel, x) = (kernel.clone(), x.clone());
+    let natural = kernel.clone().without_autodiff().reshape([plan.natural]);
+    let weights = CubeStep::lay_out(natural, &plan);
+    let image = |plan: &Arc<Plan>| Setup {
+        formula: Arc::new(Formula::square()),
+        plan: plan.clone(),
+        job: Job::Image,
+    };
+    let z = x.clone().without_autodiff().reshape([batch, plan.state]);
+    let y = CubeStep::step(&z, &z, [&z, &z], &weights, image(&plan));
+    let mut y = y.reshape([batch, out, height, width]);
+    if kernel.is_autodiff() || x.is_autodiff() {
+        let constant = Tensor::<1>::zeros([1], &y.device());
+        y = custom_gradient((kernel, x, constant), y, move |g: Tensor<4>, wanted| {
+            let g = g.reshape([batch, plan.image]);
+            let gradient = wanted[0].then(|| CubeStep::correlate(&[[&g, &z]], &plan).reshape(dims));
+            let state = wanted[1].then(|| {
+                let plan = Arc::new(plan.transposed());
+                let x = CubeStep::step(&g, &g, [&g, &g], &weights, image(&plan));
+                x.reshape([batch, channels, height, width])
+            });
+            (gradient, state, None)
+        });
+    }
+    Some(match bias {
+        Some(bias) => y + bias.clone().reshape([1, out, 1, 1]),
+        None => y,
+    })
+}
+
+/// Units of a cube that works on a vector, and the vectors that fit the device's bindings; `None`
+/// unless all are plain `f32` tensors of one shape on one of CubeCL's devices.
+fn vectors_of(x: &[&Tensor<2>]) -> Option<usize> {
+    let first = x.first()?;
+    let same =
+        |x: &&Tensor<2>| x.dims() == first.dims() && x.dtype() == DType::F32 && !x.is_autodiff();
+    let [batch, width] = first.dims();
+    if !x.iter().all(same) || batch == 0 || width == 0 || batch > usize::from(u16::MAX) {
+        return None;
+    }
+    let [_, units] = limits(&first.device())?;
+    Some(plan::power_of_two(units.min(VECTOR_UNITS)))
+}
+
+/// The points that [`products`] takes; 0 where it does not apply.
+pub(crate) fn most_points(like: &Tensor<2>) -> usize {
+    let Some(units) = vectors_of(&[like]) else {
+        return 0;
+    };
+    let device = like.device();
+    let DispatchDevice::Cube(device) = device.as_dispatch() else {
+        return 0;
+    };
+    let client = device.client();
+    let hardware = &client.properties().hardware;
+    // z and f of each point and the result are bound; every unit has two sums a difference.
+    let bound = (hardware.max_bindings as usize).saturating_sub(1) / 2;
+    let enough = bound >= vectors::POINTS
+        && units * 2 * vectors::POINTS * size_of::<f32>() <= hardware.max_shared_memory_size;
+    if enough { vectors::POINTS } else { 0 }
+}
+
+/// See [`crate::vectors::Points::products`].
+pub(crate) fn products(of: &Points<'_>) -> Option<Tensor<2>> {
+    let all: Vec<&Tensor<2>> = of.points.iter().flatten().collect();
+    let units = vectors_of(&all)?;
+    let count = of.points.len();
+    if count > most_points(all[0]) || of.slots.len() + 1 != count {
+        return None;
+    }
+    // What is not there is not looked at.
+    let mut at = (0..vectors::POINTS).flat_map(|k| of.points[k.min(count - 1)].clone());
+    let mut next = || at.next().expect("two tensors a point").into_dispatch();
+    Some(Tensor::from_dispatch(
+        <Dispatch as launch::CubeKernels>::gram(
+            next(),
+            next(),
+            next(),
+            next(),
+            next(),
+            next(),
+            next(),
+            next(),
+            next(),
+            next(),
+            next(),
+            next(),
+            next(),
+            next(),
+            of.slots.to_vec(),
+            of.width,
+            units,
+        ),
+    ))
+}
+
+/// See [`crate::vectors::combine`].
+pub(crate) fn combine(weights: &Tensor<2>, x: &[Tensor<2>]) -> Option<Tensor<2>> {
+    let units = vectors_of(&x.iter().collect::<Vec<_>>())?;
+    let fits = weights.dims() == [x[0].dims()[0], x.len()] && weights.dtype() == DType::F32;
+    if x.len() > most_points(&x[0]) || !fits {
+        return None;
+    }
+    let mut next = (0..vectors::POINTS).map(|k| x[k.min(x.len() - 1)].clone().into_dispatch());
+    let mut next = || next.next().expect("one for each argument");
+    Some(Tensor::from_dispatch(
+        <Dispatch as launch::CubeKernels>::combine(
+            weights.clone().into_dispatch(),
+            next(),
+            next(),
+            next(),
+            next(),
+            next(),
+            next(),
+            next(),
+            units.min(256),
+        ),
+    ))
+}
+
+/// See [`crate::vectors::conjugate_step`].
+pub(crate) fn conjugate_step(
+    [u, r, p, product]: [&Tensor<2>; 4],
+    rr: &Tensor<2>,
+    within: Option<&Tensor<2>>,
+) -> Option<ConjugateStep> {
+    let mask = within.unwrap_or(u);
+    let units = vectors_of(&[u, r, p, product, mask])?;
+    if most_points(u) == 0 || rr.dims() != [u.dims()[0], 1] {
+        return None;
+    }
+    let [u, r, p, product, mask] = [u, r, p, product, mask].map(|t| t.clone().into_dispatch());
+    let rr = rr.clone().into_dispatch();
+    let masked = within.is_some();
+    let made =
+        <Dispatch as launch::CubeKernels>::conjugate(u, r, p, product, mask, rr, masked, units);
+    Some(ConjugateStep {
+        u: Tensor::from_dispatch(made.0),
+        r: Tensor::from_dispatch(made.1),
+        p: Tensor::from_dispatch(made.2),
+        squares: Tensor::from_dispatch(made.3),
+    })
 }
 
 /// Calls of the kernels on Burn's tensors.
@@ -411,20 +562,19 @@ impl CubeStep {
         ))
     }
 
-    fn correlate(
-        [[a1, z1], [a2, z2]]: [[&Tensor<2>; 2]; 2],
-        group: usize,
-        plan: &Arc<Plan>,
-    ) -> Tensor<2> {
-        let [a1, z1, a2, z2] = [a1, z1, a2, z2].map(|t| t.clone().into_dispatch());
-        Tensor::from_dispatch(<Dispatch as launch::CubeKernels>::correlate(
-            a1,
-            z1,
-            a2,
-            z2,
-            group,
-            plan.clone(),
-        ))
+    /// The sum of the correlations of one or two pairs of an image and a state: `[kernels]`.
+    fn correlate(pairs: &[[&Tensor<2>; 2]], plan: &Arc<Plan>) -> Tensor<1> {
+        let [a1, z1] = pairs[0].map(|t| t.clone().into_dispatch());
+        let [a2, z2] = pairs[pairs.len() - 1].map(|t| t.clone().into_dispatch());
+        let group = pairs[0][0].dims()[0].div_ceil(GROUPS);
+        let (count, plan) = (pairs.len(), plan.clone());
+        let sums = Tensor::<2>::from_dispatch(<Dispatch as launch::CubeKernels>::correlate(
+            a1, z1, a2, z2, group, count, plan,
+        ));
+        match sums.dims()[0] {
+            1 => sums.squeeze_dim(0),
+            _ => sums.sum_dim(0).squeeze_dim(0),
+        }
     }
 
     fn normalise(x: Tensor<2>, plan: &Arc<Plan>) -> Tensor<2> {

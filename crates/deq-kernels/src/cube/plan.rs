@@ -89,6 +89,8 @@ pub struct Plan {
     pub(super) shared: usize,
     pub(super) gradient_cubes: usize,
     pub(super) gradient_shared: usize,
+    /// Parts of the rows of a branch, each computed by cubes of its own.
+    pub(super) gradient_parts: usize,
     /// Units of a cube, of a step and of a kernel gradient.
     pub(super) units: usize,
     pub(super) gradient_units: usize,
@@ -120,6 +122,7 @@ impl Plan {
             shared: 1,
             gradient_cubes: 0,
             gradient_shared: 1,
+            gradient_parts: 1,
             units,
             gradient_units: power_of_two(most_units.min(256)),
         };
@@ -176,14 +179,30 @@ impl Plan {
         self.laid_out = branch.transposed + hidden * k * k * channels.next_multiple_of(BLOCK);
         self.shared = self.shared.max(branch.shared(k));
         self.gradient_shared = self.gradient_shared.max(branch.gradient_shared(k));
+        self.gradient_parts = self.gradient_parts.max(height.div_ceil(TILE_ROWS).min(8));
         self.gradient_cubes += branch.gradient_cubes(self.gradient_units);
         self.branches.push(branch);
         Some(())
     }
 }
 
+impl Plan {
+    /// The plan of the transposed convolutions, by the same laid-out kernels.
+    pub(super) fn transposed(&self) -> Self {
+        let mut plan = self.clone();
+        plan.state = self.image;
+        plan.image = self.state;
+        for branch in &mut plan.branches {
+            std::mem::swap(&mut branch.channels, &mut branch.hidden);
+            std::mem::swap(&mut branch.state, &mut branch.image);
+            branch.weights = branch.transposed;
+        }
+        plan
+    }
+}
+
 /// The largest power of two up to n.
-fn power_of_two(n: usize) -> usize {
+pub(super) fn power_of_two(n: usize) -> usize {
     1 << n.max(1).ilog2()
 }
 
