@@ -8,6 +8,7 @@ use image::imageops::FilterType;
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Rgb, RgbImage, Rgba, RgbaImage};
 
+use super::entries::not_read;
 use super::{DataError, PictureShape};
 
 /// Bytes at the start of a file in which its head is looked for before all of it is read.
@@ -92,6 +93,18 @@ fn without_ends(picture: DynamicImage, width: u32, height: u32) -> DynamicImage 
 ///
 /// When the file cannot be read or is no picture.
 pub fn decode_file(path: &Path, shape: PictureShape, invert: bool) -> Result<Vec<u8>, DataError> {
+    let no_picture = |reason: &str| DataError::NotAPicture {
+        file: path.display().to_string(),
+        reason: reason.into(),
+    };
+    let found = fs::metadata(path).map_err(|source| DataError::read(path, source))?;
+    if found.is_dir() {
+        return Err(no_picture("it is a folder; name one of the files in it"));
+    }
+    // To read from a pipe might never end.
+    if !found.is_file() {
+        return Err(no_picture("it is no regular file"));
+    }
     let bytes = fs::read(path).map_err(|source| DataError::read(path, source))?;
     let mut values = decode(&path.display().to_string(), &bytes, shape)?;
     if invert {
@@ -179,7 +192,8 @@ fn open(file: &str, bytes: &[u8]) -> Result<DynamicImage, DataError> {
     }
     .map_err(|reason| DataError::NotAPicture {
         file: file.into(),
-        reason,
+        // What it is called may say more than what is in it.
+        reason: not_read(Path::new(file)).unwrap_or(reason),
     })
 }
 

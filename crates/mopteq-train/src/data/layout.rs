@@ -8,17 +8,9 @@ use std::ffi::{OsStr, OsString};
 
 use unicode_normalization::UnicodeNormalization;
 
-use super::listing::{Folder, Found, readable};
-
-/// What the pictures of a folder are for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Part {
-    Train,
-    Test,
-    Valid,
-    /// There are no parts.
-    None,
-}
+use super::listing::{Folder, Found, identity, readable};
+pub(super) use super::part_names::Part;
+use super::part_names::{is_share, part_of, part_within};
 
 /// Part and class of a picture or of a class folder.
 pub(super) type Place = (Part, String);
@@ -53,27 +45,6 @@ pub(crate) fn composed(name: &str) -> String {
 
 fn text(name: &OsStr) -> String {
     composed(&name.to_string_lossy())
-}
-
-/// What a folder of this name is, if it is a part.
-fn part_of(name: &OsStr) -> Part {
-    let name = name.to_string_lossy().to_lowercase();
-    let mut part = Part::None;
-    for word in name.split(|c: char| !c.is_alphabetic()) {
-        let this = match word.strip_suffix("set").unwrap_or(word) {
-            "train" | "training" | "trn" => Part::Train,
-            "test" | "testing" | "tst" | "eval" | "evaluation" => Part::Test,
-            "val" | "valid" | "validation" | "dev" | "development" => Part::Valid,
-            "" | "data" | "seg" | "split" | "part" | "images" | "image" | "imgs" | "img"
-            | "pictures" | "photos" => continue,
-            _ => return Part::None,
-        };
-        if part != Part::None && part != this {
-            return Part::None;
-        }
-        part = this;
-    }
-    part
 }
 
 fn holds_classes(folder: &Folder) -> bool {
@@ -156,21 +127,61 @@ fn check_classes(classes: &[(OsString, Folder)]) -> Result<(), String> {
             names()[0]
         ));
     }
-    for (name, folder) in filled() {
-        let inside: Vec<Part> = folder
+    // Names of the folders with pictures in a folder.
+    let inside = |folder: &Folder| -> BTreeSet<OsString> {
+        let filled = folder
             .folders
             .iter()
-            .filter(|(_, inside)| inside.count() > 0)
-            .map(|(name, _)| part_of(name))
+            .filter(|(_, inside)| inside.count() > 0);
+        filled.map(|(name, _)| name.clone()).collect()
+    };
+    let mut above = Vec::new();
+    let mut below = BTreeSet::new();
+    for (name, folder) in filled() {
+        let parts: Vec<Part> = inside(folder)
+            .iter()
+            .map(|name| part_within(name))
             .collect();
-        let all_parts = inside.iter().all(|part| *part != Part::None);
-        if all_parts && inside.contains(&Part::Train) && inside.len() > 1 {
+        if parts.is_empty() || parts.contains(&Part::None) {
+            continue;
+        }
+        if parts.contains(&Part::Train) && parts.len() > 1 {
             return Err(format!(
                 "'{0}' holds the parts of one class or data set; put the parts above the classes, \
                  as in train/{0}/ and test/{0}/, or name a folder that holds one data set",
                 text(name)
             ));
         }
+        above.push(text(name));
+        below.extend(parts);
+    }
+    if below.contains(&Part::Train) && below.len() > 1 {
+        return Err(format!(
+            "the parts of one data set lie in several folders ({}); put them side by side, as \
+             train/CLASS/ and test/CLASS/",
+            above.join(", ")
+        ));
+    }
+    // Classes may hold folders of the same names; parts and shares do.
+    let whole =
+        filled().all(|(_, folder)| folder.pictures.is_empty() && !inside(folder).is_empty());
+    let shares = whole && filled().all(|(name, _)| is_share(name));
+    let alike = |(name, folder): &&(OsString, Folder)| {
+        let mut others = filled().filter(|(other, _)| other != name);
+        let same = others.any(|(_, other)| !inside(other).is_disjoint(&inside(folder)));
+        same && (shares || part_within(name) != Part::None)
+    };
+    if let Some((name, folder)) = filled().find(alike) {
+        let first = inside(folder)
+            .first()
+            .map(|name| text(name))
+            .unwrap_or_default();
+        return Err(format!(
+            "'{0}' looks like a part and not like a class, because folders such as '{first}' lie in \
+             others beside it, too; rename the parts to train and test, as in train/{first}/ and \
+             test/{first}/, or put all pictures of a class into one folder",
+            text(name)
+        ));
     }
     Ok(())
 }
@@ -251,7 +262,7 @@ impl Layout {
             }
             self.classes.insert((part, class.clone()));
             for found in all(&mut folder) {
-                let below = readable(&found.path);
+                let below = identity(&found.path);
                 let name = below.split('/').skip(prefix).collect::<Vec<_>>().join("/");
                 self.pictures.push(Placed {
                     place: (part, class.clone()),

@@ -85,7 +85,7 @@ enum Content {
     Link(usize),
     Outside,
     Broken,
-    /// A run of this program around it.
+    /// The settings of a run beside it.
     Run,
 }
 
@@ -252,8 +252,7 @@ fn pictures(root: &Path, folder: &Path, into: &mut BTreeSet<PathBuf>) {
             continue;
         }
         if path.is_dir() {
-            let run = fs::read(path.join("config.json")).is_ok_and(|text| text.starts_with(b"{"));
-            if !LITTER.contains(&&*name) && !run {
+            if !LITTER.contains(&&*name) {
                 pictures(root, &path, into);
             }
             continue;
@@ -261,6 +260,8 @@ fn pictures(root: &Path, folder: &Path, into: &mut BTreeSet<PathBuf>) {
         let named = READ
             .iter()
             .any(|ending| name.to_lowercase().ends_with(ending));
+        // One that was a class, perhaps.
+        let broken = path.is_symlink() && fs::metadata(&path).is_err();
         let start = fs::read(&path).unwrap_or_default();
         let formats = [
             ImageFormat::Png,
@@ -269,7 +270,7 @@ fn pictures(root: &Path, folder: &Path, into: &mut BTreeSet<PathBuf>) {
             ImageFormat::WebP,
         ];
         let is = image::guess_format(&start).is_ok_and(|format| formats.contains(&format));
-        if named || is {
+        if named || is || broken {
             into.insert(path.strip_prefix(root).unwrap().to_path_buf());
         }
     }
