@@ -9,6 +9,7 @@ use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Rgb, RgbImage, Rgba, RgbaImage};
 
 use super::entries::not_read;
+use super::jpeg::{is_cut_off, is_damaged};
 use super::{DataError, PictureShape};
 
 /// Bytes at the start of a file in which its head is looked for before all of it is read.
@@ -186,6 +187,7 @@ fn open(file: &str, bytes: &[u8]) -> Result<DynamicImage, DataError> {
     // A picture without extent has nothing to scale.
     match read() {
         _ if is_cut_off(bytes) => Err("it is cut off: a part of it is missing".to_owned()),
+        Ok(_) if is_damaged(bytes) => Err("a part of it is missing or damaged".to_owned()),
         Ok(picture) if picture.width() > 0 && picture.height() > 0 => Ok(picture),
         Ok(_) => Err("it has no pixels".to_owned()),
         Err(error) => Err(error.to_string()),
@@ -195,37 +197,6 @@ fn open(file: &str, bytes: &[u8]) -> Result<DynamicImage, DataError> {
         // What it is called may say more than what is in it.
         reason: not_read(Path::new(file)).unwrap_or(reason),
     })
-}
-
-/// Whether a JPEG ends before its end marker: the decoder fills what is missing with grey. The
-/// segments are stepped over, because an embedded preview has an end marker of its own.
-fn is_cut_off(bytes: &[u8]) -> bool {
-    const START: u8 = 0xd8;
-    const END: u8 = 0xd9;
-    let mut rest = bytes;
-    if !rest.starts_with(&[0xff, START, 0xff]) {
-        return false;
-    }
-    loop {
-        // Within a scan, 0xff is followed by 0 or by the number of a restart.
-        let is_marker =
-            |pair: &[u8]| pair[0] == 0xff && !matches!(pair[1], 0 | 1 | 0xd0..=0xd7 | 0xff);
-        let Some(at) = rest.windows(2).position(is_marker) else {
-            return true;
-        };
-        let skip = match rest[at + 1] {
-            END => return false,
-            START => 2,
-            _ => match rest.get(at + 2..at + 4) {
-                Some(length) => 2 + usize::from(u16::from_be_bytes([length[0], length[1]])),
-                None => return true,
-            },
-        };
-        match rest.get(at + skip..) {
-            Some(left) => rest = left,
-            None => return true,
-        }
-    }
 }
 
 fn on_white(picture: &DynamicImage) -> DynamicImage {

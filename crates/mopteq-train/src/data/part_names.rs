@@ -71,13 +71,15 @@ pub(super) fn part_of(name: &OsStr) -> Part {
 
 /// The part that a name speaks of among other words, as `flowers_train` does.
 pub(super) fn part_within(name: &OsStr) -> Part {
-    let parts = words(name)
-        .into_iter()
-        .filter_map(|found| match word(&found) {
-            Word::Part(part) => Some(part),
-            _ => None,
-        });
-    parts.last().unwrap_or(Part::None)
+    let part = |found: &String| match word(found) {
+        Word::Part(part) => Some(part),
+        _ => None,
+    };
+    words(name)
+        .iter()
+        .rev()
+        .find_map(part)
+        .unwrap_or(Part::None)
 }
 
 /// Whether a name is that of one share of several: `fold0`, `Split_3`.

@@ -114,22 +114,30 @@ fn a_jpeg_that_is_cut_in_half_is_damaged() {
     for name in ["a", "b"] {
         fs::create_dir_all(path.join("data").join(name)).unwrap();
         for i in 0..6 {
-            let whole = encoded(tinted(0, i, 40), ImageFormat::Jpeg);
+            let whole = encoded(tinted(0, i, 100), ImageFormat::Jpeg);
             fs::write(path.join(format!("data/{name}/{i}.jpg")), &whole).unwrap();
-            if i < 2 {
-                let half = &whole[..whole.len() / 2];
-                fs::write(path.join(format!("data/{name}/half-{i}.jpg")), half).unwrap();
+            // Cut off; with an end that somebody put there; with a hole.
+            let middle = whole.len() * 3 / 4;
+            let half = &whole[..middle];
+            let mut hole = whole.clone();
+            hole[middle..middle + whole.len() / 10].fill(0);
+            for (kind, bytes) in [half.to_vec(), [half, &[0xff, 0xd9]].concat(), hole]
+                .into_iter()
+                .enumerate()
+                .filter(|_| i < 2)
+            {
+                fs::write(path.join(format!("data/{name}/{i}-{kind}.jpg")), bytes).unwrap();
             }
         }
     }
     let error = fail(path, &["data", "check", "data"]);
     assert!(
-        error.contains("4 of 16") && error.contains("cut off"),
+        error.contains("12 of 24") && error.contains("cut off"),
         "{error}"
     );
     let found = check(path, &["data", "--max-corrupt", "0.5"]);
     assert_eq!(found["train"], json!([5, 5]));
-    assert_eq!(found["skipped"].as_array().unwrap().len(), 4);
+    assert_eq!(found["skipped"].as_array().unwrap().len(), 12);
 }
 
 #[cfg(unix)]
