@@ -59,6 +59,13 @@ pub fn write_png(path: &Path, picture: &RgbImage) -> Result<(), DataError> {
     write(path, &bytes)
 }
 
+/// Whether [`write_png`] wrote a file that begins like this.
+pub(crate) fn is_drawn(start: &[u8]) -> bool {
+    // After the length of the part.
+    let part = start.get(HEAD + 4..HEAD + 4 + PRODUCER.len());
+    part == Some(PRODUCER) && start.starts_with(b"\x89PNG")
+}
+
 /// Checks that a picture may be written: there is none, or [`write_png`] wrote it.
 ///
 /// # Errors
@@ -66,11 +73,9 @@ pub fn write_png(path: &Path, picture: &RgbImage) -> Result<(), DataError> {
 /// When there is another file.
 pub fn check_png(path: &Path) -> Result<(), DataError> {
     let mut start = Vec::new();
-    let length = HEAD + producer().len();
+    let length = HEAD + 4 + PRODUCER.len();
     let read = |file: File| file.take(length as u64).read_to_end(&mut start);
-    let ours = path.is_file()
-        && File::open(path).and_then(read).is_ok()
-        && start.get(HEAD..) == Some(&producer());
+    let ours = path.is_file() && File::open(path).and_then(read).is_ok() && is_drawn(&start);
     match ours || path.symlink_metadata().is_err() {
         true => Ok(()),
         false => Err(DataError::Taken {

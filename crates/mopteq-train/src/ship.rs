@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use burn::module::Module;
 use burn::store::ModuleRecord;
 use burn_store::{ModuleSnapshot, SafetensorsStore};
+use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::Error;
@@ -71,6 +72,14 @@ fn format(file: &Path) -> Result<Format, ShipError> {
 /// Field of the exported settings that says what the model was trained on.
 pub(crate) const SEEN: &str = "seen";
 
+/// What goes beside an exported model.
+#[derive(Serialize)]
+struct Settings<'a> {
+    #[serde(flatten)]
+    config: &'a TrainConfig,
+    seen: Seen,
+}
+
 /// Where the config of an exported model is.
 pub fn config_path(file: &Path) -> PathBuf {
     file.with_extension("json")
@@ -108,9 +117,11 @@ pub fn export(predictor: &Predictor, file: &Path) -> Result<(), Error> {
             bytes.to_vec()
         }
     };
-    let mut config = serde_json::to_value(predictor.config()).map_err(|e| failed(e.to_string()))?;
-    config[SEEN] = serde_json::to_value(predictor.seen()?).map_err(|e| failed(e.to_string()))?;
-    let config = serde_json::to_vec_pretty(&config).map_err(|e| failed(e.to_string()))?;
+    let settings = Settings {
+        config: predictor.config(),
+        seen: predictor.seen()?,
+    };
+    let config = serde_json::to_vec_pretty(&settings).map_err(|e| failed(e.to_string()))?;
     check_free(file, &config)?;
     crate::files::write(&config_path(file), &config)?;
     crate::files::write(file, &bytes)?;

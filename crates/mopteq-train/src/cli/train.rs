@@ -126,9 +126,9 @@ pub fn run(arguments: &TrainArguments, json: bool, stop: &StopFlag) -> Result<()
     }
     tell(format!("data    {}", in_words(&task)));
     tell(format!(
-        "model   {} parameters, {} epochs",
+        "model   {} parameters, {}",
         task.parameters(),
-        task.config().epochs
+        counted(task.config().epochs, "epoch", "epochs")
     ));
     if start > Position::default() {
         tell(format!("resume  after {start} of {}", task.config().epochs));
@@ -156,8 +156,8 @@ fn in_words(task: &Task) -> String {
     let config = task.config();
     let shape = config.shape;
     let mut text = format!(
-        "{} pictures of {} x {} {} in {} classes",
-        task.training_pictures(),
+        "{} of {} x {} {} in {} classes",
+        counted(task.training_pictures(), "picture", "pictures"),
         shape.height,
         shape.width,
         if shape.channels == 1 { "grey" } else { "RGB" },
@@ -230,10 +230,9 @@ fn show_summary(summary: &Summary, run: &RunFolder) {
     let backward = solve(s.backward_steps, s.backward_residual, s.backward_converged);
     say(format_args!("backward solver  {backward} (last epoch)"));
     say(format_args!(
-        "training time    {} for {} epoch{}, {} parameters",
+        "training time    {} for {}, {} parameters",
         duration(s.training_seconds),
-        s.epochs,
-        if s.epochs == 1 { "" } else { "s" },
+        counted(s.epochs, "epoch", "epochs"),
         s.parameters
     ));
     say(format_args!("run folder       {}", run.path().display()));

@@ -11,6 +11,7 @@ use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Rgb, RgbImage,
 use super::entries::not_read;
 use super::jpeg::{is_cut_off, is_damaged};
 use super::{DataError, PictureShape};
+use crate::files::is_drawn;
 
 /// Bytes at the start of a file in which its head is looked for before all of it is read.
 const HEAD: u64 = 256 << 10;
@@ -123,8 +124,11 @@ pub(super) struct Head {
     pub(super) grey: bool,
 }
 
-/// The head of a picture; `None` where it cannot be read.
+/// The head of a picture; `None` where it cannot be read, or where this program drew it.
 pub(super) fn head(bytes: &[u8]) -> Option<Head> {
+    if is_drawn(bytes) {
+        return None;
+    }
     // By the content and not by the name, which may be wrong.
     let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format();
     let mut decoder = reader.ok()?.into_decoder().ok()?;

@@ -21,6 +21,8 @@ use super::listing::list;
 use super::meter::Meter;
 use super::origin::{Digest, Origin};
 use super::{DataError, DataSet, Picture, PictureShape, Pixels, memory_budget, stratified_split};
+use crate::files::is_drawn;
+use crate::names::counted;
 
 /// Pictures that are decoded together, at most as many bytes of files as `CHUNK_BYTES`.
 const CHUNK: usize = 1024;
@@ -179,6 +181,8 @@ struct Reader<'a> {
     /// By the index of the picture, because an archive has an order of its own.
     decoded: Vec<Option<(Pixels, Digest)>>,
     damaged: Vec<String>,
+    /// Pictures that this program drew, which belong to no class.
+    drawn: Vec<String>,
     done: u64,
     meter: Meter,
 }
@@ -194,6 +198,7 @@ impl<'a> Reader<'a> {
             store: PixelStore::new(memory_budget()),
             decoded: vec![None; count],
             damaged: Vec::new(),
+            drawn: Vec::new(),
             done: 0,
             meter,
         }
@@ -216,8 +221,11 @@ impl<'a> Reader<'a> {
         let one = |(index, content): (usize, Content)| {
             let name = path.join(&all[index].found.path).display().to_string();
             let values = content.read(&name).and_then(|bytes| {
+                if is_drawn(&bytes) {
+                    return Ok(None);
+                }
                 let values = decode(&name, &bytes, shape).map_err(|error| error.to_string())?;
-                Ok((values, Digest::of(&bytes)))
+                Ok(Some((values, Digest::of(&bytes))))
             });
             (index, values)
         };
@@ -226,8 +234,12 @@ impl<'a> Reader<'a> {
         let decoded: Vec<_> = waiting.into_par_iter().map(one).collect();
         for (index, values) in decoded {
             match values {
-                Ok((values, digest)) => {
+                Ok(Some((values, digest))) => {
                     self.decoded[index] = Some((self.store.push(values)?, digest));
+                }
+                Ok(None) => {
+                    let name = path.join(&all[index].found.path).display().to_string();
+                    self.drawn.push(format!("{name}: this program drew it"));
                 }
                 Err(reason) => self.damaged.push(reason),
             }
@@ -341,6 +353,7 @@ fn finish(
         return Err(unclear(reason.into()));
     }
     let mut skipped = layout.skipped;
+    skipped.extend(reader.drawn);
     skipped.extend(reader.damaged);
     Ok(DataSet {
         part,
@@ -353,7 +366,10 @@ fn finish(
 /// What may explain that pictures are missing.
 fn hint(skipped: &[String]) -> String {
     match skipped.first() {
-        Some(first) => format!(" ({} were skipped, the first is {first})", skipped.len()),
+        Some(first) => {
+            let count = counted(skipped.len(), "was", "were");
+            format!(" ({count} skipped, the first is {first})")
+        }
         None => String::new(),
     }
 }

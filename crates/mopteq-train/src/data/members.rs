@@ -126,8 +126,12 @@ impl Members {
             let is_ours = Path::new(name).file_name().is_some_and(is_drawn);
             !(is_ours && self.inspections.contains(folder))
         });
-        // As in a folder on the disk.
-        let empty = |folder: &&PathBuf| !self.pictures.keys().any(|path| path.starts_with(folder));
+        // As in a folder on the disk: pictures that cannot be taken are pictures, too.
+        let below = |folder: &PathBuf, path: &Path| path.starts_with(folder);
+        let empty = |folder: &&PathBuf| {
+            let unread = self.skipped.iter().any(|(path, _)| below(folder, path));
+            !unread && !self.pictures.keys().any(|path| below(folder, path))
+        };
         let whole = |run: &&PathBuf| {
             let checkpoints = run.join(CHECKPOINTS);
             self.folders

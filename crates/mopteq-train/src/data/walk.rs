@@ -48,6 +48,7 @@ impl Walk<'_> {
         let inspected = has_mark(folder, INSPECTION);
         let mut written = inspected || has_mark(folder, RUN);
         let mut drawn = Vec::new();
+        let skipped_before = self.listing.skipped.len();
         for entry in entries {
             let (path, name) = (entry.path(), entry.file_name());
             let below = path.strip_prefix(self.root).unwrap_or(&path).to_path_buf();
@@ -67,7 +68,9 @@ impl Walk<'_> {
                 written |= is_model(&name);
             }
         }
-        here.ours = written && here.count() == 0;
+        // Pictures that cannot be taken are pictures, too.
+        let none = here.count() == 0 && self.listing.skipped.len() == skipped_before;
+        here.ours = written && none;
         match (here.ours, folder.strip_prefix(self.root)) {
             (true, Ok(below)) if folder != self.root => self.listing.ignore(readable(below), 0),
             _ => drawn

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::*;
 
@@ -216,6 +216,20 @@ fn nothing_of_the_users_is_overwritten() {
         error.contains("000.png exists, and this program did not draw it"),
         "{error}"
     );
+    // Drawn into a class folder, it is none of the class.
+    assert!(show("photos/apples/sheet.png").status.success());
+    let found = check(path, &["photos"]);
+    assert_eq!(
+        (&found["train"], &found["test"]),
+        (&json!([4, 4, 4]), &json!([1, 1, 1]))
+    );
+    assert_eq!(found["shape"]["height"], 20);
+    let skipped = found["skipped"].to_string();
+    assert!(
+        skipped.contains("sheet.png: this program drew it"),
+        "{skipped}"
+    );
+    fs::remove_file(path.join("photos/apples/sheet.png")).unwrap();
     fs::write(path.join("notes.png"), "text").unwrap();
     assert!(failed(&show("notes.png"), &["show"]).contains("notes.png exists"));
 
