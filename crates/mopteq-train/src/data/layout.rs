@@ -90,8 +90,8 @@ pub(super) fn arrange(mut root: Folder) -> Result<Layout, String> {
         .into_iter()
         .partition(|(name, folder)| is_part(name, folder));
     if parts.is_empty() {
-        check_classes(&others)?;
         root.folders = others.into_iter().collect();
+        check_classes(&root.folders)?;
         layout.take_classes(Part::None, root, prefix)?;
         return Ok(layout);
     }
@@ -110,13 +110,14 @@ pub(super) fn arrange(mut root: Folder) -> Result<Layout, String> {
     }
     for (name, mut folder) in parts {
         layout.stray(std::mem::take(&mut folder.pictures));
+        check_shares(&folder.folders)?;
         layout.take_classes(part_of(&name), folder, prefix)?;
     }
     Ok(layout)
 }
 
 /// Checks class folders that lie in no part.
-fn check_classes(classes: &[(OsString, Folder)]) -> Result<(), String> {
+fn check_classes(classes: &BTreeMap<OsString, Folder>) -> Result<(), String> {
     let filled = || classes.iter().filter(|(_, folder)| folder.count() > 0);
     let names = || filled().map(|(name, _)| text(name)).collect::<Vec<_>>();
     if filled().count() > 0 && filled().all(|(name, _)| part_of(name) != Part::None) {
@@ -127,14 +128,6 @@ fn check_classes(classes: &[(OsString, Folder)]) -> Result<(), String> {
             names()[0]
         ));
     }
-    // Names of the folders with pictures in a folder.
-    let inside = |folder: &Folder| -> BTreeSet<OsString> {
-        let filled = folder
-            .folders
-            .iter()
-            .filter(|(_, inside)| inside.count() > 0);
-        filled.map(|(name, _)| name.clone()).collect()
-    };
     let mut above = Vec::new();
     let mut below = BTreeSet::new();
     for (name, folder) in filled() {
@@ -162,28 +155,40 @@ fn check_classes(classes: &[(OsString, Folder)]) -> Result<(), String> {
             above.join(", ")
         ));
     }
-    // Classes may hold folders of the same names; parts and shares do.
-    let whole =
-        filled().all(|(_, folder)| folder.pictures.is_empty() && !inside(folder).is_empty());
-    let shares = whole && filled().all(|(name, _)| is_share(name));
-    let alike = |(name, folder): &&(OsString, Folder)| {
-        let mut others = filled().filter(|(other, _)| other != name);
-        let same = others.any(|(_, other)| !inside(other).is_disjoint(&inside(folder)));
-        same && (shares || part_within(name) != Part::None)
+    check_shares(classes)
+}
+
+/// Names of the folders with pictures in a folder.
+fn inside(folder: &Folder) -> BTreeSet<OsString> {
+    let filled = folder.folders.iter().filter(|(_, f)| f.count() > 0);
+    filled.map(|(name, _)| name.clone()).collect()
+}
+
+/// Checks that folders are classes and not parts by other names, or shares of one data set: these
+/// have folders of the same names in them, and nothing else.
+fn check_shares(classes: &BTreeMap<OsString, Folder>) -> Result<(), String> {
+    let candidates: Vec<(&OsString, BTreeSet<OsString>)> = classes
+        .iter()
+        .filter(|(_, folder)| folder.pictures.is_empty())
+        .map(|(name, folder)| (name, inside(folder)))
+        .collect();
+    let alike = |(name, here): &&(&OsString, BTreeSet<OsString>)| {
+        let speaks = part_within(name) != Part::None;
+        candidates.iter().any(|(other, there)| {
+            let both = speaks || (is_share(name) && is_share(other));
+            other != name && both && !there.is_disjoint(here)
+        })
     };
-    if let Some((name, folder)) = filled().find(alike) {
-        let first = inside(folder)
-            .first()
-            .map(|name| text(name))
-            .unwrap_or_default();
-        return Err(format!(
-            "'{0}' looks like a part and not like a class, because folders such as '{first}' lie in \
-             others beside it, too; rename the parts to train and test, as in train/{first}/ and \
-             test/{first}/, or put all pictures of a class into one folder",
-            text(name)
-        ));
-    }
-    Ok(())
+    let Some((name, here)) = candidates.iter().find(alike) else {
+        return Ok(());
+    };
+    let first = here.first().map(|name| text(name)).unwrap_or_default();
+    Err(format!(
+        "'{}' looks like a part and not like a class, because folders such as '{first}' lie in \
+         others beside it, too; rename the parts to train and test, as in train/{first}/ and \
+         test/{first}/, or put all pictures of a class into one folder",
+        text(name)
+    ))
 }
 
 /// All pictures of a folder, whatever it is.

@@ -38,6 +38,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 pub use augment::Augmentation;
@@ -200,8 +201,9 @@ impl DataSet {
     /// Number of test pictures whose content is that of a training picture.
     pub fn repeated(&self) -> usize {
         let mut trained = Seen::default();
-        trained.add(self.train.iter().filter_map(Picture::digest), None);
-        let again = self.test.iter().filter(|picture| trained.contains(picture));
+        let digests = self.train.par_iter().filter_map(Picture::digest);
+        trained.add(digests.collect::<Vec<_>>(), None);
+        let again = self.test.par_iter().filter(|p| trained.contains(p));
         again.count()
     }
 }
@@ -323,7 +325,7 @@ pub enum DataError {
         /// Height x width wanted.
         expected: String,
     },
-    /// The data of a run are not where they were.
+    /// The data are not where they should be.
     #[error(
         "{path}: cannot be read ({source}); if the data have moved, name their new place by --data \
          PATH"

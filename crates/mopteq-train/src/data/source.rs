@@ -278,8 +278,11 @@ impl DataSource {
         match (&self.path, KnownData::from_name(known)) {
             (Some(path), _) => {
                 // A clear message where the path is not there.
-                std::fs::metadata(path).map_err(|source| DataError::read(path, source))?;
-                Ok(path.clone())
+                let path = path.clone();
+                match std::fs::metadata(&path) {
+                    Ok(_) => Ok(path),
+                    Err(source) => Err(DataError::Moved { path, source }),
+                }
             }
             (None, Some(known)) => ensure(known),
             (None, None) => Err(DataError::Layout {

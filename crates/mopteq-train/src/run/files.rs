@@ -88,12 +88,6 @@ impl RunFolder {
         config: &TrainConfig,
         files: Option<&FileList>,
     ) -> Result<(Parts, Changes), Error> {
-        if let Some(path) = &config.data.path
-            && let Err(source) = std::fs::metadata(path)
-        {
-            let path = path.clone();
-            return Err(DataError::Moved { path, source }.into());
-        }
         let data = match files {
             None => config.data.load_as(config.shape)?,
             Some(_) => {

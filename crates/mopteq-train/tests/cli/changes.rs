@@ -379,6 +379,18 @@ fn files_of_many_pictures_are_known_by_their_content() {
     write(40, 0);
     run_on(path, "1", "run");
     succeed(path, &["eval", "--run", "run", "--device", "cpu"]);
+    // They may move as well.
+    fs::rename(path.join("photos"), path.join("away")).unwrap();
+    let error = fail(path, &["train", "--from", "run", "--device", "cpu"]);
+    assert!(error.contains("new place by --data"), "{error}");
+    let eval = ["eval", "--run", "run", "--device", "cpu", "--data"];
+    let text = succeed(path, &[&eval[..], &["away"]].concat());
+    assert!(text.contains("the run's own test pictures"), "{text}");
+    write(40, 1);
+    fs::rename(path.join("photos"), path.join("other")).unwrap();
+    let text = succeed(path, &[&eval[..], &["other"]].concat());
+    assert!(text.contains("other, part 'test'"), "{text}");
+    fs::rename(path.join("away"), path.join("photos")).unwrap();
     write(38, 0);
     let error = fail(path, &["eval", "--run", "run", "--device", "cpu"]);
     assert!(

@@ -287,6 +287,19 @@ fn what_is_unclear_is_asked_back() {
         ),
         (
             &[
+                ("train/fold0/a", 3),
+                ("train/fold0/b", 3),
+                ("train/fold1/a", 3),
+                ("train/fold1/b", 3),
+            ],
+            &["'fold0' looks like a part"],
+        ),
+        (
+            &[("split_1/a", 3), ("split_2/a", 3), ("others", 4)],
+            &["'split_1' looks like a part"],
+        ),
+        (
+            &[
                 ("cats/cats_train", 4),
                 ("cats/cats_test", 2),
                 ("dogs/dogs_train", 4),
