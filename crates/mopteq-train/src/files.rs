@@ -80,7 +80,7 @@ pub fn check_png(path: &Path) -> Result<(), DataError> {
         true => Ok(()),
         false => Err(DataError::Taken {
             path: path.into(),
-            reason: "this program did not draw it",
+            reason: "this program did not write it",
             option: "--out",
         }),
     }

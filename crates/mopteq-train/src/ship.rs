@@ -38,7 +38,7 @@ pub enum ShipError {
         reason: String,
     },
     /// Something else would be overwritten.
-    #[error("{file} exists, and {reason}; name another file, or remove it")]
+    #[error("{file} exists, and {reason}; choose another name, or remove it")]
     Taken {
         /// The file.
         file: PathBuf,
@@ -153,10 +153,7 @@ fn check_free(file: &Path, config: &[u8]) -> Result<(), ShipError> {
     };
     match (are_settings(&before), there(file), there(&other)) {
         (false, ..) => taken(&settings, "it holds no settings of an exported model"),
-        (true, _, true) => taken(
-            &settings,
-            "it holds the settings of another model in that folder",
-        ),
+        (true, _, true) => taken(&settings, "it belongs to another model in that folder"),
         (true, false, false) => taken(&settings, "no exported model is beside it"),
         (true, true, false) => Ok(()),
     }

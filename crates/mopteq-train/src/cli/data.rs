@@ -112,7 +112,7 @@ pub fn report_ignored(ignored: &[(String, usize)]) {
         names.push(format!("{more} more"));
     }
     warn(format_args!(
-        "{} ignored, because systems or this program made the folder or the name: {}",
+        "{} ignored (hidden, or in folders of the system or of this program): {}",
         counted(total, "picture is", "pictures are"),
         names.join(", ")
     ));
@@ -121,11 +121,13 @@ pub fn report_ignored(ignored: &[(String, usize)]) {
 /// Says how many test pictures are training pictures, too.
 pub fn report_repeated(data: &DataSet) {
     if let repeated @ 1.. = data.repeated() {
-        let (is, all) = (if repeated == 1 { "is" } else { "are" }, data.test.len());
+        let also = match repeated {
+            1 => "is also a training picture",
+            _ => "are also training pictures",
+        };
+        let all = counted(data.test.len(), "test picture", "test pictures");
         warn(format_args!(
-            "{repeated} of the {} {is} among the training pictures, too, so the test accuracy is \
-             not that on new ones",
-            counted(all, "test picture", "test pictures")
+            "{repeated} of the {all} {also}, so the test accuracy may be too high"
         ));
     }
 }

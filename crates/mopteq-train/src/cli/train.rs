@@ -90,8 +90,8 @@ pub fn run(arguments: &TrainArguments, json: bool, stop: &StopFlag) -> Result<()
             task.check_devices()?;
             if let known @ 1.. = task.known_validation_pictures() {
                 warn(format_args!(
-                    "the weights were trained on {known} of the {}: the validation accuracy is not \
-                     that on new ones",
+                    "the weights were already trained on {known} of the {}, so the validation \
+                     accuracy may be too high",
                     counted(
                         task.validation_pictures(),
                         "validation picture",

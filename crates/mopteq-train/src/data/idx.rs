@@ -32,7 +32,7 @@ pub enum IdxError {
         found: u32,
     },
     /// There is nothing in it.
-    #[error("{file}: it holds no {kind}; training and test part need some")]
+    #[error("{file}: the file contains no {kind}; the training and the test part need some")]
     Empty {
         /// The file.
         file: String,

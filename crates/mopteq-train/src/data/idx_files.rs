@@ -52,8 +52,8 @@ pub(super) fn load(path: &Path) -> Result<DataSet, DataError> {
         return Err(DataError::Layout {
             path: path.into(),
             reason: format!(
-                "several data sets lie in it ({}); put the four files of one into a folder of \
-                 their own",
+                "it contains several data sets ({}); put the four files of each into a folder \
+                 of their own",
                 names.collect::<Vec<_>>().join(", ")
             ),
         });

@@ -184,8 +184,8 @@ fn check_shares(classes: &BTreeMap<OsString, Folder>) -> Result<(), String> {
     };
     let first = here.first().map(|name| text(name)).unwrap_or_default();
     Err(format!(
-        "'{}' looks like a part and not like a class, because folders such as '{first}' lie in \
-         others beside it, too; rename the parts to train and test, as in train/{first}/ and \
+        "'{}' looks like a part and not like a class, because folders beside it contain folders such \
+         as '{first}', too; rename the parts to train and test, as in train/{first}/ and \
          test/{first}/, or put all pictures of a class into one folder",
         text(name)
     ))

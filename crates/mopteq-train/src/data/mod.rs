@@ -327,7 +327,7 @@ pub enum DataError {
     },
     /// The data are not where they should be.
     #[error(
-        "{path}: cannot be read ({source}); if the data have moved, name their new place by --data \
+        "{path}: cannot be read ({source}); if the data have moved, name the new location with --data \
          PATH"
     )]
     Moved {
@@ -337,7 +337,7 @@ pub enum DataError {
         source: io::Error,
     },
     /// Something of the user's would be overwritten.
-    #[error("{path} exists, and {reason}; name another by {option}, or remove it")]
+    #[error("{path} exists, and {reason}; choose another with {option}, or remove it")]
     Taken {
         /// The file or folder.
         path: PathBuf,
@@ -348,9 +348,9 @@ pub enum DataError {
     },
     /// The data are no longer those that the run began with.
     #[error(
-        "{path}: {reason}; the run needs the data that it began with: put them back, name the place \
-         where they are now (--data PATH), or start a new run from its weights on the data as they \
-         are (train --from RUN --data PATH)"
+        "{path}: {reason}; the run needs the data that it began with: put them back, name their new \
+         location (--data PATH), or start a new run from its weights on the data as they are (train \
+         --from RUN --data PATH)"
     )]
     Changed {
         /// Where the data are, or their name.

@@ -50,7 +50,7 @@ impl TryFrom<String> for Digests {
 impl Seen {
     /// What is said where not all is known.
     pub const PARTLY: &str =
-        "not all that it was trained on is known, so test pictures may be among that";
+        "the list of its training pictures is incomplete, so the test may include some of them";
 
     /// What is said of test pictures that are left out.
     pub fn left_out(count: usize) -> String {

@@ -124,8 +124,11 @@ impl Walk<'_> {
             // Perhaps it was a whole class.
             Name::Other if path.is_symlink() && found.is_err() => {
                 let target = fs::read_link(path).unwrap_or_default();
-                let line = format!("{}: a link to {}, ", readable(below), target.display());
-                self.listing.skipped.push(line + "which cannot be read");
+                self.listing.skipped.push(format!(
+                    "{}: a link to {} that cannot be followed",
+                    readable(below),
+                    target.display()
+                ));
                 return false;
             }
             Name::Other => {

@@ -125,13 +125,13 @@ fn what_is_not_known_is_said_in_a_line() {
     let mut table = read_json(&settings);
     assert!(table.as_object_mut().unwrap().remove("seen").is_some());
     fs::write(&settings, table.to_string()).unwrap();
-    let line = "old.safetensors: not all that it was trained on is known";
+    let line = "old.safetensors: the list of its training pictures is incomplete";
     let told = tune(path, &["--from", "old.safetensors"], "b");
     assert!(told.contains(line) && told.lines().count() == 1, "{told}");
     // Nor is it two trainings later.
     let told = tune(path, &["--from", "b"], "c");
     assert!(
-        told.contains("b: not all that it was trained on is known"),
+        told.contains("b: the list of its training pictures is incomplete"),
         "{told}"
     );
     succeed(path, &["import", "old.safetensors", "--out", "imported"]);
@@ -140,7 +140,7 @@ fn what_is_not_known_is_said_in_a_line() {
         let told = output(path, &eval).stderr;
         let told = String::from_utf8_lossy(&told).into_owned();
         assert!(
-            told.contains("imported: not all that it was trained on is known"),
+            told.contains("imported: the list of its training pictures is incomplete"),
             "{told}"
         );
     }
@@ -170,7 +170,7 @@ fn another_seed_still_chooses_by_pictures_that_are_new_to_the_weights() {
     let more = ["--from", "b", "--seed", "3", "--validation-fraction", "0.5"];
     let told = tune(path, &more, "c");
     assert!(
-        told.contains("trained on 18 of the 24 validation pictures"),
+        told.contains("already trained on 18 of the 24 validation pictures"),
         "{told}"
     );
     let kept = part(path, "c", "valid");
@@ -268,7 +268,7 @@ fn identical_pictures_of_both_parts_are_counted() {
     )
     .unwrap();
     let told = tune(path, &["--data", "photos"], "b");
-    let one = "1 of the 7 test pictures is among the training pictures, too";
+    let one = "1 of the 7 test pictures is also a training picture";
     assert!(told.contains(one), "{told}");
     // In another class it is one, too.
     fs::copy(
@@ -278,7 +278,7 @@ fn identical_pictures_of_both_parts_are_counted() {
     .unwrap();
     let told = tune(path, &["--data", "photos"], "c");
     assert!(
-        told.contains("2 of the 8 test pictures are among"),
+        told.contains("2 of the 8 test pictures are also training pictures"),
         "{told}"
     );
     assert_eq!(check(path, &["photos"])["repeated"], 2);

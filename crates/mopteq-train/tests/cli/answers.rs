@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 
 use crate::support::*;
 
-const IGNORED: &str = "warning: 1 picture is ignored, because systems or this program made the \
-                       folder or the name: photos/@eaDir (1)\n";
+const IGNORED: &str = "warning: 1 picture is ignored (hidden, or in folders of the system or of this program): \
+                       photos/@eaDir (1)\n";
 const RUN: [&str; 4] = ["--run", "run", "--device", "cpu"];
 
 #[test]

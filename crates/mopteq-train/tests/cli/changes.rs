@@ -199,7 +199,7 @@ fn data_that_moved_are_found_at_their_new_place() {
         let error = fail(path, &[command, &["--device", "cpu"]].concat());
         assert!(error.contains("photos: cannot be read"), "{error}");
         assert!(
-            error.contains("name their new place by --data PATH"),
+            error.contains("name the new location with --data PATH"),
             "{error}"
         );
     }
@@ -382,7 +382,7 @@ fn files_of_many_pictures_are_known_by_their_content() {
     // They may move as well.
     fs::rename(path.join("photos"), path.join("away")).unwrap();
     let error = fail(path, &["train", "--from", "run", "--device", "cpu"]);
-    assert!(error.contains("new place by --data"), "{error}");
+    assert!(error.contains("new location with --data"), "{error}");
     let eval = ["eval", "--run", "run", "--device", "cpu", "--data"];
     let text = succeed(path, &[&eval[..], &["away"]].concat());
     assert!(text.contains("the run's own test pictures"), "{text}");

@@ -307,7 +307,7 @@ fn idx_files_have_many_names_and_need_pictures() {
     idx_files(&path.join("plain"), [&labels, &[]]);
     let error = fail(path, &["data", "check", "plain"]);
     assert!(
-        error.contains("t10k-images-idx3-ubyte: it holds no pictures"),
+        error.contains("t10k-images-idx3-ubyte: the file contains no pictures"),
         "{error}"
     );
 }

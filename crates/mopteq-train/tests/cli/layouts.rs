@@ -490,7 +490,7 @@ fn links_and_pipes_drop_nothing_silently() {
     let text = skipped.join("\n");
     assert_eq!(skipped.len(), 5, "{text}");
     for named in [
-        "c: a link to nowhere, which cannot be read",
+        "c: a link to nowhere that cannot be followed",
         "b/again.png: a link to",
         "a/other.png: a link to b/000.png, which counts already",
         "b/broken.png",

@@ -213,7 +213,7 @@ fn nothing_of_the_users_is_overwritten() {
     assert!(show("sheet.png").status.success() && show("sheet.png").status.success());
     let error = failed(&show("photos/apples/000.png"), &["show"]);
     assert!(
-        error.contains("000.png exists, and this program did not draw it"),
+        error.contains("000.png exists, and this program did not write it"),
         "{error}"
     );
     // Drawn into a class folder, it is none of the class.
@@ -264,10 +264,7 @@ fn nothing_of_the_users_is_overwritten() {
     fs::write(path.join("l.bpk"), "mine").unwrap();
     fs::copy(path.join("n.json"), path.join("p.json")).unwrap();
     for (file, named) in [
-        (
-            "m.bpk",
-            "m.json exists, and it holds the settings of another model",
-        ),
+        ("m.bpk", "m.json exists, and it belongs to another model"),
         ("k.bpk", "k.json exists, and it holds no settings"),
         ("l.bpk", "l.bpk exists, and it has no settings"),
         (
