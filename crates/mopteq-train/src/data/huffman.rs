@@ -16,11 +16,11 @@ pub(super) enum Fault {
 pub(super) struct Table {
     lengths: [(u32, u32, usize); 16],
     symbols: Vec<u8>,
-    /// Length and symbol of the code that these 9 bits begin with; 0: it is longer.
+    /// Length and symbol of the code that these bits begin with; 0: it is longer.
     short: Vec<(u8, u8)>,
 }
 
-const SHORT: usize = 9;
+const SHORT: usize = 10;
 
 impl Table {
     pub(super) fn new(counts: &[u8], symbols: &[u8]) -> Self {
@@ -74,6 +74,18 @@ impl<'a> Bits<'a> {
 
     /// Sees to it that there are 16 bits, with zeros beyond the end.
     fn fill(&mut self) {
+        // Eight bytes at once where none is 0xff. Those that do not fit are taken again later.
+        if let Some(next) = self.bytes.get(self.at..).and_then(<[u8]>::first_chunk) {
+            let next = u64::from_be_bytes(*next);
+            let (ones, highest) = (u64::MAX / 255, u64::MAX / 255 << 7);
+            if (!next).wrapping_sub(ones) & next & highest == 0 {
+                let fits = (64 - self.count) / 8;
+                self.bits |= next >> self.count;
+                self.at += fits as usize;
+                self.count += 8 * fits;
+                return;
+            }
+        }
         while self.count <= 48 {
             let (byte, step) = match (self.bytes.get(self.at), self.bytes.get(self.at + 1)) {
                 (Some(0xff), Some(0)) => (0xff, 2),

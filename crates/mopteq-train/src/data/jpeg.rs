@@ -287,12 +287,8 @@ fn progressive(
     }
     let table = tables[1].ok_or(Fault::Other)?;
     let mut at = scan.first;
-    // A bit more for each value that is not 0 already, which a refinement goes over.
-    let refine = |bits: &mut Bits<'_>, at: usize, nonzero: u64| {
-        let known = scan.refines && nonzero >> at & 1 == 1;
-        bits.skip(known.into());
-        known
-    };
+    // A refinement has a bit more for each value that is not 0 already.
+    let known = |at: usize, nonzero: u64| scan.refines && nonzero >> at & 1 == 1;
     while *run == 0 && at <= scan.last {
         let symbol = bits.symbol(table)?;
         let (mut zeros, size) = (usize::from(symbol >> 4), u32::from(symbol & 15));
@@ -301,12 +297,14 @@ fn progressive(
             break;
         }
         bits.skip(size);
-        while at <= scan.last {
-            if !refine(bits, at, *nonzero) {
-                if zeros == 0 {
-                    break;
-                }
-                zeros -= 1;
+        if !scan.refines {
+            at += zeros;
+            zeros = 0;
+        }
+        while at <= scan.last && (zeros > 0 || known(at, *nonzero)) {
+            match known(at, *nonzero) {
+                true => _ = bits.skip(1),
+                false => zeros -= 1,
             }
             at += 1;
         }
@@ -319,8 +317,9 @@ fn progressive(
         at += 1;
     }
     if *run > 0 {
-        for at in at..=scan.last {
-            refine(bits, at, *nonzero);
+        if scan.refines && at <= scan.last {
+            let rest = (*nonzero >> at << at) & (u64::MAX >> (63 - scan.last));
+            (0..rest.count_ones()).for_each(|_| _ = bits.skip(1));
         }
         *run -= 1;
     }

@@ -110,6 +110,8 @@ pub struct Task {
     files: Option<FileList>,
     /// Validation pictures that the weights were trained on before.
     known_valid: usize,
+    /// The data are elsewhere than the run says, and are found there from now on.
+    moved: bool,
     /// What the training starts from, in place of random parameters.
     weights: Option<Weights>,
     /// What the final model made of the test pictures, for the report.
@@ -172,7 +174,9 @@ impl Task {
             let (path, reason) = (config.data.describe(), reason.into());
             return Err(DataError::Changed { path, reason }.into());
         }
-        Self::with_parts(config, parts, devices, going_on)
+        let task = Self::with_parts(config, parts, devices, going_on)?;
+        let moved = moved.is_some();
+        Ok(Self { moved, ..task })
     }
 
     /// `trains` is for a task that is not there only to look back.
@@ -206,6 +210,7 @@ impl Task {
             parameters,
             files,
             known_valid,
+            moved: false,
             weights: None,
             outcome: OnceLock::new(),
         })
@@ -345,8 +350,7 @@ impl Task {
     ) -> Result<Summary, Error> {
         self.check_devices()?;
         let _lock = run.lock()?;
-        if run.read_config()?.data != self.config.data {
-            // They have moved, and are found there from now on.
+        if self.moved {
             run.write_config(&self.config)?;
         }
         if let Some(summary) = run.read_summary()? {
