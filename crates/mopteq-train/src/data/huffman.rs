@@ -77,7 +77,7 @@ impl<'a> Bits<'a> {
         // Eight bytes at once where none is 0xff. Those that do not fit are taken again later.
         if let Some(next) = self.bytes.get(self.at..).and_then(<[u8]>::first_chunk) {
             let next = u64::from_be_bytes(*next);
-            let (ones, highest) = (u64::MAX / 255, u64::MAX / 255 << 7);
+            let (ones, highest) = (u64::MAX / 255, (u64::MAX / 255) << 7);
             if (!next).wrapping_sub(ones) & next & highest == 0 {
                 let fits = (64 - self.count) / 8;
                 self.bits |= next >> self.count;
