@@ -1,11 +1,14 @@
-//! Writing files whole or not at all.
+//! Writing files whole or not at all, and over none that this program did not write.
 
-use std::io::Cursor;
+use std::fs::{self, File};
+use std::io::{Cursor, Read};
 use std::path::Path;
+
+use flate2::Crc;
 
 use image::{ImageFormat, RgbImage};
 
-use crate::data::DataError;
+use crate::data::{DataError, is_inspection};
 use crate::run::write_whole;
 
 /// Writes a file such that it has either its old or its whole new content.
@@ -31,11 +34,97 @@ pub(crate) fn png(picture: &RgbImage) -> Vec<u8> {
     bytes.into_inner()
 }
 
+/// Bytes of a PNG file up to the end of its head.
+const HEAD: usize = 33;
+/// The text by which this program knows its pictures again, as PNG has it.
+const PRODUCER: &[u8] = b"tEXtSoftware\0mopteq";
+
+/// The part of a PNG file that says who wrote it.
+fn producer() -> Vec<u8> {
+    let mut crc = Crc::new();
+    crc.update(PRODUCER);
+    // The kind of a part does not count as its length.
+    let length = PRODUCER.len() as u32 - 4;
+    [&length.to_be_bytes(), PRODUCER, &crc.sum().to_be_bytes()].concat()
+}
+
 /// Writes a picture as a PNG file.
 ///
 /// # Errors
 ///
 /// When the file cannot be written.
 pub fn write_png(path: &Path, picture: &RgbImage) -> Result<(), DataError> {
-    write(path, &png(picture))
+    let mut bytes = png(picture);
+    bytes.splice(HEAD..HEAD, producer());
+    write(path, &bytes)
+}
+
+/// Whether [`write_png`] wrote a file that begins like this.
+pub(crate) fn is_drawn(start: &[u8]) -> bool {
+    // After the length of the part.
+    let part = start.get(HEAD + 4..HEAD + 4 + PRODUCER.len());
+    part == Some(PRODUCER) && start.starts_with(b"\x89PNG")
+}
+
+/// Checks that a picture may be written: there is none, or [`write_png`] wrote it.
+///
+/// # Errors
+///
+/// When there is another file.
+pub fn check_png(path: &Path) -> Result<(), DataError> {
+    let mut start = Vec::new();
+    let length = HEAD + 4 + PRODUCER.len();
+    let read = |file: File| file.take(length as u64).read_to_end(&mut start);
+    let ours = path.is_file() && File::open(path).and_then(read).is_ok() && is_drawn(&start);
+    match ours || path.symlink_metadata().is_err() {
+        true => Ok(()),
+        false => Err(DataError::Taken {
+            path: path.into(),
+            reason: "this program did not write it",
+            option: "--out",
+        }),
+    }
+}
+
+/// Checks that an inspection may be written into a folder: it is new, empty, or that of an earlier
+/// one.
+///
+/// # Errors
+///
+/// When something else is there.
+pub fn check_inspection(folder: &Path) -> Result<(), DataError> {
+    let free = match fs::read_dir(folder) {
+        Ok(mut entries) => entries.next().is_none() || is_inspection(folder),
+        Err(_) => folder.symlink_metadata().is_err(),
+    };
+    match free {
+        true => Ok(()),
+        false => Err(DataError::Taken {
+            path: folder.into(),
+            reason: "it is neither empty nor from an earlier inspection",
+            option: "--out",
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn own_pictures_are_known_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.png");
+        check_png(&path).unwrap();
+        let picture = RgbImage::from_fn(5, 3, |x, y| image::Rgb([x as u8, y as u8, 7]));
+        write_png(&path, &picture).unwrap();
+        assert_eq!(image::open(&path).unwrap().to_rgb8(), picture);
+        check_png(&path).unwrap();
+        picture.save(&path).unwrap();
+        let error = check_png(&path).unwrap_err().to_string();
+        assert!(
+            error.contains("a.png exists") && error.contains("--out"),
+            "{error}"
+        );
+    }
 }

@@ -32,7 +32,7 @@ pub mod history;
 pub mod inspect;
 pub mod memory;
 pub mod metrics;
-mod names;
+pub mod names;
 pub mod predict;
 mod presets;
 pub mod progress;

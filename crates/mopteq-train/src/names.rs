@@ -1,4 +1,4 @@
-//! Answering an unknown name with the nearest known one.
+//! Names and numbers in messages.
 
 /// The known name that is most like `name`, if any is like it at all.
 pub fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
@@ -9,9 +9,33 @@ pub fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     (likeness(&best) > 0.7).then_some(*best)
 }
 
+/// A number with its noun: `1 picture is`, `2 pictures are`.
+pub fn counted(count: usize, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
+}
+
+/// A name on a line of its own: line breaks and what else moves a cursor are escaped.
+pub fn shown(name: &str) -> String {
+    let escaped = |c: char| match c.is_control() {
+        true => c.escape_default().to_string(),
+        false => c.to_string(),
+    };
+    name.chars().map(escaped).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_and_numbers_keep_to_their_line() {
+        assert_eq!(
+            shown("new\nline \u{1b}[2J caf\u{e9}"),
+            "new\\nline \\u{1b}[2J caf\u{e9}"
+        );
+        assert_eq!(counted(1, "picture is", "pictures are"), "1 picture is");
+        assert_eq!(counted(0, "picture is", "pictures are"), "0 pictures are");
+    }
 
     #[test]
     fn finds_what_was_meant() {

@@ -9,12 +9,12 @@ use crate::classifier::Classifier;
 use crate::config::TrainConfig;
 use crate::crash::Crash;
 use crate::data::{
-    DataError, DataSet, DataSource, Picture, PictureShape, Pixels, composed, decode_file,
-    difference, pictures_below,
+    DataError, DataSet, DataSource, Parts, Picture, PictureShape, Pixels, Seen, composed,
+    decode_file, difference, pictures_below,
 };
 use crate::device::SelectedDevice;
 use crate::evaluate::{self, Details, Outcome, StepCost, softmax};
-use crate::run::RunFolder;
+use crate::run::{RunError, RunFolder};
 
 /// A picture could not be classified.
 #[derive(Debug, thiserror::Error)]
@@ -193,6 +193,15 @@ impl Predictor {
         Ok(costs.map_err(PredictError::from)?)
     }
 
+    /// What the model was trained on and chosen by, as far as that is known.
+    ///
+    /// # Errors
+    ///
+    /// When the list of the run's files is damaged.
+    pub fn seen(&self) -> Result<Seen, RunError> {
+        self.run.seen(&self.config)
+    }
+
     /// The data that the run was trained on; the test part is what `evaluate` is for. Only pictures
     /// that the run began with are among them, each in the part that it had then.
     ///
@@ -200,11 +209,31 @@ impl Predictor {
     ///
     /// When the data cannot be read, or are not those of the run any more.
     pub fn data(&self) -> Result<DataSet, Error> {
-        let (parts, _) = self.run.read_parts(&self.config)?;
+        Ok(self.parts(self.run.read_parts(&self.config, false)?))
+    }
+
+    /// The same from the place where these data are now; `None` where others are there.
+    ///
+    /// # Errors
+    ///
+    /// When the data cannot be read.
+    pub fn moved_data(&self, place: &DataSource) -> Result<Option<DataSet>, Error> {
+        let data = self.config.data.moved_to(place);
+        if place.path.is_none() || data == self.config.data {
+            return Ok(None);
+        }
+        let config = TrainConfig {
+            data,
+            ..self.config.clone()
+        };
+        Ok(self.run.read_moved(&config)?.map(|parts| self.parts(parts)))
+    }
+
+    fn parts(&self, parts: Parts) -> DataSet {
         let mut train = parts.train;
         train.extend(parts.valid);
         let (shape, classes) = (self.config.shape, self.config.classes.clone());
-        Ok(DataSet::new(shape, classes, train, parts.test))
+        DataSet::new(shape, classes, train, parts.test)
     }
 
     /// Other data to test the model with, brought to its shape and with its labels.
@@ -229,17 +258,17 @@ impl Predictor {
         for picture in &mut pictures {
             picture.label = labels[picture.label];
         }
-        let seen = self.run.read_files()?.map(|files| files.seen());
-        let seen = seen.unwrap_or_default();
-        let is_seen = |picture: &&Picture| {
-            let origin = picture.origin.as_ref();
-            origin.is_some_and(|origin| seen.contains(&origin.digest))
-        };
+        let seen = self.seen()?;
         Ok(OtherData {
-            seen: pictures.iter().filter(is_seen).count(),
+            seen: pictures
+                .iter()
+                .filter(|picture| seen.contains(picture))
+                .count(),
+            maybe_more: seen.is_partly(),
             pictures,
             part: data.part,
             skipped: data.skipped,
+            ignored: data.ignored,
         })
     }
 }
@@ -253,8 +282,12 @@ pub struct OtherData {
     pub part: Option<String>,
     /// Picture files that were left out, each with the reason.
     pub skipped: Vec<String>,
+    /// What systems and this program left beside them, with the number of pictures in it.
+    pub ignored: Vec<(String, usize)>,
     /// Pictures that the model was trained on or chosen by, after all.
     pub seen: usize,
+    /// There may be more of these, for not all that it was trained on is known.
+    pub maybe_more: bool,
 }
 
 /// The config with another limit on the solver's steps.
@@ -286,6 +319,8 @@ pub struct Read {
     pub failed: Vec<String>,
     /// Files of a folder that are no pictures.
     pub others: Vec<String>,
+    /// What systems and this program left in a folder, with the number of pictures in it.
+    pub ignored: Vec<(String, usize)>,
 }
 
 /// Reads the pictures of a path: the file itself, or all files in a folder and in its folders, in
@@ -301,12 +336,13 @@ pub fn read_path(path: &Path, shape: PictureShape, invert: bool) -> Result<Read,
     let mut read = Read::default();
     let files = match fs::metadata(path) {
         Ok(found) if found.is_dir() => {
-            let (files, [failed, others]) = pictures_below(path)?;
-            (read.failed, read.others) = (failed, others);
-            if files.is_empty() && read.failed.is_empty() {
+            let below = pictures_below(path)?;
+            (read.failed, read.others) = (below.failed, below.others);
+            read.ignored = below.ignored;
+            if below.pictures.is_empty() && read.failed.is_empty() {
                 return Err(PredictError::Empty(path.into()).into());
             }
-            files
+            below.pictures
         }
         // To read from a pipe might never end.
         Ok(found) if !found.is_file() => {

@@ -30,7 +30,11 @@ pub fn read_file(file: &Path) -> Result<Map<String, Value>, ConfigError> {
         toml::from_str(&text).map_err(|error| wrong(error.to_string()))?
     };
     match value {
-        Value::Object(table) => Ok(table),
+        Value::Object(mut table) => {
+            // In that of an exported model, this is no setting.
+            table.remove(crate::ship::SEEN);
+            Ok(table)
+        }
         _ => Err(wrong("there are no settings in it".into())),
     }
 }

@@ -1,7 +1,8 @@
 //! Models as files of their own: safetensors, or Burn's pack.
 //!
-//! Beside the tensors goes a small JSON file of the same name with the run's config, so that the
-//! model can be made again from the two.
+//! Beside the tensors goes a JSON file of the same name with the run's config, so that the model
+//! can be made again from the two, and with what it was trained on, so that it is never tested on
+//! that.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,12 +10,15 @@ use std::path::{Path, PathBuf};
 use burn::module::Module;
 use burn::store::ModuleRecord;
 use burn_store::{ModuleSnapshot, SafetensorsStore};
+use serde::Serialize;
+use serde_json::{Map, Value};
 
 use crate::Error;
 use crate::checkpoint::{self, Position, Snapshot, State};
 use crate::classifier::Classifier;
 use crate::config::TrainConfig;
 use crate::crash;
+use crate::data::{FileList, Seen, are_settings};
 use crate::device::SelectedDevice;
 use crate::predict::Predictor;
 use crate::run::RunFolder;
@@ -32,6 +36,14 @@ pub enum ShipError {
         file: PathBuf,
         /// What the writer said.
         reason: String,
+    },
+    /// Something else would be overwritten.
+    #[error("{file} exists, and {reason}; choose another name, or remove it")]
+    Taken {
+        /// The file.
+        file: PathBuf,
+        /// Why it is not overwritten.
+        reason: &'static str,
     },
     /// The file could not be read, or does not fit the config.
     #[error("{file}: cannot be read ({reason})")]
@@ -55,6 +67,17 @@ fn format(file: &Path) -> Result<Format, ShipError> {
         Some("bpk") => Ok(Format::Burnpack),
         _ => Err(ShipError::Format(file.into())),
     }
+}
+
+/// Field of the exported settings that says what the model was trained on.
+pub(crate) const SEEN: &str = "seen";
+
+/// What goes beside an exported model.
+#[derive(Serialize)]
+struct Settings<'a> {
+    #[serde(flatten)]
+    config: &'a TrainConfig,
+    seen: Seen,
 }
 
 /// Where the config of an exported model is.
@@ -94,19 +117,57 @@ pub fn export(predictor: &Predictor, file: &Path) -> Result<(), Error> {
             bytes.to_vec()
         }
     };
-    let config =
-        serde_json::to_vec_pretty(predictor.config()).map_err(|e| failed(e.to_string()))?;
+    let settings = Settings {
+        config: predictor.config(),
+        seen: predictor.seen()?,
+    };
+    let config = serde_json::to_vec_pretty(&settings).map_err(|e| failed(e.to_string()))?;
+    check_free(file, &config)?;
     crate::files::write(&config_path(file), &config)?;
     crate::files::write(file, &bytes)?;
     Ok(())
 }
 
-/// Reads a model that was exported, with its config.
+/// Checks that a model may be exported to a file: nothing is there, or an export that goes with it.
+fn check_free(file: &Path, config: &[u8]) -> Result<(), ShipError> {
+    let there = |path: &Path| path.symlink_metadata().is_ok();
+    let settings = config_path(file);
+    let taken = |file: &Path, reason| {
+        let file = file.into();
+        Err(ShipError::Taken { file, reason })
+    };
+    let before = match fs::read(&settings) {
+        Ok(before) => before,
+        Err(_) if there(&settings) => return taken(&settings, "it cannot be read"),
+        Err(_) if there(file) => {
+            return taken(file, "it has no settings beside it as an export has");
+        }
+        Err(_) => return Ok(()),
+    };
+    if before == config {
+        return Ok(());
+    }
+    let other = match file.extension().is_some_and(|ending| ending == "bpk") {
+        true => file.with_extension("safetensors"),
+        false => file.with_extension("bpk"),
+    };
+    match (are_settings(&before), there(file), there(&other)) {
+        (false, ..) => taken(&settings, "it holds no settings of an exported model"),
+        (true, _, true) => taken(&settings, "it belongs to another model in that folder"),
+        (true, false, false) => taken(&settings, "no exported model is beside it"),
+        (true, true, false) => Ok(()),
+    }
+}
+
+/// Reads a model that was exported, with its config and what it was trained on.
 ///
 /// # Errors
 ///
 /// When a file is missing, damaged, or does not fit the other.
-pub fn read(file: &Path, device: &SelectedDevice) -> Result<(TrainConfig, Classifier), Error> {
+pub fn read(
+    file: &Path,
+    device: &SelectedDevice,
+) -> Result<(TrainConfig, Classifier, Seen), Error> {
     let format = format(file)?;
     let failed = |file: &Path, reason: String| ShipError::Read {
         file: file.into(),
@@ -114,8 +175,14 @@ pub fn read(file: &Path, device: &SelectedDevice) -> Result<(TrainConfig, Classi
     };
     let config_file = config_path(file);
     let text = fs::read(&config_file).map_err(|e| failed(&config_file, e.to_string()))?;
-    let config: TrainConfig =
-        serde_json::from_slice(&text).map_err(|e| failed(&config_file, e.to_string()))?;
+    let damaged = |e: serde_json::Error| failed(&config_file, e.to_string());
+    let mut table: Map<String, Value> = serde_json::from_slice(&text).map_err(damaged)?;
+    // Files of earlier versions do not say it.
+    let seen = match table.remove(SEEN) {
+        Some(seen) => serde_json::from_value(seen).map_err(damaged)?,
+        None => Seen::unknown(),
+    };
+    let config: TrainConfig = serde_json::from_value(Value::Object(table)).map_err(damaged)?;
     config
         .validate()
         .map_err(|e| failed(&config_file, e.to_string()))?;
@@ -143,7 +210,7 @@ pub fn read(file: &Path, device: &SelectedDevice) -> Result<(TrainConfig, Classi
     let model = crash::catch(load)
         .unwrap_or_else(|crash| Err(crash.message))
         .map_err(|reason| failed(file, reason))?;
-    Ok((config, model))
+    Ok((config, model, seen))
 }
 
 /// Makes a run folder of an exported model, to evaluate, predict and inspect with.
@@ -152,11 +219,12 @@ pub fn read(file: &Path, device: &SelectedDevice) -> Result<(TrainConfig, Classi
 ///
 /// As [`read`], or when the folder is taken or the disk refuses.
 pub fn import(file: &Path, folder: &Path, device: &SelectedDevice) -> Result<RunFolder, Error> {
-    let (mut config, model) = read(file, device)?;
+    let (mut config, model, seen) = read(file, device)?;
     // Where these weights began is not what a training here would start from.
     config.from = None;
     let run = RunFolder::create_at(folder)?;
     run.write_config(&config)?;
+    run.write_files(&FileList::of_weights(seen))?;
     let snapshot = Snapshot {
         state: State {
             position: Position::default(),

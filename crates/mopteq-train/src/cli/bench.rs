@@ -8,13 +8,15 @@ use mopteq_train::bench::{Measured, agreement, measure, warm_up};
 use mopteq_train::device::{DeviceChoice, compiled_kernels, select};
 use mopteq_train::progress::{note, say};
 
-use super::settings::Settings;
+use super::settings::{DataArguments, Settings};
 
 #[derive(Args)]
 #[command(after_help = "Examples:\n  \
     mopteq bench\n  \
     mopteq bench --data photos/ --limit 5000 --batches 32,128 --devices cpu,wgpu")]
 pub struct BenchArguments {
+    #[command(flatten)]
+    data: DataArguments,
     #[command(flatten)]
     settings: Settings,
     /// Batch sizes [default: that of the preset].
@@ -41,7 +43,7 @@ pub struct BenchArguments {
 
 pub fn run(arguments: &BenchArguments, json: bool) -> Result<(), Error> {
     let started = std::time::Instant::now();
-    let (config, data) = arguments.settings.resolve()?;
+    let (config, data) = arguments.settings.resolve(&arguments.data)?;
     super::data::report_skipped(&data);
     let seconds = started.elapsed().as_secs_f64();
     let pictures = data.train.len() + data.test.len();
@@ -114,6 +116,8 @@ pub fn run(arguments: &BenchArguments, json: bool) -> Result<(), Error> {
 #[command(after_help = "Example:\n  mopteq warm --data cifar10 --device cuda")]
 pub struct WarmArguments {
     #[command(flatten)]
+    data: DataArguments,
+    #[command(flatten)]
     settings: Settings,
     #[command(flatten)]
     device: super::DeviceArgument,
@@ -121,7 +125,7 @@ pub struct WarmArguments {
 
 /// Compiles and tunes what a training and an evaluation with these settings need.
 pub fn warm(arguments: &WarmArguments, json: bool) -> Result<(), Error> {
-    let (config, data) = arguments.settings.resolve()?;
+    let (config, data) = arguments.settings.resolve(&arguments.data)?;
     let device = arguments.device.select()?;
     device.can_train(&config.model)?;
     let started = std::time::Instant::now();

@@ -9,6 +9,7 @@ use mopteq_train::Error;
 use mopteq_train::data::{
     DataError, DataSet, DataSource, KNOWN, KnownData, cache_folder, contact_sheet, normalisation,
 };
+use mopteq_train::names::{counted, shown};
 use mopteq_train::progress::{say, warn};
 
 /// Skipped files that are named; more of them would drown the rest.
@@ -69,7 +70,7 @@ pub struct ShowArguments {
     /// Pictures of each class.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=100))]
     columns: u16,
-    /// The picture to write.
+    /// The picture to write; over one that this command drew before, and over no other.
     #[arg(long, value_name = "PNG", default_value = "contact-sheet.png")]
     out: PathBuf,
 }
@@ -93,16 +94,53 @@ impl SourceArguments {
 pub fn report_skipped(data: &DataSet) {
     let all = data.skipped.len() + data.train.len() + data.test.len();
     report_left_out(&data.skipped, all);
+    report_ignored(&data.ignored);
+}
+
+/// Names what was not looked into although there are pictures in it.
+pub fn report_ignored(ignored: &[(String, usize)]) {
+    let filled = || ignored.iter().filter(|(_, pictures)| *pictures > 0);
+    let total: usize = filled().map(|(_, pictures)| pictures).sum();
+    if total == 0 {
+        return;
+    }
+    let names = filled()
+        .take(NAMED)
+        .map(|(name, n)| format!("{} ({n})", shown(name)));
+    let mut names: Vec<String> = names.collect();
+    if let Some(more @ 1..) = filled().count().checked_sub(NAMED) {
+        names.push(format!("{more} more"));
+    }
+    warn(format_args!(
+        "{} ignored (hidden, or in folders of the system or of this program): {}",
+        counted(total, "picture is", "pictures are"),
+        names.join(", ")
+    ));
+}
+
+/// Says how many test pictures are training pictures, too.
+pub fn report_repeated(data: &DataSet) {
+    if let repeated @ 1.. = data.repeated() {
+        let also = match repeated {
+            1 => "is also a training picture",
+            _ => "are also training pictures",
+        };
+        let all = counted(data.test.len(), "test picture", "test pictures");
+        warn(format_args!(
+            "{repeated} of the {all} {also}, so the test accuracy may be too high"
+        ));
+    }
 }
 
 /// Names the first files that were left out of so many.
 pub fn report_left_out(skipped: &[String], all: usize) {
     for reason in skipped.iter().take(NAMED) {
-        warn(format_args!("skipped: {}", reason.replace('\n', " ")));
+        warn(format_args!("skipped: {}", shown(reason)));
     }
-    if !skipped.is_empty() {
-        let count = skipped.len();
-        warn(format_args!("{count} of {all} pictures were skipped"));
+    if let count @ 1.. = skipped.len() {
+        let verb = if count == 1 { "was" } else { "were" };
+        let all = counted(all, "picture", "pictures");
+        warn(format_args!("{count} of {all} {verb} skipped"));
     }
 }
 
@@ -173,11 +211,14 @@ fn check(arguments: &SourceArguments, json: bool) -> Result<(), Error> {
     };
     let (train, test) = (count(&data.train), count(&data.test));
     let constants = normalisation(&data.train, data.shape)?;
+    report_repeated(&data);
+    let names: Vec<&String> = data.ignored.iter().map(|(name, _)| name).collect();
+    let pictures: usize = data.ignored.iter().map(|(_, pictures)| pictures).sum();
     if json {
         say(json!({
             "kind": source.kind.name(), "shape": data.shape, "classes": data.classes,
-            "train": train, "test": test, "skipped": data.skipped, "ignored": data.ignored,
-            "normalisation": constants,
+            "train": train, "test": test, "skipped": data.skipped, "ignored": names,
+            "ignored_pictures": pictures, "repeated": data.repeated(), "normalisation": constants,
         }));
         return Ok(());
     }
@@ -189,21 +230,19 @@ fn check(arguments: &SourceArguments, json: bool) -> Result<(), Error> {
         data.test.len(),
         data.skipped.len()
     ));
-    if let Some(first) = data.ignored.first() {
-        let count = data.ignored.len();
+    if let Some(first) = names.first() {
         say(format_args!(
-            "ignored    {count} that systems and runs left, such as {first}"
+            "ignored    {} that systems and runs left, such as {}",
+            names.len(),
+            shown(first)
         ));
     }
     say(format_args!("mean       {:?}", constants.mean));
     say(format_args!("deviation  {:?}", constants.std));
-    let width = data
-        .classes
-        .iter()
-        .map(|class| class.chars().count())
-        .max()
-        .unwrap_or(0);
-    for ((class, train), test) in data.classes.iter().zip(train).zip(test) {
+    let classes: Vec<String> = data.classes.iter().map(|class| shown(class)).collect();
+    let widths = classes.iter().map(|class| class.chars().count());
+    let width = widths.max().unwrap_or(0);
+    for ((class, train), test) in classes.iter().zip(train).zip(test) {
         say(format_args!(
             "  {class:<width$}  {train:>7} training {test:>7} test"
         ));
@@ -212,11 +251,13 @@ fn check(arguments: &SourceArguments, json: bool) -> Result<(), Error> {
 }
 
 fn show(arguments: &ShowArguments) -> Result<(), Error> {
+    mopteq_train::files::check_png(&arguments.out)?;
     let (_, data) = arguments.source.load()?;
     let columns = arguments.columns.into();
     let sheet = contact_sheet(&data.train, data.shape, data.classes.len(), columns)?;
     mopteq_train::files::write_png(&arguments.out, &sheet)?;
-    say(format_args!("rows: {}", data.classes.join(", ")));
+    let rows: Vec<String> = data.classes.iter().map(|class| shown(class)).collect();
+    say(format_args!("rows: {}", rows.join(", ")));
     say(format_args!("contact sheet in {}", arguments.out.display()));
     Ok(())
 }

@@ -15,6 +15,7 @@ use clap_complete::Shell;
 
 use mopteq_train::Error;
 use mopteq_train::checkpoint::Which;
+use mopteq_train::data::DataSource;
 use mopteq_train::device::{DeviceChoice, SelectedDevice, cache_folder, keep_kernels, select};
 use mopteq_train::predict::Predictor;
 use mopteq_train::progress::say;
@@ -108,6 +109,23 @@ struct DeviceArgument {
 impl DeviceArgument {
     fn select(&self) -> Result<SelectedDevice, Error> {
         Ok(select(self.device)?)
+    }
+}
+
+/// Where the data of an existing run are.
+#[derive(Args)]
+struct MovedData {
+    /// Where the data of the run are now, if they have moved.
+    #[arg(long, value_name = "PATH")]
+    data: Option<String>,
+}
+
+impl MovedData {
+    fn source(&self) -> Result<Option<DataSource>, Error> {
+        let source = self.data.as_deref();
+        Ok(source
+            .map(|name| DataSource::from_name(name, None))
+            .transpose()?)
     }
 }
 

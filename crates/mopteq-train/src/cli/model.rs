@@ -7,17 +7,20 @@ use serde_json::json;
 
 use mopteq_train::Error;
 use mopteq_train::classifier::SolveStats;
-use mopteq_train::data::{DataSource, Picture, decode_file};
+use mopteq_train::data::{DataSource, Picture, Seen, decode_file};
 use mopteq_train::evaluate::Details;
 use mopteq_train::inspect::{branch_picture, inspect as look};
-use mopteq_train::predict::{Likelihood, PredictError, Read, read_path};
+use mopteq_train::names::{counted, shown};
+use mopteq_train::predict::{Likelihood, PredictError, Predictor, Read, read_path};
 use mopteq_train::progress::{say, warn};
 use mopteq_train::report;
 use mopteq_train::run::RunFolder;
 use mopteq_train::train::Task;
 
-use super::data::report_left_out;
+use super::data::{report_ignored, report_left_out};
 
+/// What is scored where the data of a run have moved.
+const OWN_PART: &str = "the run's own test pictures";
 /// Classes that are shown in full on a terminal.
 const SHOWN_CLASSES: usize = 20;
 
@@ -30,7 +33,8 @@ pub struct EvalArguments {
     #[command(flatten)]
     run: super::RunArguments,
     /// Other labelled data to measure it on, a name or a path, with the classes of the run: their
-    /// test part, or all pictures where they have none.
+    /// test part, or all pictures where they have none. If the data of the run have moved there,
+    /// its own test pictures.
     #[arg(long, value_name = "NAME|PATH")]
     data: Option<String>,
     /// Where data of a known name are, in place of the cache folder.
@@ -76,7 +80,8 @@ pub struct InspectArguments {
     /// Invert the brightness.
     #[arg(long)]
     invert: bool,
-    /// Folder for the curves (SVG), the branches (PNG) and the numbers (JSON).
+    /// Folder for the curves (SVG), the branches (PNG) and the numbers (JSON): a new or empty one, or
+    /// that of an earlier inspection.
     #[arg(long, value_name = "FOLDER", default_value = "inspection")]
     out: PathBuf,
 }
@@ -88,34 +93,26 @@ pub struct ReportArguments {
     #[arg(long, value_name = "FOLDER")]
     run: PathBuf,
     #[command(flatten)]
+    data: super::MovedData,
+    #[command(flatten)]
     device: super::DeviceArgument,
 }
 
 pub fn eval(arguments: &EvalArguments, json: bool) -> Result<(), Error> {
     let (_, predictor) = arguments.run.predictor()?;
-    let (mut test, on) = match &arguments.data {
+    let (mut test, on): Scored = match &arguments.data {
         None => (predictor.data()?.test, None),
         Some(name) => {
             let mut source = DataSource::from_name(name, arguments.data_path.as_deref())?;
             source.max_corrupt = arguments.max_corrupt.unwrap_or(source.max_corrupt);
-            let data = predictor.other_data(&source)?;
-            report_left_out(&data.skipped, data.pictures.len() + data.skipped.len());
-            if data.seen > 0 {
-                warn(format_args!(
-                    "the run was trained on {} of these {} pictures, so this is not its accuracy on \
-                     new ones",
-                    data.seen,
-                    data.pictures.len()
-                ));
+            match predictor.moved_data(&source)? {
+                Some(data) => (data.test, Some((source.describe(), OWN_PART.into()))),
+                None => other_data(&predictor, arguments, &source)?,
             }
-            let part = match data.part {
-                Some(part) => format!("part '{part}'"),
-                None => "all pictures".into(),
-            };
-            (data.pictures, Some((source.describe(), part)))
         }
     };
-    let own = predictor.config().test_limit.filter(|_| on.is_none());
+    let is_own = on.as_ref().is_none_or(|(_, part)| part == OWN_PART);
+    let own = predictor.config().test_limit.filter(|_| is_own);
     test.truncate(arguments.limit.or(own).unwrap_or(usize::MAX).max(1));
     let details = predictor.evaluate(&test)?;
     let costs = predictor.step_costs(&test)?;
@@ -165,6 +162,36 @@ pub fn eval(arguments: &EvalArguments, json: bool) -> Result<(), Error> {
     Ok(())
 }
 
+/// Pictures to score, and where other data than the run's usual ones are, with their part.
+type Scored = (Vec<Picture>, Option<(String, String)>);
+
+/// Labelled data that are not those of the run.
+fn other_data(
+    predictor: &Predictor,
+    arguments: &EvalArguments,
+    source: &DataSource,
+) -> Result<Scored, Error> {
+    let data = predictor.other_data(source)?;
+    report_left_out(&data.skipped, data.pictures.len() + data.skipped.len());
+    report_ignored(&data.ignored);
+    if data.seen > 0 {
+        warn(format_args!(
+            "the run was trained on {} of these {}, so this is not its accuracy on new ones",
+            data.seen,
+            counted(data.pictures.len(), "picture", "pictures")
+        ));
+    }
+    if data.maybe_more {
+        let run = arguments.run.run.display();
+        warn(format_args!("{run}: {}", Seen::PARTLY));
+    }
+    let part = match data.part {
+        Some(part) => format!("part '{part}'"),
+        None => "all pictures".into(),
+    };
+    Ok((data.pictures, Some((source.describe(), part))))
+}
+
 fn describe(solve: &SolveStats) -> String {
     format!(
         "{:.1} steps, relative residual {:.1e}, {:.1} % converged",
@@ -175,12 +202,9 @@ fn describe(solve: &SolveStats) -> String {
 }
 
 fn show_classes(details: &Details) {
-    let width = details
-        .classes
-        .iter()
-        .map(|class| class.chars().count())
-        .max()
-        .unwrap_or(0);
+    let classes: Vec<String> = details.classes.iter().map(|class| shown(class)).collect();
+    let widths = classes.iter().map(|class| class.chars().count());
+    let width = widths.max().unwrap_or(0);
     let count = details.classes.len();
     let cell = details.pictures.to_string().len();
     let matrix = count <= SHOWN_CLASSES;
@@ -189,7 +213,7 @@ fn show_classes(details: &Details) {
     } else {
         "\nclass and accuracy (the confusion matrix is in the report and in --json)"
     });
-    for (index, class) in details.classes.iter().enumerate() {
+    for (index, class) in classes.iter().enumerate() {
         let accuracy = match details.per_class[index] {
             Some(accuracy) => format!("{accuracy:6.2} %"),
             None => "       -".into(),
@@ -215,6 +239,7 @@ pub fn predict(arguments: &PredictArguments, json: bool) -> Result<(), Error> {
                 all.pictures.extend(read.pictures);
                 all.failed.extend(read.failed);
                 all.others.extend(read.others);
+                all.ignored.extend(read.ignored);
             }
             Err(error) => all.failed.push(error.one_line()),
         }
@@ -224,14 +249,20 @@ pub fn predict(arguments: &PredictArguments, json: bool) -> Result<(), Error> {
         return Err(PredictError::One(all.failed.swap_remove(0)).into());
     }
     for reason in &all.failed {
-        warn(format_args!("skipped: {}", reason.replace('\n', " ")));
+        warn(format_args!("skipped: {}", shown(reason)));
     }
     for name in all.others.iter().take(super::data::NAMED) {
-        warn(format_args!("skipped: {name}: not a picture"));
+        warn(format_args!("skipped: {}: not a picture", shown(name)));
     }
     if let Some(more @ 1..) = all.others.len().checked_sub(super::data::NAMED) {
-        warn(format_args!("{more} more files are no pictures"));
+        let more = counted(
+            more,
+            "more file is no picture",
+            "more files are no pictures",
+        );
+        warn(more);
     }
+    report_ignored(&all.ignored);
     let pictures: Vec<_> = all
         .pictures
         .iter()
@@ -276,21 +307,18 @@ fn field(text: &str) -> String {
 }
 
 fn show_prediction(name: &str, ranked: &[Likelihood]) {
-    say(name);
-    let names = ranked
-        .iter()
-        .map(|likelihood| likelihood.class.chars().count());
-    let width = names.max().unwrap_or(0);
-    for likelihood in ranked {
-        say(format_args!(
-            "  {:<width$}  {:6.2} %",
-            likelihood.class,
-            100.0 * likelihood.probability
-        ));
+    say(shown(name));
+    let classes: Vec<String> = ranked.iter().map(|l| shown(&l.class)).collect();
+    let widths = classes.iter().map(|class| class.chars().count());
+    let width = widths.max().unwrap_or(0);
+    for (class, likelihood) in classes.iter().zip(ranked) {
+        let percent = 100.0 * likelihood.probability;
+        say(format_args!("  {class:<width$}  {percent:6.2} %"));
     }
 }
 
 pub fn inspect(arguments: &InspectArguments, json: bool) -> Result<(), Error> {
+    mopteq_train::files::check_inspection(&arguments.out)?;
     let (_, predictor) = arguments.run.predictor()?;
     let values = decode_file(&arguments.picture, predictor.shape(), arguments.invert)?;
     let picture = Picture::new(values, 0);
@@ -315,7 +343,8 @@ pub fn inspect(arguments: &InspectArguments, json: bool) -> Result<(), Error> {
     }
     if let Some((class, probability)) = seen.prediction.first() {
         say(format_args!(
-            "prediction       {class} ({:.2} %)",
+            "prediction       {} ({:.2} %)",
+            shown(class),
             100.0 * probability
         ));
     }
@@ -343,7 +372,13 @@ pub fn inspect(arguments: &InspectArguments, json: bool) -> Result<(), Error> {
 
 pub fn report(arguments: &ReportArguments) -> Result<(), Error> {
     let run = RunFolder::open(&arguments.run)?;
-    let task = Task::of_run(&run, vec![arguments.device.select()?], false)?;
+    let moved = arguments.data.source()?;
+    let task = Task::of_run(
+        &run,
+        vec![arguments.device.select()?],
+        false,
+        moved.as_ref(),
+    )?;
     report::write(&run, &task)?;
     say(format_args!("report in {}", run.report_path().display()));
     Ok(())

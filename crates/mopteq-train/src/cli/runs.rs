@@ -8,6 +8,7 @@ use serde_json::json;
 use mopteq_train::Error;
 use mopteq_train::checkpoint;
 use mopteq_train::metrics;
+use mopteq_train::names::shown;
 use mopteq_train::progress::{duration, say, warn};
 use mopteq_train::run::{RunError, RunFolder};
 
@@ -92,7 +93,7 @@ pub fn run(arguments: &RunsArguments, json: bool) -> Result<(), Error> {
     let mut table: Vec<[String; 10]> = vec![header.map(str::to_owned)];
     table.extend(rows.into_iter().map(|r| {
         [
-            r.name,
+            shown(&r.name),
             r.state,
             r.data,
             r.epochs,

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use mopteq::{NetworkKind, Precision};
 use mopteq_train::Error;
 use mopteq_train::config::{ConfigError, TrainConfig};
-use mopteq_train::data::{DataKind, DataSet, DataSource, RandAugment, difference};
+use mopteq_train::data::{DataKind, DataSet, DataSource, RandAugment, Seen, difference};
 use mopteq_train::device::SelectedDevice;
 use mopteq_train::progress::warn;
 use mopteq_train::schedule::ScheduleKind;
@@ -19,16 +19,30 @@ use mopteq_train::train::Weights;
 /// Pixels a side. A larger number is a mistake that could fill the memory.
 const LARGEST_SIZE: usize = 4096;
 
-/// What a new run can be told; the rest is the preset of its data.
+/// The data of a run, which may also be given to one that goes on: so they are no settings.
 #[derive(Args)]
-pub struct Settings {
+pub struct DataArguments {
     /// What to train on: digits, cifar10, cifar100, imagenette, or the path of a folder or
-    /// archive [default: digits].
+    /// archive [default: digits]. With --resume: where the data of the run are now, if they have
+    /// moved.
     #[arg(long, value_name = "NAME|PATH")]
     data: Option<String>,
     /// Where data of a known name are, in place of the cache folder.
     #[arg(long, value_name = "PATH", requires = "data")]
     data_path: Option<PathBuf>,
+}
+
+impl DataArguments {
+    /// The data that are asked for.
+    pub fn source(&self) -> Result<Option<DataSource>, Error> {
+        let source = |name: &String| DataSource::from_name(name, self.data_path.as_deref());
+        Ok(self.data.as_ref().map(source).transpose()?)
+    }
+}
+
+/// What a new run can be told; the rest is the preset of its data.
+#[derive(Args)]
+pub struct Settings {
     /// Height and width that picture files are scaled to.
     #[arg(long, value_name = "PIXELS")]
     size: Option<usize>,
@@ -123,8 +137,8 @@ pub struct Settings {
 
 impl Settings {
     /// Finds and reads the data, and lays file and command line over their preset.
-    pub fn resolve(&self) -> Result<(TrainConfig, DataSet), Error> {
-        let (config, data, _) = self.resolve_from(None, None)?;
+    pub fn resolve(&self, data: &DataArguments) -> Result<(TrainConfig, DataSet), Error> {
+        let (config, data, _) = self.resolve_from(data, None, None)?;
         Ok((config, data))
     }
 
@@ -132,6 +146,7 @@ impl Settings {
     /// file names, read to a device.
     pub fn resolve_from(
         &self,
+        data: &DataArguments,
         from: Option<&Path>,
         device: Option<&SelectedDevice>,
     ) -> Result<(TrainConfig, DataSet, Option<Weights>), Error> {
@@ -148,12 +163,12 @@ impl Settings {
         // Read before the others, because the preset depends on the data. A whole config.json says
         // all of it, including what the data said then.
         let in_file = file.remove("data");
-        let own_data = self.data.is_none() && in_file.is_none();
+        let own_data = data.data.is_none() && in_file.is_none();
         let default = match &weights {
             Some(weights) => weights.config().data.clone(),
             None => DataSource::new(DataKind::Digits),
         };
-        let source = self.source(in_file, &origin, default)?;
+        let source = self.source(data, in_file, &origin, default)?;
         if source
             .path
             .as_ref()
@@ -170,9 +185,12 @@ impl Settings {
                 let mut data = source.load_as(weights.config().shape)?;
                 let seen = weights.remove_seen(&mut data)?;
                 if seen > 0 {
-                    warn(format_args!(
-                        "{seen} test pictures are left out: the weights were trained on them"
-                    ));
+                    warn(Seen::left_out(seen));
+                }
+                if weights.seen().is_partly()
+                    && let Some(from) = from
+                {
+                    warn(format_args!("{}: {}", from.display(), Seen::PARTLY));
                 }
                 (weights.settings(source, &data, own_data)?, data)
             }
@@ -203,12 +221,13 @@ impl Settings {
 
     fn source(
         &self,
+        data: &DataArguments,
         in_file: Option<Value>,
         origin: &str,
         default: DataSource,
     ) -> Result<DataSource, Error> {
-        let mut source = match (&self.data, in_file) {
-            (Some(name), _) => DataSource::from_name(name, self.data_path.as_deref())?,
+        let mut source = match (data.source()?, in_file) {
+            (Some(source), _) => source,
             (None, Some(Value::String(name))) => DataSource::from_name(&name, None)?,
             (None, Some(table)) => {
                 serde_json::from_value(table).map_err(|error| ConfigError::Value {

@@ -7,19 +7,23 @@ use clap::Args;
 use mopteq_train::Error;
 use mopteq_train::checkpoint::Position;
 use mopteq_train::device::{DeviceChoice, SelectedDevice, select};
+use mopteq_train::names::counted;
 use mopteq_train::progress::{View, duration, note, say, warn};
 use mopteq_train::report;
 use mopteq_train::run::RunFolder;
 use mopteq_train::train::{StopFlag, Summary, Task};
 
 use super::RUNS;
-use super::settings::Settings;
+use super::settings::{DataArguments, Settings};
 
 #[derive(Args)]
 pub struct TrainArguments {
     #[command(flatten)]
+    data: DataArguments,
+    #[command(flatten)]
     settings: Settings,
-    /// Go on with this run after its last checkpoint, with the settings it began with.
+    /// Go on with this run after its last checkpoint, with the settings it began with; --data says
+    /// where its data are now, if they have moved.
     #[arg(long, value_name = "RUN", conflicts_with = "Settings")]
     resume: Option<PathBuf>,
     /// Start from the weights of another run or of an exported model (fine-tuning), on its data or
@@ -57,7 +61,8 @@ pub fn run(arguments: &TrainArguments, json: bool, stop: &StopFlag) -> Result<()
     let (task, run, start) = match &arguments.resume {
         Some(path) => {
             let run = RunFolder::open(path)?;
-            let task = Task::of_run(&run, devices.clone(), true)?;
+            let moved = arguments.data.source()?;
+            let task = Task::of_run(&run, devices.clone(), true, moved.as_ref())?;
             task.check_devices()?;
             stop_on_signals(stop);
             // A finished run needs no checkpoint to go on from.
@@ -75,11 +80,25 @@ pub fn run(arguments: &TrainArguments, json: bool, stop: &StopFlag) -> Result<()
         }
         None => {
             let from = arguments.from.as_deref();
-            let (config, data, weights) = arguments.settings.resolve_from(from, devices.first())?;
+            let settings = &arguments.settings;
+            let (config, data, weights) =
+                settings.resolve_from(&arguments.data, from, devices.first())?;
             super::data::report_skipped(&data);
+            super::data::report_repeated(&data);
             let name = config.data.kind.name();
             let mut task = Task::with_data(config, data, devices.clone())?;
             task.check_devices()?;
+            if let known @ 1.. = task.known_validation_pictures() {
+                warn(format_args!(
+                    "the weights were already trained on {known} of the {}, so the validation \
+                     accuracy may be too high",
+                    counted(
+                        task.validation_pictures(),
+                        "validation picture",
+                        "validation pictures"
+                    )
+                ));
+            }
             if let Some(weights) = weights {
                 let old = weights.config().classes.len();
                 let fresh = task.start_from(weights)?;
@@ -107,9 +126,9 @@ pub fn run(arguments: &TrainArguments, json: bool, stop: &StopFlag) -> Result<()
     }
     tell(format!("data    {}", in_words(&task)));
     tell(format!(
-        "model   {} parameters, {} epochs",
+        "model   {} parameters, {}",
         task.parameters(),
-        task.config().epochs
+        counted(task.config().epochs, "epoch", "epochs")
     ));
     if start > Position::default() {
         tell(format!("resume  after {start} of {}", task.config().epochs));
@@ -137,8 +156,8 @@ fn in_words(task: &Task) -> String {
     let config = task.config();
     let shape = config.shape;
     let mut text = format!(
-        "{} pictures of {} x {} {} in {} classes",
-        task.training_pictures(),
+        "{} of {} x {} {} in {} classes",
+        counted(task.training_pictures(), "picture", "pictures"),
         shape.height,
         shape.width,
         if shape.channels == 1 { "grey" } else { "RGB" },
@@ -211,10 +230,9 @@ fn show_summary(summary: &Summary, run: &RunFolder) {
     let backward = solve(s.backward_steps, s.backward_residual, s.backward_converged);
     say(format_args!("backward solver  {backward} (last epoch)"));
     say(format_args!(
-        "training time    {} for {} epoch{}, {} parameters",
+        "training time    {} for {}, {} parameters",
         duration(s.training_seconds),
-        s.epochs,
-        if s.epochs == 1 { "" } else { "s" },
+        counted(s.epochs, "epoch", "epochs"),
         s.parameters
     ));
     say(format_args!("run folder       {}", run.path().display()));

@@ -107,10 +107,15 @@ pub(super) fn for_each(
     for (number, entry) in archive.entries().map_err(failed)?.enumerate() {
         let entry = entry.map_err(failed)?;
         let name = entry.path().map_err(failed)?;
-        let parts = name.components();
-        // Nothing is unpacked, so `..` and a leading slash mean nothing.
-        let normal = parts.filter(|part| matches!(part, Component::Normal(_)));
-        let name: PathBuf = normal.collect();
+        // Nothing is unpacked, so what is above the archive means nothing.
+        let mut below = PathBuf::new();
+        for part in name.components() {
+            match part {
+                Component::Normal(part) => below.push(part),
+                Component::ParentDir => _ = below.pop(),
+                _ => {}
+            }
+        }
         let kind = match entry.header().entry_type() {
             EntryType::Directory => Kind::Folder,
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
@@ -125,7 +130,7 @@ pub(super) fn for_each(
         let mut member = Member {
             entry,
             archive: path,
-            path: name,
+            path: below,
             kind,
             number,
             read: 0,
@@ -163,6 +168,31 @@ pub(super) fn named_files(
                 found.insert((*name).to_owned(), content);
             }
         }
+    }
+    Ok(found)
+}
+
+/// Folder and name of each file of an archive, or of a folder and the folders right below it.
+pub(super) fn file_names(path: &Path) -> Result<Vec<(PathBuf, String)>, DataError> {
+    let mut found = Vec::new();
+    let mut add = |file: &Path| {
+        let folder = file.parent().unwrap_or(Path::new("")).to_path_buf();
+        let name = file.file_name().and_then(|name| name.to_str());
+        found.extend(name.map(|name| (folder, name.to_owned())));
+    };
+    if is_archive(path) {
+        for_each(path, |member| {
+            if member.kind() == Kind::File {
+                add(member.path());
+            }
+            Ok(())
+        })?;
+        return Ok(found);
+    }
+    for folder in with_subfolders(path)? {
+        // One that cannot be read is told where pictures are looked for.
+        let entries = std::fs::read_dir(&folder).into_iter().flatten().flatten();
+        entries.for_each(|entry| add(&entry.path()));
     }
     Ok(found)
 }

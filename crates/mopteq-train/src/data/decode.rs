@@ -8,7 +8,10 @@ use image::imageops::FilterType;
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Rgb, RgbImage, Rgba, RgbaImage};
 
+use super::entries::not_read;
+use super::jpeg::{is_cut_off, is_damaged};
 use super::{DataError, PictureShape};
+use crate::files::is_drawn;
 
 /// Bytes at the start of a file in which its head is looked for before all of it is read.
 const HEAD: u64 = 256 << 10;
@@ -92,6 +95,18 @@ fn without_ends(picture: DynamicImage, width: u32, height: u32) -> DynamicImage 
 ///
 /// When the file cannot be read or is no picture.
 pub fn decode_file(path: &Path, shape: PictureShape, invert: bool) -> Result<Vec<u8>, DataError> {
+    let no_picture = |reason: &str| DataError::NotAPicture {
+        file: path.display().to_string(),
+        reason: reason.into(),
+    };
+    let found = fs::metadata(path).map_err(|source| DataError::read(path, source))?;
+    if found.is_dir() {
+        return Err(no_picture("it is a folder; name one of the files in it"));
+    }
+    // To read from a pipe might never end.
+    if !found.is_file() {
+        return Err(no_picture("it is no regular file"));
+    }
     let bytes = fs::read(path).map_err(|source| DataError::read(path, source))?;
     let mut values = decode(&path.display().to_string(), &bytes, shape)?;
     if invert {
@@ -109,8 +124,11 @@ pub(super) struct Head {
     pub(super) grey: bool,
 }
 
-/// The head of a picture; `None` where it cannot be read.
+/// The head of a picture; `None` where it cannot be read, or where this program drew it.
 pub(super) fn head(bytes: &[u8]) -> Option<Head> {
+    if is_drawn(bytes) {
+        return None;
+    }
     // By the content and not by the name, which may be wrong.
     let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format();
     let mut decoder = reader.ok()?.into_decoder().ok()?;
@@ -173,45 +191,16 @@ fn open(file: &str, bytes: &[u8]) -> Result<DynamicImage, DataError> {
     // A picture without extent has nothing to scale.
     match read() {
         _ if is_cut_off(bytes) => Err("it is cut off: a part of it is missing".to_owned()),
+        Ok(_) if is_damaged(bytes) => Err("a part of it is missing or damaged".to_owned()),
         Ok(picture) if picture.width() > 0 && picture.height() > 0 => Ok(picture),
         Ok(_) => Err("it has no pixels".to_owned()),
         Err(error) => Err(error.to_string()),
     }
     .map_err(|reason| DataError::NotAPicture {
         file: file.into(),
-        reason,
+        // What it is called may say more than what is in it.
+        reason: not_read(Path::new(file)).unwrap_or(reason),
     })
-}
-
-/// Whether a JPEG ends before its end marker: the decoder fills what is missing with grey. The
-/// segments are stepped over, because an embedded preview has an end marker of its own.
-fn is_cut_off(bytes: &[u8]) -> bool {
-    const START: u8 = 0xd8;
-    const END: u8 = 0xd9;
-    let mut rest = bytes;
-    if !rest.starts_with(&[0xff, START, 0xff]) {
-        return false;
-    }
-    loop {
-        // Within a scan, 0xff is followed by 0 or by the number of a restart.
-        let is_marker =
-            |pair: &[u8]| pair[0] == 0xff && !matches!(pair[1], 0 | 1 | 0xd0..=0xd7 | 0xff);
-        let Some(at) = rest.windows(2).position(is_marker) else {
-            return true;
-        };
-        let skip = match rest[at + 1] {
-            END => return false,
-            START => 2,
-            _ => match rest.get(at + 2..at + 4) {
-                Some(length) => 2 + usize::from(u16::from_be_bytes([length[0], length[1]])),
-                None => return true,
-            },
-        };
-        match rest.get(at + skip..) {
-            Some(left) => rest = left,
-            None => return true,
-        }
-    }
 }
 
 fn on_white(picture: &DynamicImage) -> DynamicImage {

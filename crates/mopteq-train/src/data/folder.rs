@@ -21,6 +21,8 @@ use super::listing::list;
 use super::meter::Meter;
 use super::origin::{Digest, Origin};
 use super::{DataError, DataSet, Picture, PictureShape, Pixels, memory_budget, stratified_split};
+use crate::files::is_drawn;
+use crate::names::counted;
 
 /// Pictures that are decoded together, at most as many bytes of files as `CHUNK_BYTES`.
 const CHUNK: usize = 1024;
@@ -35,6 +37,17 @@ const DIVISOR: usize = 4;
 /// the test pictures of another.
 const TEST_SPLIT_SEED: u64 = 0x7e57;
 
+/// What pictures are read for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// A new training, which needs all parts and classes.
+    Train,
+    /// A test: the test part alone counts, or all pictures where there is none.
+    Test,
+    /// A run that has a list of its pictures: what it lacks and what is new does not matter here.
+    Again,
+}
+
 /// How the pictures are read.
 #[derive(Clone, Debug)]
 pub(super) struct Options {
@@ -46,8 +59,8 @@ pub(super) struct Options {
     pub(super) test_fraction: f64,
     /// Share of the pictures that may be damaged; one always may.
     pub(super) max_corrupt: f64,
-    /// Nothing is trained on: the test part alone counts, or all pictures where there is none.
-    pub(super) only_test: bool,
+    /// What the pictures are for.
+    pub(super) purpose: Purpose,
 }
 
 /// Reads everything below a folder, or in an archive.
@@ -63,7 +76,7 @@ pub(super) fn load(path: &Path, options: &Options) -> Result<DataSet, DataError>
     for line in &mut layout.skipped {
         *line = path.join(&*line).display().to_string();
     }
-    let part = choose_part(&mut layout, options.only_test);
+    let part = choose_part(&mut layout, options.purpose == Purpose::Test);
     layout.sort();
     let shape = match (options.size, options.channels) {
         (Some([height, width]), Some(channels)) => PictureShape {
@@ -168,6 +181,8 @@ struct Reader<'a> {
     /// By the index of the picture, because an archive has an order of its own.
     decoded: Vec<Option<(Pixels, Digest)>>,
     damaged: Vec<String>,
+    /// Pictures that this program drew, which belong to no class.
+    drawn: Vec<String>,
     done: u64,
     meter: Meter,
 }
@@ -183,6 +198,7 @@ impl<'a> Reader<'a> {
             store: PixelStore::new(memory_budget()),
             decoded: vec![None; count],
             damaged: Vec::new(),
+            drawn: Vec::new(),
             done: 0,
             meter,
         }
@@ -205,8 +221,11 @@ impl<'a> Reader<'a> {
         let one = |(index, content): (usize, Content)| {
             let name = path.join(&all[index].found.path).display().to_string();
             let values = content.read(&name).and_then(|bytes| {
+                if is_drawn(&bytes) {
+                    return Ok(None);
+                }
                 let values = decode(&name, &bytes, shape).map_err(|error| error.to_string())?;
-                Ok((values, Digest::of(&bytes)))
+                Ok(Some((values, Digest::of(&bytes))))
             });
             (index, values)
         };
@@ -215,8 +234,12 @@ impl<'a> Reader<'a> {
         let decoded: Vec<_> = waiting.into_par_iter().map(one).collect();
         for (index, values) in decoded {
             match values {
-                Ok((values, digest)) => {
+                Ok(Some((values, digest))) => {
                     self.decoded[index] = Some((self.store.push(values)?, digest));
+                }
+                Ok(None) => {
+                    let name = path.join(&all[index].found.path).display().to_string();
+                    self.drawn.push(format!("{name}: this program drew it"));
                 }
                 Err(reason) => self.damaged.push(reason),
             }
@@ -232,7 +255,7 @@ fn finish(
     layout: Layout,
     options: &Options,
     part: Option<String>,
-    ignored: Vec<String>,
+    ignored: Vec<(String, usize)>,
 ) -> Result<DataSet, DataError> {
     reader.meter.clear();
     let (path, total) = (reader.path, layout.pictures.len());
@@ -246,7 +269,8 @@ fn finish(
         part,
         hint: hint(&layout.skipped),
     };
-    if total == 0 {
+    let again = options.purpose == Purpose::Again;
+    if total == 0 && !again {
         let reason = "there is no picture in a folder with the name of its class";
         return Err(match layout.classes.first() {
             Some((_, class)) if layout.classes.len() > 1 => empty(class, ""),
@@ -265,24 +289,23 @@ fn finish(
     }
 
     let parts = !layout.parts.is_empty();
-    if let (Some(test), false, false) = (
-        &part,
-        layout.parts.contains_key(&Part::Train),
-        options.only_test,
-    ) {
+    let training = options.purpose == Purpose::Train;
+    if let (Some(test), false, true) = (&part, layout.parts.contains_key(&Part::Train), training) {
         let reason = format!("there is a test part, '{test}', but no folder 'train'");
         return Err(unclear(reason));
     }
+    let only_test = options.purpose == Purpose::Test;
     let has_test = layout.parts.contains_key(&Part::Test);
     let is_test =
-        |part: Part| options.only_test || part == Part::Test || (part == Part::Valid && !has_test);
+        |part: Part| only_test || part == Part::Test || (part == Part::Valid && !has_test);
     let mut found: BTreeMap<&str, [usize; 2]> = BTreeMap::new();
     let whole = layout.pictures.iter().zip(&reader.decoded);
     for (placed, _) in whole.filter(|(_, decoded)| decoded.is_some()) {
         let (part, class) = &placed.place;
         found.entry(class).or_default()[usize::from(is_test(*part))] += 1;
     }
-    for (part, class) in &layout.classes {
+    let wanted = layout.classes.iter().filter(|_| !again);
+    for (part, class) in wanted {
         let counts = found.get(class.as_str()).copied().unwrap_or_default();
         if counts[usize::from(is_test(*part))] == 0 {
             let part = match (parts, is_test(*part)) {
@@ -294,11 +317,11 @@ fn finish(
         }
     }
     let untrained = found.iter().find(|(_, [train, _])| *train == 0);
-    if let (Some((class, _)), false) = (untrained, options.only_test) {
+    if let (Some((class, _)), true) = (untrained, training) {
         return Err(empty(class, "training"));
     }
     let classes: Vec<String> = found.keys().map(|class| (*class).to_owned()).collect();
-    if classes.len() < 2 && !options.only_test {
+    if classes.len() < 2 && training {
         return Err(unclear(format!(
             "there is only one class, '{}'; a classifier needs two or more{}",
             classes.join(""),
@@ -325,11 +348,12 @@ fn finish(
         let split = stratified_split(train, options.test_fraction, TEST_SPLIT_SEED);
         (train, test) = (split.train, split.valid);
     }
-    if test.is_empty() {
+    if test.is_empty() && !again {
         let reason = "no picture is left to test on; add some, or raise --test-fraction";
         return Err(unclear(reason.into()));
     }
     let mut skipped = layout.skipped;
+    skipped.extend(reader.drawn);
     skipped.extend(reader.damaged);
     Ok(DataSet {
         part,
@@ -342,7 +366,10 @@ fn finish(
 /// What may explain that pictures are missing.
 fn hint(skipped: &[String]) -> String {
     match skipped.first() {
-        Some(first) => format!(" ({} were skipped, the first is {first})", skipped.len()),
+        Some(first) => {
+            let count = counted(skipped.len(), "was", "were");
+            format!(" ({count} skipped, the first is {first})")
+        }
         None => String::new(),
     }
 }

@@ -31,6 +31,14 @@ pub enum IdxError {
         /// The number found.
         found: u32,
     },
+    /// There is nothing in it.
+    #[error("{file}: the file contains no {kind}; the training and the test part need some")]
+    Empty {
+        /// The file.
+        file: String,
+        /// `pictures` or `labels`.
+        kind: &'static str,
+    },
     /// The header's sizes are zero or beyond any memory.
     #[error(
         "{file}: the header gives the sizes {sizes}, which are not possible; get the file again"
@@ -155,6 +163,10 @@ fn read<const D: usize>(
     let mut sizes = [0; D];
     for size in &mut sizes {
         *size = read_u32(&mut input).map_err(failed)? as usize;
+    }
+    if sizes.first() == Some(&0) {
+        let file = file.into();
+        return Err(IdxError::Empty { file, kind });
     }
     // Bytes that are promised, if the sizes are sane: none is zero, their product is a Vec's.
     let expected = sizes

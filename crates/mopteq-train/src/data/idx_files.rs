@@ -1,9 +1,9 @@
 //! A folder with the four IDX files of MNIST and its kin, gzipped or not.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use super::archive::named_files;
+use super::archive::{file_names, named_files};
 use super::idx::read_pictures;
 use super::{DataError, DataSet, Digest, Picture, PictureShape};
 
@@ -12,7 +12,7 @@ const STEMS: [[&str; 2]; 2] = [
     ["t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"],
 ];
 
-/// What the pictures of a part may be called, with `-` or `.` before `idx`, gzipped or not.
+/// What the files of a part may be called, with `-` or `.` before `idx`, gzipped or not.
 fn spellings(stem: &str) -> Vec<String> {
     let others = [stem.to_owned(), stem.replace("-idx", ".idx")];
     let tests = others.iter().map(|name| name.replace("t10k", "test"));
@@ -21,14 +21,52 @@ fn spellings(stem: &str) -> Vec<String> {
     names.iter().cloned().chain(zipped).collect()
 }
 
-/// Whether a folder has such files.
-pub(super) fn is_there(path: &Path) -> bool {
-    let names = spellings(STEMS[0][0]);
-    names.iter().any(|name| path.join(name).is_file())
+/// Where such files are in a folder or an archive, and what their names begin with, as
+/// `emnist-letters-` does.
+fn places(path: &Path) -> Result<BTreeSet<(PathBuf, String)>, DataError> {
+    let known = spellings(STEMS[0][0]);
+    let place = |(folder, name): (PathBuf, String)| {
+        let before = known
+            .iter()
+            .find_map(|known| name.strip_suffix(known.as_str()))?;
+        let apart = before.is_empty() || before.ends_with(['-', '_', '.', ' ']);
+        apart.then(|| (folder, before.to_owned()))
+    };
+    Ok(file_names(path)?.into_iter().filter_map(place).collect())
 }
 
-/// Training and test pictures of a folder.
+/// Whether a folder, one right below it, or an archive has such files.
+pub(super) fn are_in(path: &Path) -> Result<bool, DataError> {
+    Ok(!places(path)?.is_empty())
+}
+
+/// Training and test pictures of a folder or an archive.
 pub(super) fn load(path: &Path) -> Result<DataSet, DataError> {
+    let places = places(path)?;
+    if places.len() > 1 {
+        let names = places.iter().map(|(folder, before)| {
+            let below = folder.strip_prefix(path).unwrap_or(folder);
+            let name = below.join(format!("{before}{}", STEMS[0][0]));
+            name.display().to_string()
+        });
+        return Err(DataError::Layout {
+            path: path.into(),
+            reason: format!(
+                "it contains several data sets ({}); put the four files of each into a folder \
+                 of their own",
+                names.collect::<Vec<_>>().join(", ")
+            ),
+        });
+    }
+    let before = places
+        .into_iter()
+        .next()
+        .map(|(_, before)| before)
+        .unwrap_or_default();
+    let spellings = |stem: &str| -> Vec<String> {
+        let names = spellings(stem).into_iter();
+        names.map(|name| format!("{before}{name}")).collect()
+    };
     let all: Vec<String> = STEMS
         .iter()
         .flatten()
@@ -42,7 +80,7 @@ pub(super) fn load(path: &Path) -> Result<DataSet, DataError> {
             .find_map(|name| files.get_key_value(&name));
         found.ok_or_else(|| DataError::Layout {
             path: path.into(),
-            reason: format!("there is no {stem} or {stem}.gz"),
+            reason: format!("there is no {before}{stem} or {before}{stem}.gz"),
         })
     };
     let part = |[images, labels]: [&str; 2]| -> Result<(PictureShape, Vec<Picture>), DataError> {

@@ -8,17 +8,9 @@ use std::ffi::{OsStr, OsString};
 
 use unicode_normalization::UnicodeNormalization;
 
-use super::listing::{Folder, Found, readable};
-
-/// What the pictures of a folder are for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Part {
-    Train,
-    Test,
-    Valid,
-    /// There are no parts.
-    None,
-}
+use super::listing::{Folder, Found, identity, readable};
+pub(super) use super::part_names::Part;
+use super::part_names::{is_share, part_of, part_within};
 
 /// Part and class of a picture or of a class folder.
 pub(super) type Place = (Part, String);
@@ -53,27 +45,6 @@ pub(crate) fn composed(name: &str) -> String {
 
 fn text(name: &OsStr) -> String {
     composed(&name.to_string_lossy())
-}
-
-/// What a folder of this name is, if it is a part.
-fn part_of(name: &OsStr) -> Part {
-    let name = name.to_string_lossy().to_lowercase();
-    let mut part = Part::None;
-    for word in name.split(|c: char| !c.is_alphabetic()) {
-        let this = match word.strip_suffix("set").unwrap_or(word) {
-            "train" | "training" | "trn" => Part::Train,
-            "test" | "testing" | "tst" | "eval" | "evaluation" => Part::Test,
-            "val" | "valid" | "validation" | "dev" | "development" => Part::Valid,
-            "" | "data" | "seg" | "split" | "part" | "images" | "image" | "imgs" | "img"
-            | "pictures" | "photos" => continue,
-            _ => return Part::None,
-        };
-        if part != Part::None && part != this {
-            return Part::None;
-        }
-        part = this;
-    }
-    part
 }
 
 fn holds_classes(folder: &Folder) -> bool {
@@ -119,8 +90,8 @@ pub(super) fn arrange(mut root: Folder) -> Result<Layout, String> {
         .into_iter()
         .partition(|(name, folder)| is_part(name, folder));
     if parts.is_empty() {
-        check_classes(&others)?;
         root.folders = others.into_iter().collect();
+        check_classes(&root.folders)?;
         layout.take_classes(Part::None, root, prefix)?;
         return Ok(layout);
     }
@@ -139,13 +110,14 @@ pub(super) fn arrange(mut root: Folder) -> Result<Layout, String> {
     }
     for (name, mut folder) in parts {
         layout.stray(std::mem::take(&mut folder.pictures));
+        check_shares(&folder.folders)?;
         layout.take_classes(part_of(&name), folder, prefix)?;
     }
     Ok(layout)
 }
 
 /// Checks class folders that lie in no part.
-fn check_classes(classes: &[(OsString, Folder)]) -> Result<(), String> {
+fn check_classes(classes: &BTreeMap<OsString, Folder>) -> Result<(), String> {
     let filled = || classes.iter().filter(|(_, folder)| folder.count() > 0);
     let names = || filled().map(|(name, _)| text(name)).collect::<Vec<_>>();
     if filled().count() > 0 && filled().all(|(name, _)| part_of(name) != Part::None) {
@@ -156,23 +128,67 @@ fn check_classes(classes: &[(OsString, Folder)]) -> Result<(), String> {
             names()[0]
         ));
     }
+    let mut above = Vec::new();
+    let mut below = BTreeSet::new();
     for (name, folder) in filled() {
-        let inside: Vec<Part> = folder
-            .folders
+        let parts: Vec<Part> = inside(folder)
             .iter()
-            .filter(|(_, inside)| inside.count() > 0)
-            .map(|(name, _)| part_of(name))
+            .map(|name| part_within(name))
             .collect();
-        let all_parts = inside.iter().all(|part| *part != Part::None);
-        if all_parts && inside.contains(&Part::Train) && inside.len() > 1 {
+        if parts.is_empty() || parts.contains(&Part::None) {
+            continue;
+        }
+        if parts.contains(&Part::Train) && parts.len() > 1 {
             return Err(format!(
                 "'{0}' holds the parts of one class or data set; put the parts above the classes, \
                  as in train/{0}/ and test/{0}/, or name a folder that holds one data set",
                 text(name)
             ));
         }
+        above.push(text(name));
+        below.extend(parts);
     }
-    Ok(())
+    if below.contains(&Part::Train) && below.len() > 1 {
+        return Err(format!(
+            "the parts of one data set lie in several folders ({}); put them side by side, as \
+             train/CLASS/ and test/CLASS/",
+            above.join(", ")
+        ));
+    }
+    check_shares(classes)
+}
+
+/// Names of the folders with pictures in a folder.
+fn inside(folder: &Folder) -> BTreeSet<OsString> {
+    let filled = folder.folders.iter().filter(|(_, f)| f.count() > 0);
+    filled.map(|(name, _)| name.clone()).collect()
+}
+
+/// Checks that folders are classes and not parts by other names, or shares of one data set: these
+/// have folders of the same names in them, and nothing else.
+fn check_shares(classes: &BTreeMap<OsString, Folder>) -> Result<(), String> {
+    let candidates: Vec<(&OsString, BTreeSet<OsString>)> = classes
+        .iter()
+        .filter(|(_, folder)| folder.pictures.is_empty())
+        .map(|(name, folder)| (name, inside(folder)))
+        .collect();
+    let alike = |(name, here): &&(&OsString, BTreeSet<OsString>)| {
+        let speaks = part_within(name) != Part::None;
+        candidates.iter().any(|(other, there)| {
+            let both = speaks || (is_share(name) && is_share(other));
+            other != name && both && !there.is_disjoint(here)
+        })
+    };
+    let Some((name, here)) = candidates.iter().find(alike) else {
+        return Ok(());
+    };
+    let first = here.first().map(|name| text(name)).unwrap_or_default();
+    Err(format!(
+        "'{}' looks like a part and not like a class, because folders beside it contain folders such \
+         as '{first}', too; rename the parts to train and test, as in train/{first}/ and \
+         test/{first}/, or put all pictures of a class into one folder",
+        text(name)
+    ))
 }
 
 /// All pictures of a folder, whatever it is.
@@ -251,7 +267,7 @@ impl Layout {
             }
             self.classes.insert((part, class.clone()));
             for found in all(&mut folder) {
-                let below = readable(&found.path);
+                let below = identity(&found.path);
                 let name = below.split('/').skip(prefix).collect::<Vec<_>>().join("/");
                 self.pictures.push(Placed {
                     place: (part, class.clone()),

@@ -8,22 +8,29 @@ mod cifar;
 mod decode;
 mod digits;
 mod download;
+mod entries;
 mod folder;
+mod huffman;
 mod idx;
 mod idx_files;
 mod interleave;
+mod jpeg;
 mod known;
 mod layout;
 mod listing;
 mod loader;
+mod members;
 mod meter;
 mod origin;
+mod part_names;
 mod parts;
 mod rand_augment;
+mod seen;
 mod sheet;
 mod source;
 mod split;
 mod statistics;
+mod walk;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -31,6 +38,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 pub use augment::Augmentation;
@@ -38,6 +46,7 @@ pub use batch::{Batch, Normalisation, PictureBatcher, RawBatch, Sample};
 pub use cache::{Spilled, cache_folder, memory_budget};
 pub use decode::{decode, decode_file};
 pub use download::{Download, DownloadError};
+pub(crate) use entries::{are_settings, is_inspection};
 pub use idx::{IdxError, read_images, read_labels, read_pictures};
 pub use known::{KNOWN, KnownData, ensure};
 pub(crate) use layout::composed;
@@ -47,6 +56,7 @@ pub use origin::{Digest, Origin};
 pub(crate) use parts::check as check_data;
 pub use parts::{Changes, FileList, Parts, difference};
 pub use rand_augment::RandAugment;
+pub use seen::Seen;
 pub use sheet::contact_sheet;
 pub use source::{DataKind, DataSource};
 pub use split::{Split, stratified_split};
@@ -132,6 +142,15 @@ impl Picture {
             origin: None,
         }
     }
+
+    /// What tells its content from that of another: of its file, or of its values where it has no
+    /// file of its own. `None` where these cannot be read.
+    pub fn digest(&self) -> Option<Digest> {
+        match &self.origin {
+            Some(origin) => Some(origin.digest),
+            None => Some(Digest::of(&self.pixels.read().ok()?)),
+        }
+    }
 }
 
 /// A data set: shape, class names, training and test pictures.
@@ -149,10 +168,13 @@ pub struct DataSet {
     pub part: Option<String>,
     /// Picture files that were left out, each with the reason.
     pub skipped: Vec<String>,
-    /// What systems and this program left beside the pictures, which was not looked into.
-    pub ignored: Vec<String>,
+    /// What systems and this program left beside the pictures, which was not looked into, with the
+    /// number of pictures in it.
+    pub ignored: Vec<(String, usize)>,
     /// Files that hold many pictures each, in place of the pictures' own.
     pub files: Vec<(String, Digest)>,
+    /// What the weights that a training starts from have seen.
+    pub earlier: Seen,
 }
 
 impl DataSet {
@@ -172,7 +194,17 @@ impl DataSet {
             skipped: Vec::new(),
             ignored: Vec::new(),
             files: Vec::new(),
+            earlier: Seen::default(),
         }
+    }
+
+    /// Number of test pictures whose content is that of a training picture.
+    pub fn repeated(&self) -> usize {
+        let mut trained = Seen::default();
+        let digests = self.train.par_iter().filter_map(Picture::digest);
+        trained.add(digests.collect::<Vec<_>>(), None);
+        let again = self.test.par_iter().filter(|p| trained.contains(p));
+        again.count()
     }
 }
 
@@ -196,7 +228,7 @@ pub enum DataError {
         source: io::Error,
     },
     /// An archive ends too early or is damaged.
-    #[error("{file}: damaged or cut off archive ({source}); get the file again")]
+    #[error("{file}: damaged or cut off archive, or no archive ({source}); get the file again")]
     Archive {
         /// The archive.
         file: PathBuf,
@@ -293,10 +325,32 @@ pub enum DataError {
         /// Height x width wanted.
         expected: String,
     },
+    /// The data are not where they should be.
+    #[error(
+        "{path}: cannot be read ({source}); if the data have moved, name the new location with --data \
+         PATH"
+    )]
+    Moved {
+        /// Where they were.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Something of the user's would be overwritten.
+    #[error("{path} exists, and {reason}; choose another with {option}, or remove it")]
+    Taken {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why it is not overwritten.
+        reason: &'static str,
+        /// The option or argument that names it.
+        option: &'static str,
+    },
     /// The data are no longer those that the run began with.
     #[error(
-        "{path}: {reason}; the run needs the data that it began with: put them back, or start a \
-         new run from its weights on the data as they are (train --from RUN --data PATH)"
+        "{path}: {reason}; the run needs the data that it began with: put them back, name their new \
+         location (--data PATH), or start a new run from its weights on the data as they are (train \
+         --from RUN --data PATH)"
     )]
     Changed {
         /// Where the data are, or their name.

@@ -7,9 +7,11 @@
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::{DataError, DataSet, Digest, Picture, stratified_split};
+use super::split::split_with_last;
+use super::{DataError, DataSet, Digest, Picture, Seen};
 use crate::config::TrainConfig;
 
 /// Names that a message gives of many.
@@ -28,6 +30,10 @@ pub struct Parts {
     pub unused: Vec<Picture>,
     /// As in the data.
     pub files: Vec<(String, Digest)>,
+    /// What the weights that the run starts from have seen.
+    pub earlier: Seen,
+    /// Number of test pictures that were left out because they had been seen.
+    pub left_out: usize,
 }
 
 /// A file of a run: its name, what is in it, and its class.
@@ -36,7 +42,7 @@ struct Listed(String, Digest, usize);
 
 /// The files of a run by their use, as `data-files.json` keeps them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 pub struct FileList {
     /// Files that hold many pictures each.
     files: Vec<(String, Digest)>,
@@ -44,6 +50,11 @@ pub struct FileList {
     valid: Vec<Listed>,
     test: Vec<Listed>,
     unused: Vec<Listed>,
+    /// What the run saw of pictures that are no files of their own; `None` in lists of earlier
+    /// versions.
+    own: Option<Seen>,
+    /// What the weights that it started from had seen; `None` likewise.
+    earlier: Option<Seen>,
 }
 
 /// How the data differ from those that a run began with.
@@ -57,7 +68,7 @@ pub struct Changes {
     pub moved: Vec<String>,
     /// Files that were not there.
     pub new: Vec<String>,
-    /// Whether something that is trained on or chosen by is missing or has changed.
+    /// Whether something that is trained on is missing or has changed.
     pub training: bool,
 }
 
@@ -67,18 +78,35 @@ impl Parts {
         let mut pictures = data.train;
         let limit = config.limit.unwrap_or(usize::MAX).min(pictures.len());
         let unused = pictures.split_off(limit);
-        let split = stratified_split(pictures, config.validation_fraction, config.seed);
+        // To choose by what the weights were trained on would be to choose by nothing.
+        let known = |picture: &Picture| data.earlier.trained_on(picture);
+        let split = split_with_last(pictures, config.validation_fraction, config.seed, known);
         Self {
             train: split.train,
             valid: split.valid,
             test: data.test,
             unused,
             files: data.files,
+            earlier: data.earlier,
+            left_out: 0,
         }
     }
 
+    /// Whether the pictures are files of their own.
+    pub fn are_files(&self) -> bool {
+        let all = self.train.iter().chain(&self.test);
+        all.into_iter().any(|picture| picture.origin.is_some())
+    }
+
+    /// Number of validation pictures that the weights were trained on before.
+    pub fn known_valid(&self) -> usize {
+        let known = |picture: &&Picture| self.earlier.trained_on(picture);
+        self.valid.iter().filter(known).count()
+    }
+
     /// The parts of data that a run began with, and how they have changed since. Without a list,
-    /// they are split as new data are.
+    /// or with one that names no pictures, they are split as new data are, without test pictures
+    /// that were trained on.
     ///
     /// # Errors
     ///
@@ -88,7 +116,7 @@ impl Parts {
         mut data: DataSet,
         list: Option<&FileList>,
     ) -> Result<(Self, Changes), DataError> {
-        if list.is_some() && data.files.is_empty() {
+        if list.is_some_and(FileList::names_pictures) {
             // Pictures of classes that the run does not know are new ones.
             let place = |class: &String| config.classes.iter().position(|known| known == class);
             let labels: Vec<Option<usize>> = data.classes.iter().map(place).collect();
@@ -105,7 +133,9 @@ impl Parts {
         let Some(list) = list else {
             return Ok((Self::split(data, config), Changes::default()));
         };
-        if data.files != list.files {
+        data.earlier = list.earlier.clone().unwrap_or_default();
+        // The list of an imported model says nothing of its data.
+        if list.is_of_data() && data.files != list.files {
             let old = data.files.iter().filter(|file| !list.files.contains(file));
             let names: Vec<String> = old.map(|(name, _)| name.clone()).collect();
             let what = match names.is_empty() {
@@ -114,8 +144,15 @@ impl Parts {
             };
             return Err(changed(what));
         }
-        if !list.files.is_empty() {
-            return Ok((Self::split(data, config), Changes::default()));
+        if !list.names_pictures() {
+            let (earlier, before) = (&data.earlier, data.test.len());
+            data.test.retain(|picture| !earlier.contains(picture));
+            let left_out = before - data.test.len();
+            if data.test.is_empty() {
+                return Err(changed("it was trained on every test picture".into()));
+            }
+            let parts = Self::split(data, config);
+            return Ok((Self { left_out, ..parts }, Changes::default()));
         }
         let (parts, changes) = list.recall(data);
         if parts.test.is_empty() {
@@ -124,8 +161,8 @@ impl Parts {
         Ok((parts, changes))
     }
 
-    /// The list of the files; `None` where the data are no files.
-    pub fn list(&self) -> Option<FileList> {
+    /// The list of the pictures: of files by name, of others what they are.
+    pub fn list(&self) -> FileList {
         let listed = |pictures: &[Picture]| -> Vec<Listed> {
             let one = |picture: &Picture| {
                 let origin = picture.origin.as_ref()?;
@@ -133,14 +170,21 @@ impl Parts {
             };
             pictures.iter().filter_map(one).collect()
         };
-        let list = FileList {
+        let unlisted = |pictures: &[Picture]| -> Vec<Digest> {
+            let others = pictures.par_iter().filter(|p| p.origin.is_none());
+            others.filter_map(Picture::digest).collect()
+        };
+        let mut own = Seen::default();
+        own.add(unlisted(&self.train), unlisted(&self.valid));
+        FileList {
             files: self.files.clone(),
             train: listed(&self.train),
             valid: listed(&self.valid),
             test: listed(&self.test),
             unused: listed(&self.unused),
-        };
-        (!list.files.is_empty() || !list.train.is_empty()).then_some(list)
+            own: Some(own),
+            earlier: Some(self.earlier.clone()),
+        }
     }
 }
 
@@ -191,10 +235,53 @@ fn few(names: &[String]) -> String {
 }
 
 impl FileList {
-    /// What was trained on or chosen by.
-    pub fn seen(&self) -> BTreeSet<Digest> {
-        let seen = self.train.iter().chain(&self.valid);
-        seen.map(|Listed(_, digest, _)| *digest).collect()
+    /// The list of an imported model, of which only what it has seen is known.
+    pub(crate) fn of_weights(seen: Seen) -> Self {
+        Self {
+            earlier: Some(seen),
+            ..Self::default()
+        }
+    }
+
+    /// Notes what the weights that the run starts from have seen.
+    pub(crate) fn start_from(&mut self, seen: &Seen) {
+        self.earlier.get_or_insert_default().merge(seen);
+    }
+
+    /// Whether it says which pictures are in which part.
+    pub(crate) fn names_pictures(&self) -> bool {
+        !self.train.is_empty() || !self.test.is_empty()
+    }
+
+    /// Whether it says anything of the data, as that of an imported model does not.
+    pub(crate) fn is_of_data(&self) -> bool {
+        self.own.is_some() || self.names_pictures() || !self.files.is_empty()
+    }
+
+    /// Number of files that are named.
+    pub(crate) fn len(&self) -> usize {
+        let lists = [&self.train, &self.valid, &self.test, &self.unused];
+        lists.iter().map(|list| list.len()).sum()
+    }
+
+    /// What the weights of the run have seen, before it and in it. `is_first` is for one that
+    /// started from no weights.
+    pub(crate) fn seen(&self, is_first: bool) -> Seen {
+        let mut seen = match &self.earlier {
+            Some(earlier) => earlier.clone(),
+            None if is_first => Seen::default(),
+            None => Seen::unknown(),
+        };
+        match &self.own {
+            Some(own) => seen.merge(own),
+            None if self.files.is_empty() => {}
+            None => seen.merge(&Seen::unknown()),
+        }
+        let digests = |list: &[Listed]| -> Vec<Digest> {
+            list.iter().map(|Listed(_, digest, _)| *digest).collect()
+        };
+        seen.add(digests(&self.train), digests(&self.valid));
+        seen
     }
 
     /// Finds the files of the list again: by name and content, or else by content alone.
@@ -238,7 +325,7 @@ impl FileList {
                     *place = Some(picture);
                     continue;
                 }
-                changes.training |= part < 2;
+                changes.training |= part == 0;
                 match by_name.get(name).filter(|index| left[**index].is_some()) {
                     Some(index) => {
                         replaced.insert(*index);
@@ -261,6 +348,8 @@ impl FileList {
             test,
             unused,
             files: Vec::new(),
+            earlier: data.earlier,
+            left_out: 0,
         };
         (parts, changes)
     }
@@ -333,7 +422,7 @@ mod tests {
             test: data(&[("a/4", 4), ("b/5", 5)]).train,
             ..Parts::default()
         };
-        let text = serde_json::to_string(&parts.list().unwrap()).unwrap();
+        let text = serde_json::to_string(&parts.list()).unwrap();
         serde_json::from_str(&text).unwrap()
     }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::decode::reshape;
-use super::folder::{self, Options};
+use super::folder::{self, Options, Purpose};
 use super::known::{KnownData, ensure};
 use super::{DataError, DataSet, PictureShape, cifar, digits, idx_files};
 use crate::names::nearest;
@@ -169,7 +169,7 @@ impl DataSource {
     ///
     /// When a file is missing or damaged, naming it.
     pub fn load(&self) -> Result<DataSet, DataError> {
-        self.read(None, false)
+        self.read(None, Purpose::Train)
     }
 
     /// Reads the pictures in the shape that a model takes.
@@ -178,7 +178,7 @@ impl DataSource {
     ///
     /// As [`load`](Self::load).
     pub fn load_as(&self, shape: PictureShape) -> Result<DataSet, DataError> {
-        self.read(Some(shape), false)
+        self.read(Some(shape), Purpose::Train)
     }
 
     /// Reads what a model can be tested with, in the shape that it takes: the test part of the
@@ -188,19 +188,41 @@ impl DataSource {
     ///
     /// As [`load`](Self::load).
     pub fn load_to_test(&self, shape: PictureShape) -> Result<DataSet, DataError> {
-        self.read(Some(shape), true)
+        self.read(Some(shape), Purpose::Test)
     }
 
-    fn read(&self, shape: Option<PictureShape>, only_test: bool) -> Result<DataSet, DataError> {
+    /// Reads the data of a run that has a list of its pictures, and so knows what is missing: no
+    /// part and no class must be there.
+    ///
+    /// # Errors
+    ///
+    /// As [`load`](Self::load).
+    pub fn load_again(&self, shape: PictureShape) -> Result<DataSet, DataError> {
+        self.read(Some(shape), Purpose::Again)
+    }
+
+    /// The same data at the place of others.
+    pub fn moved_to(&self, place: &Self) -> Self {
+        let path = match self.kind {
+            DataKind::Digits => None,
+            _ => place.path.clone(),
+        };
+        Self {
+            path,
+            ..self.clone()
+        }
+    }
+
+    fn read(&self, shape: Option<PictureShape>, purpose: Purpose) -> Result<DataSet, DataError> {
         let Some(shape) = shape else {
-            return self.read_files(only_test);
+            return self.read_files(purpose);
         };
         let like = Self {
             size: Some([shape.height, shape.width]),
             channels: Some(shape.channels),
             ..self.clone()
         };
-        let mut data = like.read_files(only_test)?;
+        let mut data = like.read_files(purpose)?;
         let from = std::mem::replace(&mut data.shape, shape);
         if from == shape {
             return Ok(data);
@@ -214,13 +236,13 @@ impl DataSource {
         Ok(data)
     }
 
-    fn read_files(&self, only_test: bool) -> Result<DataSet, DataError> {
+    fn read_files(&self, purpose: Purpose) -> Result<DataSet, DataError> {
         let options = |size: Option<[usize; 2]>, channels: Option<usize>| Options {
             size,
             channels: self.channels.or(channels),
             test_fraction: self.test_fraction,
             max_corrupt: self.max_corrupt,
-            only_test,
+            purpose,
         };
         match self.kind {
             DataKind::Digits => digits::load(),
@@ -256,8 +278,11 @@ impl DataSource {
         match (&self.path, KnownData::from_name(known)) {
             (Some(path), _) => {
                 // A clear message where the path is not there.
-                std::fs::metadata(path).map_err(|source| DataError::read(path, source))?;
-                Ok(path.clone())
+                let path = path.clone();
+                match std::fs::metadata(&path) {
+                    Ok(_) => Ok(path),
+                    Err(source) => Err(DataError::Moved { path, source }),
+                }
             }
             (None, Some(known)) => ensure(known),
             (None, None) => Err(DataError::Layout {
@@ -298,7 +323,7 @@ fn detect(path: &Path) -> Result<DataKind, DataError> {
         if any("train.bin") && any("test.bin") {
             return Ok(DataKind::Cifar100);
         }
-        if folders.iter().any(|folder| idx_files::is_there(folder)) {
+        if idx_files::are_in(path)? {
             return Ok(DataKind::Idx);
         }
         if let Some(reason) = cifar::other_version(path)? {
@@ -315,13 +340,24 @@ fn detect(path: &Path) -> Result<DataKind, DataError> {
     }
     let names = folder::class_names(path)?;
     if names.is_empty() && !path.is_dir() {
-        // An archive without pictures: of those, only the binary forms are known.
-        let is_100 = path.to_string_lossy().contains("100");
-        return Ok(if is_100 {
-            DataKind::Cifar100
-        } else {
-            DataKind::Cifar10
-        });
+        // An archive without class folders may hold files of many pictures.
+        let has = |names: &[&str]| super::archive::has_files(path, names);
+        return Ok(
+            if has(&["data_batch_1.bin"])? || has(&["test_batch.bin"])? {
+                DataKind::Cifar10
+            } else if has(&["train.bin", "test.bin"])? {
+                DataKind::Cifar100
+            } else if idx_files::are_in(path)? {
+                DataKind::Idx
+            } else if let Some(reason) = cifar::other_version(path)? {
+                return Err(DataError::Layout {
+                    path: path.into(),
+                    reason,
+                });
+            } else {
+                DataKind::Folder
+            },
+        );
     }
     let are = |known: &[&str]| {
         names.len() == known.len() && names.iter().all(|name| known.contains(&name.as_str()))

@@ -20,6 +20,16 @@ pub struct Split {
 /// Every class gives `fraction` times its size, rounded, so the held-out part has the same share
 /// of each class as the whole. Both parts keep the order of `pictures`.
 pub fn stratified_split(pictures: Vec<Picture>, fraction: f64, seed: u64) -> Split {
+    split_with_last(pictures, fraction, seed, |_| false)
+}
+
+/// The same, but with pictures that are held out last: only where the others are too few.
+pub(super) fn split_with_last(
+    pictures: Vec<Picture>,
+    fraction: f64,
+    seed: u64,
+    last: impl Fn(&Picture) -> bool,
+) -> Split {
     let classes = pictures
         .iter()
         .map(|picture| picture.label + 1)
@@ -43,6 +53,7 @@ pub fn stratified_split(pictures: Vec<Picture>, fraction: f64, seed: u64) -> Spl
             let seed = derive(seed, Stream::Split, [class as u64, 0]);
             members.shuffle(&mut StdRng::seed_from_u64(seed));
         }
+        members.sort_by_cached_key(|i| last(&pictures[*i]));
         let count = (fraction * members.len() as f64).round() as usize;
         for index in members.into_iter().take(count) {
             held_out[index] = true;
@@ -128,6 +139,19 @@ mod tests {
         let now = valid(&order[7..], 3);
         let moved = now.iter().filter(|i| !all.contains(i)).count();
         assert!(moved <= 7, "{moved}");
+    }
+
+    #[test]
+    fn some_are_held_out_only_where_the_others_are_too_few() {
+        // Of each class of 100, 30 are held out; 20 of it may be held out first.
+        let known = |picture: &Picture| numbers(std::slice::from_ref(picture))[0] >= 140;
+        let split = split_with_last(pictures(700), 0.3, 3, known);
+        let held_out = numbers(&split.valid);
+        assert_eq!(held_out.len(), 210);
+        assert_eq!(held_out.iter().filter(|i| **i < 140).count(), 140);
+        let split = split_with_last(pictures(700), 0.1, 3, known);
+        assert_eq!(split.valid.len(), 70);
+        assert!(numbers(&split.valid).iter().all(|i| *i < 140));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! ```text
 //! runs/digits-1/
 //!   config.json     what was asked for
-//!   data-files.json which files are trained on and tested with, if the pictures are files
+//!   data-files.json which pictures are trained on and tested with, and what was before
 //!   metrics.csv     the metrics of every epoch, as a table
 //!   metrics.json    the same for machines; read again on resume
 //!   summary.json    the final result

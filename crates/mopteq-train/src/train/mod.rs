@@ -21,7 +21,7 @@ use crate::checkpoint::{self, Position, Which};
 use crate::classifier::Classifier;
 use crate::config::TrainConfig;
 use crate::crash;
-use crate::data::{DataError, DataSet, FileList, Parts, Picture, check_data};
+use crate::data::{DataError, DataSet, DataSource, FileList, Parts, Picture, check_data};
 use crate::device::SelectedDevice;
 use crate::evaluate::{Outcome, Scores, infer, scores};
 use crate::history::History;
@@ -106,8 +106,12 @@ pub struct Task {
     valid: Vec<Picture>,
     test: Vec<Picture>,
     parameters: usize,
-    /// The files that these pictures are, if they are files.
+    /// What the pictures are, if the task trains.
     files: Option<FileList>,
+    /// Validation pictures that the weights were trained on before.
+    known_valid: usize,
+    /// The data are elsewhere than the run says, and are found there from now on.
+    moved: bool,
     /// What the training starts from, in place of random parameters.
     weights: Option<Weights>,
     /// What the final model made of the test pictures, for the report.
@@ -142,8 +146,9 @@ impl Task {
         Self::with_parts(config, parts, devices, true)
     }
 
-    /// The task of an existing run, with the pictures that it began with. `going_on` is for one
-    /// that trains on, which needs all of its training pictures.
+    /// The task of an existing run, with the pictures that it began with; `moved` says where these
+    /// are now, if elsewhere. `going_on` is for one that trains on, which needs all of its training
+    /// pictures.
     ///
     /// # Errors
     ///
@@ -152,26 +157,26 @@ impl Task {
         run: &RunFolder,
         devices: Vec<SelectedDevice>,
         going_on: bool,
+        moved: Option<&DataSource>,
     ) -> Result<Self, Error> {
-        let config = run.read_config()?;
+        let mut config = run.read_config()?;
+        if let Some(moved) = moved {
+            config.data = config.data.moved_to(moved);
+        }
         if going_on {
             refuse_imported(run, &config)?;
         }
-        let (parts, changes) = run.read_parts(&config)?;
-        let changed = |reason: String| DataError::Changed {
-            path: config.data.describe(),
-            reason,
-        };
-        if going_on && changes.training {
-            return Err(changed(format!("{changes} since the run began")).into());
-        }
+        let parts = run.read_parts(&config, going_on)?;
         // Of an earlier version: its split was another.
         let started = !checkpoint::positions(run).is_empty();
-        if going_on && started && run.read_files()?.is_none() && parts.list().is_some() {
+        if going_on && started && run.read_files()?.is_none() && parts.are_files() {
             let reason = "the run has no list of its files, so what it trained on is not known";
-            return Err(changed(reason.into()).into());
+            let (path, reason) = (config.data.describe(), reason.into());
+            return Err(DataError::Changed { path, reason }.into());
         }
-        Self::with_parts(config, parts, devices, going_on)
+        let task = Self::with_parts(config, parts, devices, going_on)?;
+        let moved = moved.is_some();
+        Ok(Self { moved, ..task })
     }
 
     /// `trains` is for a task that is not there only to look back.
@@ -192,7 +197,8 @@ impl Task {
             }
             .into());
         }
-        let files = parts.list();
+        let files = trains.then(|| parts.list());
+        let known_valid = parts.known_valid();
         let mut test = parts.test;
         test.truncate(config.test_limit.unwrap_or(usize::MAX));
         Ok(Self {
@@ -203,6 +209,8 @@ impl Task {
             test,
             parameters,
             files,
+            known_valid,
+            moved: false,
             weights: None,
             outcome: OnceLock::new(),
         })
@@ -218,6 +226,9 @@ impl Task {
         let device = &self.device().device;
         let mut model = Classifier::new(&self.config, device)?.materialised();
         let fresh = weights.put_into(&mut model, &self.config, device)?;
+        if let Some(files) = &mut self.files {
+            files.start_from(weights.seen());
+        }
         self.weights = Some(weights);
         Ok(fresh)
     }
@@ -268,6 +279,11 @@ impl Task {
     /// Number of pictures that are held out to choose by.
     pub fn validation_pictures(&self) -> usize {
         self.valid.len()
+    }
+
+    /// Number of these that the weights were trained on before.
+    pub fn known_validation_pictures(&self) -> usize {
+        self.known_valid
     }
 
     /// Where an existing run of this config goes on: at its last checkpoint that can be read, or
@@ -334,6 +350,9 @@ impl Task {
     ) -> Result<Summary, Error> {
         self.check_devices()?;
         let _lock = run.lock()?;
+        if self.moved {
+            run.write_config(&self.config)?;
+        }
         if let Some(summary) = run.read_summary()? {
             return Ok(summary);
         }

@@ -11,7 +11,7 @@ use crate::Error;
 use crate::checkpoint::{Which, load_model};
 use crate::classifier::Classifier;
 use crate::config::TrainConfig;
-use crate::data::{DataError, DataSet, DataSource, Digest};
+use crate::data::{DataError, DataSet, DataSource, Seen};
 use crate::device::SelectedDevice;
 use crate::run::RunFolder;
 use crate::ship;
@@ -46,8 +46,8 @@ pub struct Weights {
     path: PathBuf,
     config: TrainConfig,
     model: Classifier,
-    /// Pictures that they were trained on, where that is known.
-    seen: BTreeSet<Digest>,
+    /// What they were trained on and chosen by.
+    seen: Seen,
 }
 
 type Shapes = BTreeMap<String, Vec<usize>>;
@@ -97,25 +97,30 @@ impl Weights {
         }
         let absolute = std::path::absolute(path).map_err(|e| DataError::read(path, e))?;
         if !path.is_dir() {
-            let (config, model) = ship::read(path, device)?;
+            let (config, model, seen) = ship::read(path, device)?;
             return Ok(Self {
                 path: absolute,
                 config,
                 model,
-                seen: BTreeSet::new(),
+                seen,
             });
         }
         let run = RunFolder::open(path)?;
         let config = run.read_config()?;
         let model = Classifier::new(&config, &device.device)?;
         let model = load_model(&run, Which::Last.position(&run)?, model)?;
-        let seen = run.read_files()?.map(|files| files.seen());
+        let seen = run.seen(&config)?;
         Ok(Self {
             path: absolute,
             config,
             model,
-            seen: seen.unwrap_or_default(),
+            seen,
         })
+    }
+
+    /// What they were trained on and chosen by, as far as that is known.
+    pub fn seen(&self) -> &Seen {
+        &self.seen
     }
 
     /// The settings that the weights were trained with.
@@ -151,17 +156,16 @@ impl Weights {
         })
     }
 
-    /// Removes the test pictures that the weights were trained on, and counts them.
+    /// Removes the test pictures that the weights were trained on, and counts them. The data
+    /// keep what the weights have seen: the validation pictures are chosen from others first.
     ///
     /// # Errors
     ///
     /// When no other is left.
     pub fn remove_seen(&self, data: &mut DataSet) -> Result<usize, WeightsError> {
         let before = data.test.len();
-        data.test.retain(|picture| {
-            let origin = picture.origin.as_ref();
-            origin.is_none_or(|origin| !self.seen.contains(&origin.digest))
-        });
+        data.test.retain(|picture| !self.seen.contains(picture));
+        data.earlier = self.seen.clone();
         match data.test.is_empty() {
             true => Err(WeightsError::AllSeen(self.path.clone())),
             false => Ok(before - data.test.len()),

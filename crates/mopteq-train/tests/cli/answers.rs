@@ -6,6 +6,8 @@ use serde_json::{Value, json};
 
 use crate::support::*;
 
+const IGNORED: &str = "warning: 1 picture is ignored (hidden, or in folders of the system or of this program): \
+                       photos/@eaDir (1)\n";
 const RUN: [&str; 4] = ["--run", "run", "--device", "cpu"];
 
 #[test]
@@ -37,7 +39,7 @@ fn one_bad_picture_costs_no_answer() {
     let all = ["photos/a/2.png", "photos/b/0.png", "photos/b/deeper/1.png"];
     assert_eq!(
         answered(&["photos"]),
-        (all.map(str::to_owned).to_vec(), Some(0), String::new())
+        (all.map(str::to_owned).to_vec(), Some(0), IGNORED.into())
     );
     // What is no picture is told; what should be one is counted.
     fs::write(photos.join("notes.txt"), "text").unwrap();
@@ -72,6 +74,69 @@ fn one_bad_picture_costs_no_answer() {
     assert_eq!((files.len(), code), (0, Some(1)));
     assert!(error.contains("error: 2 of 2 pictures"), "{error}");
     assert!(error.contains("missing.png: cannot be read"), "{error}");
+}
+
+#[cfg(unix)]
+#[test]
+fn links_that_lead_nowhere_or_back_cost_no_answer() {
+    use std::os::unix::fs::symlink;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    train(path, &["--epochs", "1", "--out", "run"]);
+    let photos = path.join("photos");
+    fs::create_dir_all(photos.join("a")).unwrap();
+    for name in ["0.png", "a/1.png"] {
+        bar().save(photos.join(name)).unwrap();
+    }
+    for (target, link) in [
+        ("nowhere", "broken"),
+        ("nowhere.png", "broken.png"),
+        ("itself", "itself"),
+        (".", "loop"),
+        ("..", "a/up"),
+    ] {
+        symlink(target, photos.join(link)).unwrap();
+    }
+    let output = output(path, &[&["predict", "photos"], &RUN[..]].concat());
+    let (answers, told) = (output.stdout, String::from_utf8_lossy(&output.stderr));
+    let answers = String::from_utf8(answers).unwrap();
+    assert!(
+        answers.contains("0.png") && answers.contains("a/1.png"),
+        "{answers}"
+    );
+    for name in ["broken:", "broken.png:", "itself:", "loop:", "a/up:"] {
+        assert!(told.contains(&format!("photos/{name}")), "{name} {told}");
+    }
+    assert!(
+        told.contains("error: 5 of 7 pictures could not be read"),
+        "{told}"
+    );
+}
+
+#[test]
+fn what_is_no_picture_says_what_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    train(path, &["--epochs", "1", "--out", "run"]);
+    fs::create_dir(path.join("photos")).unwrap();
+    fs::write(path.join("photos/x.heic"), "unread").unwrap();
+    let inspect = |picture: &str| fail(path, &[&["inspect", picture], &RUN[..]].concat());
+    let convert = ".heic files are not read; convert it to PNG or JPEG";
+    for error in [
+        fail(path, &[&["predict", "photos/x.heic"], &RUN[..]].concat()),
+        fail(path, &[&["predict", "photos"], &RUN[..]].concat()),
+        inspect("photos/x.heic"),
+    ] {
+        assert!(
+            error.contains("x.heic: ") && error.contains(convert),
+            "{error}"
+        );
+    }
+    assert!(inspect("photos").contains("photos: not a picture that can be read (it is a folder"));
+    // By its content it is one.
+    bar().save(path.join("one.png")).unwrap();
+    fs::rename(path.join("one.png"), path.join("one.heic")).unwrap();
+    succeed(path, &[&["predict", "one.heic"], &RUN[..]].concat());
 }
 
 #[cfg(unix)]

@@ -182,6 +182,180 @@ fn a_resume_needs_the_training_pictures_and_leaves_new_ones_out() {
 }
 
 #[test]
+fn data_that_moved_are_found_at_their_new_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let photos = path.join("photos");
+    picture_folder(&photos, &[("", 20)], 16);
+    run_on(path, "2", "whole");
+    run_on(path, "2", "run");
+    fs::rename(&photos, path.join("away")).unwrap();
+    picture_folder(&path.join("other"), &[("", 3)], 20);
+    for command in [
+        &["eval", "--run", "run"][..],
+        &["report", "--run", "run"],
+        &["train", "--resume", "run"],
+    ] {
+        let error = fail(path, &[command, &["--device", "cpu"]].concat());
+        assert!(error.contains("photos: cannot be read"), "{error}");
+        assert!(
+            error.contains("name the new location with --data PATH"),
+            "{error}"
+        );
+    }
+    // There, the run's own test pictures are scored, and other data are other data.
+    let eval = |data: &str| {
+        let eval = ["eval", "--run", "run", "--device", "cpu", "--json"];
+        let output = output(path, &[&eval[..], &["--data", data]].concat());
+        let warnings = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{warnings}");
+        let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+        (found, warnings)
+    };
+    let (found, warnings) = eval("away");
+    assert_eq!(found["part"], "the run's own test pictures");
+    assert_eq!((&found["scores"]["pictures"], &*warnings), (&12.into(), ""));
+    assert_eq!(
+        found["scores"]["accuracy"],
+        summary(&path.join("run"))["test_accuracy"]
+    );
+    pack(&path.join("away"), &path.join("away.tar.gz"));
+    assert_eq!(eval("away.tar.gz").0["scores"], found["scores"]);
+    let (found, _) = eval("other");
+    assert_eq!(found["part"], "all pictures");
+    assert_eq!(found["scores"]["pictures"], 9);
+    let (found, _) = eval("away/apples/../../away");
+    assert_eq!(found["part"], "the run's own test pictures");
+    // A file more and a file less are told, as ever.
+    let test = part(path, "run", "test");
+    fs::remove_file(path.join("away").join(&test[0])).unwrap();
+    let (found, warnings) = eval("away");
+    assert_eq!(found["scores"]["pictures"], 11);
+    assert!(warnings.contains("1 file is missing"), "{warnings}");
+
+    fs::remove_file(path.join("run/report.html")).unwrap();
+    let report = [
+        "report", "--run", "run", "--device", "cpu", "--data", "away",
+    ];
+    succeed(path, &report);
+    assert!(path.join("run/report.html").exists());
+    // A resume goes on with them, and the run remembers where they are.
+    fs::remove_file(path.join("run/summary.json")).unwrap();
+    fs::remove_dir_all(path.join("run/checkpoint/epoch-0002")).unwrap();
+    let resume = ["train", "--resume", "run", "--device", "cpu", "--data"];
+    let error = fail(path, &[&resume[..], &["other"]].concat());
+    assert!(
+        error.contains("other: ") && error.contains("--data PATH"),
+        "{error}"
+    );
+    let config = read_json(&path.join("run/config.json"));
+    assert!(config["data"]["path"].as_str().unwrap().ends_with("photos"));
+    succeed(path, &[&resume[..], &["away"]].concat());
+    assert_eq!(parameters(path, "whole"), parameters(path, "run"));
+    let config = read_json(&path.join("run/config.json"));
+    assert!(config["data"]["path"].as_str().unwrap().ends_with("away"));
+    assert_eq!(scored(path, "run").0, 11);
+    // Other settings cannot change.
+    let both = output(path, &[&resume[..], &["away", "--lr", "1"]].concat());
+    assert_eq!(both.status.code(), Some(2));
+}
+
+#[test]
+fn a_finished_run_is_none_the_worse_for_what_comes_and_goes_beside_its_pictures() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let photos = path.join("photos");
+    picture_folder(&photos, &[("train", 6), ("test", 2)], 16);
+    run_on(path, "2", "run");
+    let still = |count: u64| {
+        assert_eq!(scored(path, "run").0, count);
+        fs::remove_file(path.join("run/report.html")).unwrap();
+        succeed(path, &["report", "--run", "run", "--device", "cpu"]);
+        assert!(path.join("run/report.html").exists());
+    };
+    for folder in ["train/new", "test/newer"] {
+        fs::create_dir(photos.join(folder)).unwrap();
+    }
+    succeed(
+        path,
+        &["export", "--run", "run", "photos/models/m.safetensors"],
+    );
+    still(6);
+    // It can go on, too.
+    fs::remove_file(path.join("run/summary.json")).unwrap();
+    fs::remove_dir_all(path.join("run/checkpoint/epoch-0002")).unwrap();
+    let resume = ["train", "--resume", "run", "--device", "cpu", "--plain"];
+    succeed(path, &resume);
+    // A class is gone, a part is gone: the messages say what is missing.
+    fs::remove_dir_all(photos.join("test/clouds")).unwrap();
+    still(4);
+    fs::rename(photos.join("train"), path.join("away")).unwrap();
+    still(4);
+    let (_, warnings) = scored(path, "run");
+    assert!(
+        warnings.contains("20 files are missing (train/"),
+        "{warnings}"
+    );
+    fs::remove_dir_all(photos.join("test/apples")).unwrap();
+    still(2);
+    fs::remove_file(path.join("run/summary.json")).unwrap();
+    let failed = output(path, &resume);
+    let told = String::from_utf8_lossy(&failed.stderr).into_owned();
+    // The reason is given once.
+    assert_eq!(told.matches("files are missing").count(), 1, "{told}");
+    assert!(
+        told.starts_with("error: ") && told.contains("put them back"),
+        "{told}"
+    );
+    fs::remove_dir_all(&photos).unwrap();
+    fs::create_dir_all(photos.join("test/apples")).unwrap();
+    let error = fail(path, &["eval", "--run", "run", "--device", "cpu"]);
+    assert!(
+        error.contains("no test picture is left (24 files are missing"),
+        "{error}"
+    );
+    assert!(error.contains("--data PATH"), "{error}");
+}
+
+#[test]
+fn a_resume_needs_no_validation_picture_unless_it_chooses_by_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let photos = path.join("photos");
+    picture_folder(&photos, &[("", 20)], 16);
+    run_on(path, "2", "run");
+    fs::remove_file(path.join("run/summary.json")).unwrap();
+    fs::remove_dir_all(path.join("run/checkpoint/epoch-0002")).unwrap();
+    let valid = part(path, "run", "valid");
+    fs::remove_file(photos.join(&valid[0])).unwrap();
+    let resume = ["train", "--resume", "run", "--device", "cpu", "--plain"];
+    let resumed = output(path, &resume);
+    let told = String::from_utf8_lossy(&resumed.stderr).into_owned();
+    assert!(resumed.status.success(), "{told}");
+    assert!(
+        told.contains(&format!("1 file is missing ({})", valid[0])),
+        "{told}"
+    );
+    // With --patience, one must be left.
+    let patient = [
+        "train",
+        "--data",
+        "photos",
+        "--patience",
+        "9",
+        "--out",
+        "patient",
+    ];
+    succeed(path, &[&patient[..], &SMALL, &["2"]].concat());
+    fs::remove_file(path.join("patient/summary.json")).unwrap();
+    for name in part(path, "patient", "valid") {
+        fs::remove_file(photos.join(name)).unwrap();
+    }
+    let error = fail(path, &["train", "--resume", "patient", "--device", "cpu"]);
+    assert!(error.contains("no validation picture is left"), "{error}");
+}
+
+#[test]
 fn files_of_many_pictures_are_known_by_their_content() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
@@ -205,6 +379,18 @@ fn files_of_many_pictures_are_known_by_their_content() {
     write(40, 0);
     run_on(path, "1", "run");
     succeed(path, &["eval", "--run", "run", "--device", "cpu"]);
+    // They may move as well.
+    fs::rename(path.join("photos"), path.join("away")).unwrap();
+    let error = fail(path, &["train", "--from", "run", "--device", "cpu"]);
+    assert!(error.contains("new location with --data"), "{error}");
+    let eval = ["eval", "--run", "run", "--device", "cpu", "--data"];
+    let text = succeed(path, &[&eval[..], &["away"]].concat());
+    assert!(text.contains("the run's own test pictures"), "{text}");
+    write(40, 1);
+    fs::rename(path.join("photos"), path.join("other")).unwrap();
+    let text = succeed(path, &[&eval[..], &["other"]].concat());
+    assert!(text.contains("other, part 'test'"), "{text}");
+    fs::rename(path.join("away"), path.join("photos")).unwrap();
     write(38, 0);
     let error = fail(path, &["eval", "--run", "run", "--device", "cpu"]);
     assert!(

@@ -14,7 +14,11 @@ use serde_json::Value;
 use crate::support::*;
 
 /// Names of folders, most of them unfortunate.
-const FOLDERS: [&str; 34] = [
+const FOLDERS: [&str; 38] = [
+    "fold0",
+    "flowers_train",
+    "my test data",
+    "CVS",
     "cats",
     "dogs",
     "birds",
@@ -85,8 +89,11 @@ enum Content {
     Link(usize),
     Outside,
     Broken,
-    /// A run of this program around it.
+    /// The settings of a run beside it, whole runs, an inspection, and an exported model.
     Run,
+    Checkpoints,
+    Inspection,
+    Model,
 }
 
 fn picture(format: usize, kind: usize, width: u32, height: u32) -> Vec<u8> {
@@ -120,6 +127,9 @@ fn content() -> impl Strategy<Value = Content> {
         1 => Just(Content::Outside),
         1 => Just(Content::Broken),
         1 => Just(Content::Run),
+        1 => Just(Content::Checkpoints),
+        1 => Just(Content::Inspection),
+        1 => Just(Content::Model),
     ]
 }
 
@@ -222,20 +232,33 @@ fn make(root: &Path, files: &[(PathBuf, Content)]) -> bool {
                 links = true;
             }
             Content::Run if folder != root => {
-                let config =
-                    r#"{"format": 2, "data": 0, "classes": 0, "normalisation": 0, "model": 0}"#;
-                let _ = fs::write(folder.join("config.json"), config);
+                let _ = fs::write(folder.join("config.json"), CONFIG);
             }
-            Content::Run => {}
+            Content::Checkpoints if folder != root => {
+                let _ = fs::write(folder.join("config.json"), CONFIG);
+                let _ = fs::create_dir(folder.join("checkpoint"));
+                let _ = fs::write(folder.join("checkpoint/model.bpk"), "model");
+            }
+            Content::Inspection => {
+                let _ = fs::write(folder.join("inspection.json"), INSPECTION);
+                if !folder.join("branches.png").exists() {
+                    fs::write(folder.join("branches.png"), picture(0, 1, 8, 8)).unwrap();
+                }
+            }
+            Content::Model => fs::write(folder.join("m.safetensors"), "model").unwrap(),
+            Content::Run | Content::Checkpoints => {}
         }
     }
     links
 }
 
+const CONFIG: &str = r#"{"format": 2, "data": 0, "classes": 0, "normalisation": 0, "model": 0}"#;
+const INSPECTION: &str = r#"{"prediction": 0, "solver_residuals": 0, "branches": 0}"#;
 const READ: [&str; 10] = [
     ".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".jfif", ".tif", ".heic", ".apng",
 ];
-const LITTER: [&str; 5] = [
+const LITTER: [&str; 6] = [
+    "CVS",
     "@eaDir",
     "__MACOSX",
     "$RECYCLE.BIN",
@@ -252,15 +275,20 @@ fn pictures(root: &Path, folder: &Path, into: &mut BTreeSet<PathBuf>) {
             continue;
         }
         if path.is_dir() {
-            let run = fs::read(path.join("config.json")).is_ok_and(|text| text.starts_with(b"{"));
+            let run = path.join("checkpoint").is_dir() && path.join("config.json").is_file();
             if !LITTER.contains(&&*name) && !run {
                 pictures(root, &path, into);
             }
             continue;
         }
+        if name == "branches.png" && folder.join("inspection.json").is_file() {
+            continue;
+        }
         let named = READ
             .iter()
             .any(|ending| name.to_lowercase().ends_with(ending));
+        // One that was a class, perhaps.
+        let broken = path.is_symlink() && fs::metadata(&path).is_err();
         let start = fs::read(&path).unwrap_or_default();
         let formats = [
             ImageFormat::Png,
@@ -269,7 +297,7 @@ fn pictures(root: &Path, folder: &Path, into: &mut BTreeSet<PathBuf>) {
             ImageFormat::WebP,
         ];
         let is = image::guess_format(&start).is_ok_and(|format| formats.contains(&format));
-        if named || is {
+        if named || is || broken {
             into.insert(path.strip_prefix(root).unwrap().to_path_buf());
         }
     }

@@ -114,22 +114,30 @@ fn a_jpeg_that_is_cut_in_half_is_damaged() {
     for name in ["a", "b"] {
         fs::create_dir_all(path.join("data").join(name)).unwrap();
         for i in 0..6 {
-            let whole = encoded(tinted(0, i, 40), ImageFormat::Jpeg);
+            let whole = encoded(tinted(0, i, 100), ImageFormat::Jpeg);
             fs::write(path.join(format!("data/{name}/{i}.jpg")), &whole).unwrap();
-            if i < 2 {
-                let half = &whole[..whole.len() / 2];
-                fs::write(path.join(format!("data/{name}/half-{i}.jpg")), half).unwrap();
+            // Cut off; with an end that somebody put there; with a hole.
+            let middle = whole.len() * 3 / 4;
+            let half = &whole[..middle];
+            let mut hole = whole.clone();
+            hole[middle..middle + whole.len() / 10].fill(0);
+            for (kind, bytes) in [half.to_vec(), [half, &[0xff, 0xd9]].concat(), hole]
+                .into_iter()
+                .enumerate()
+                .filter(|_| i < 2)
+            {
+                fs::write(path.join(format!("data/{name}/{i}-{kind}.jpg")), bytes).unwrap();
             }
         }
     }
     let error = fail(path, &["data", "check", "data"]);
     assert!(
-        error.contains("4 of 16") && error.contains("cut off"),
+        error.contains("12 of 24") && error.contains("cut off"),
         "{error}"
     );
     let found = check(path, &["data", "--max-corrupt", "0.5"]);
     assert_eq!(found["train"], json!([5, 5]));
-    assert_eq!(found["skipped"].as_array().unwrap().len(), 4);
+    assert_eq!(found["skipped"].as_array().unwrap().len(), 12);
 }
 
 #[cfg(unix)]
@@ -250,6 +258,192 @@ fn idx_labels_need_not_start_at_0() {
     );
     idx_files(&path.join("data"), [&[4, 4], &[4]]);
     assert!(fail(path, &["data", "check", "data"]).contains("labels are the same"));
+}
+
+#[test]
+fn idx_files_have_many_names_and_need_pictures() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let labels = [0, 1].repeat(5);
+    idx_files(&path.join("plain"), [&labels, &[0, 1]]);
+    let expected = check(path, &["plain"]);
+    // As EMNIST names its files.
+    let data = path.join("emnist");
+    fs::create_dir(&data).unwrap();
+    let copy = |before: &str| {
+        for (from, to) in [("train", "train"), ("t10k", "test")] {
+            for kind in ["images-idx3-ubyte", "labels-idx1-ubyte"] {
+                let from = path.join(format!("plain/{from}-{kind}"));
+                fs::copy(from, data.join(format!("{before}{to}-{kind}"))).unwrap();
+            }
+        }
+    };
+    copy("emnist-letters-");
+    pack(&data, &path.join("emnist.tar.gz"));
+    for data in ["emnist", "emnist.tar.gz"] {
+        let found = check(path, &[data]);
+        assert_eq!(
+            (&found["kind"], &found["train"]),
+            (&json!("idx"), &expected["train"])
+        );
+    }
+    copy("emnist-digits-");
+    let error = fail(path, &["data", "check", "emnist"]);
+    assert!(
+        error.contains("several data sets") && error.contains("emnist-digits-"),
+        "{error}"
+    );
+    assert!(error.contains("folder of their own"), "{error}");
+    // Two data sets in two folders are two.
+    idx_files(&path.join("both/a"), [&labels, &[0, 1]]);
+    assert_eq!(check(path, &["both"])["kind"], "idx");
+    idx_files(&path.join("both/b"), [&labels, &[0, 1]]);
+    let error = fail(path, &["data", "check", "both"]);
+    assert!(
+        error.contains("a/train-images") && error.contains("b/train-images"),
+        "{error}"
+    );
+    // A part without pictures.
+    idx_files(&path.join("plain"), [&labels, &[]]);
+    let error = fail(path, &["data", "check", "plain"]);
+    assert!(
+        error.contains("t10k-images-idx3-ubyte: the file contains no pictures"),
+        "{error}"
+    );
+}
+
+#[test]
+fn archives_without_classes_are_told_what_they_lack() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    fs::create_dir(path.join("docs")).unwrap();
+    fs::write(path.join("docs/readme"), "text").unwrap();
+    pack(&path.join("docs"), &path.join("docs.tar.gz"));
+    fs::write(path.join("empty.tar"), "").unwrap();
+    fs::write(path.join("zeros.tar"), [0; 1024]).unwrap();
+    let bytes = encoded(tinted(0, 0, 8), ImageFormat::Png);
+    archive(
+        &path.join("flat.tar"),
+        &[(b"0.png", bytes.clone()), (b"1.png", bytes)],
+    );
+    for data in ["docs.tar.gz", "empty.tar", "zeros.tar", "flat.tar"] {
+        let error = fail(path, &["data", "check", data]);
+        assert!(
+            error.contains("there is no picture in a folder with the name"),
+            "{error}"
+        );
+        assert!(!error.contains("data_batch"), "{error}");
+    }
+    assert!(fail(path, &["data", "check", "flat.tar"]).contains("2 were skipped"));
+    for (name, text) in [
+        ("short.tar", "this is text"),
+        ("long.tar", &*"text ".repeat(400)),
+    ] {
+        fs::write(path.join(name), text).unwrap();
+        let error = fail(path, &["data", "check", name]);
+        assert!(
+            error.contains("or no archive") && error.contains(name),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn a_way_up_in_an_archive_is_taken() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let mut files: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
+    for (class, name) in ["a/../b", "./a", "/c", "../../d", "a/x/../../e"]
+        .iter()
+        .enumerate()
+    {
+        for i in 0..5 {
+            let bytes = encoded(tinted(class, i, 8), ImageFormat::Png);
+            files.push((format!("{name}/{i}.png").into_bytes(), bytes));
+        }
+    }
+    let files: Vec<(&[u8], Vec<u8>)> = files.iter().map(|(n, c)| (&n[..], c.clone())).collect();
+    archive(&path.join("data.tar"), &files);
+    let found = check(path, &["data.tar"]);
+    assert_eq!(found["classes"], json!(["a", "b", "c", "d", "e"]));
+}
+
+#[cfg(unix)]
+#[test]
+fn names_that_only_read_the_same_do_not_depend_on_each_other() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let inside = path.join("data/a");
+    fs::create_dir_all(path.join("data/b")).unwrap();
+    fs::create_dir_all(&inside).unwrap();
+    let name = |byte: u8| inside.join(OsStr::from_bytes(&[b'x', byte, b'.', b'p', b'n', b'g']));
+    for number in 0..10_u8 {
+        let picture = encoded(tinted(0, number.into(), 16), ImageFormat::Png);
+        fs::write(name(0xe0 + number), picture).unwrap();
+        let picture = tinted(1, number.into(), 16);
+        picture
+            .save(path.join(format!("data/b/{number}.png")))
+            .unwrap();
+    }
+    let small = ["--set", "model.channels=4", "--set", "model.hidden=4"];
+    let run = [
+        "train", "--data", "data", "--epochs", "1", "--device", "cpu",
+    ];
+    let list = |out: &str| {
+        succeed(path, &[&run[..], &small, &["--out", out]].concat());
+        let list = read_json(&path.join(out).join("data-files.json"));
+        let parts = ["train", "valid", "test"].map(|part| list[part].clone());
+        let named = |part: serde_json::Value| -> Vec<(String, String)> {
+            let files = part.as_array().unwrap().iter();
+            let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+            files.map(|file| (text(&file[0]), text(&file[1]))).collect()
+        };
+        parts.map(named).concat()
+    };
+    let before = list("before");
+    fs::remove_file(name(0xe0)).unwrap();
+    let after = list("after");
+    assert_eq!((before.len(), after.len()), (20, 19));
+    assert!(
+        after.iter().all(|file| before.contains(file)),
+        "{before:?} {after:?}"
+    );
+}
+
+#[test]
+fn names_keep_to_their_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    for (class, name) in ["new\nline", "plain", "bell\u{7}"].iter().enumerate() {
+        fs::create_dir_all(path.join("data").join(name)).unwrap();
+        for i in 0..5 {
+            let file = path.join("data").join(name).join(format!("{i}\n.png"));
+            tinted(class, i, 16).save(file).unwrap();
+        }
+    }
+    let small = ["--set", "model.channels=4", "--set", "model.hidden=4"];
+    let run = [
+        "train", "--data", "data", "--epochs", "1", "--device", "cpu", "--out", "a\nb",
+    ];
+    succeed(path, &[&run[..], &small].concat());
+    let on = ["--run", "a\nb", "--device", "cpu"];
+    for command in [
+        &["data", "check", "data"][..],
+        &["data", "show", "data"],
+        &["runs", "a\nb"],
+        &[&["eval"], &on[..]].concat(),
+        &[&["predict", "data"], &on[..]].concat(),
+    ] {
+        let text = succeed(path, command);
+        let broken = |line: &str| line.starts_with(".png") || line.starts_with("line");
+        assert!(
+            !text.lines().any(broken) && !text.contains('\u{7}'),
+            "{text}"
+        );
+        assert!(text.contains("\\n"), "{text}");
+    }
 }
 
 #[test]

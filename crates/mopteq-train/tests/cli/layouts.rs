@@ -98,6 +98,7 @@ fn parts_have_many_names() {
         ("train_data", "dev"),
         ("trainset", "devset"),
         ("train2017", "val2017"),
+        ("trainImages", "TestImages"),
         ("archive/Train", "archive/Validation"),
     ] {
         let names = [train, test].map(|part| ["a", "b"].map(|class| format!("{part}/{class}")));
@@ -112,6 +113,16 @@ fn parts_have_many_names() {
     // A class whose name only begins like that of a part.
     let folders = [("train station/old", 5), ("test tube", 5)];
     let expected = json!({"train station": [4, 1], "test tube": [4, 1]});
+    is(path, &folders, expected, &[]);
+    // So do classes whose folders have the same names in them.
+    let folders = [
+        ("test tube/front", 3),
+        ("test tube/back", 2),
+        ("cup/left", 3),
+        ("cup/right", 2),
+        ("fold", 5),
+    ];
+    let expected = json!({"cup": [4, 1], "fold": [4, 1], "test tube": [4, 1]});
     is(path, &folders, expected, &[]);
     // With a test part, the others are trained on.
     let folders = [
@@ -232,6 +243,70 @@ fn what_is_unclear_is_asked_back() {
             &["its part 'test' has no picture"],
         ),
         (&[("a", 4)], &["only one class, 'a'"]),
+        // Parts by other names.
+        (
+            &[
+                ("flowers_train/a", 4),
+                ("flowers_train/b", 4),
+                ("flowers_test/a", 2),
+                ("flowers_test/b", 2),
+            ],
+            &[
+                "'flowers_test' looks like a part",
+                "as in train/a/ and test/a/",
+            ],
+        ),
+        (
+            &[
+                ("my_train_data/a", 4),
+                ("my_train_data/b", 4),
+                ("holdout/a", 2),
+                ("holdout/b", 2),
+            ],
+            &["'my_train_data' looks like a part", "rename"],
+        ),
+        (
+            &[
+                ("fold0/a", 3),
+                ("fold0/b", 3),
+                ("fold1/a", 3),
+                ("fold1/b", 3),
+                ("fold2/a", 3),
+                ("fold2/b", 3),
+            ],
+            &["'fold0' looks like a part", "into one folder"],
+        ),
+        (
+            &[
+                ("x/train/a", 4),
+                ("x/train/b", 4),
+                ("y/test/a", 2),
+                ("y/test/b", 2),
+            ],
+            &["several folders (x, y)", "side by side"],
+        ),
+        (
+            &[
+                ("train/fold0/a", 3),
+                ("train/fold0/b", 3),
+                ("train/fold1/a", 3),
+                ("train/fold1/b", 3),
+            ],
+            &["'fold0' looks like a part"],
+        ),
+        (
+            &[("split_1/a", 3), ("split_2/a", 3), ("others", 4)],
+            &["'split_1' looks like a part"],
+        ),
+        (
+            &[
+                ("cats/cats_train", 4),
+                ("cats/cats_test", 2),
+                ("dogs/dogs_train", 4),
+                ("dogs/dogs_test", 2),
+            ],
+            &["'cats' holds the parts"],
+        ),
     ] {
         is_unclear(path, folders, named);
     }
@@ -243,6 +318,12 @@ fn what_systems_and_this_program_leave_is_no_class() {
     let path = folder.path();
     let data = path.join("data");
     let litter = [
+        "@Transcode",
+        "@sharebin",
+        "TheVolumeSettingsFolder",
+        "RECYCLE.BIN",
+        "~snapshot",
+        "CVS",
         "@eaDir",
         ".AppleDouble",
         "__MACOSX",
@@ -269,6 +350,14 @@ fn what_systems_and_this_program_leave_is_no_class() {
             assert!(ignored.as_array().unwrap().len() >= 2, "{ignored}");
             let ignored = ignored.to_string();
             assert!(ignored.contains(name), "{ignored}");
+            // Pictures are never set aside in silence.
+            let answer = check(path, &[data]);
+            assert_eq!(answer["ignored_pictures"], 4, "{data}: {answer}");
+            let told = output(path, &["data", "check", data]).stderr;
+            let told = String::from_utf8_lossy(&told).into_owned();
+            let places = [format!("{name} (2)"), format!("a/{name} (2)")];
+            assert!(places.iter().all(|place| told.contains(place)), "{told}");
+            assert!(told.contains("4 pictures are ignored"), "{told}");
         }
     }
     // Runs, an inspection and an export lie among the classes.
@@ -305,6 +394,42 @@ fn what_systems_and_this_program_leave_is_no_class() {
     }
     let config = fs::read(data.join("runs/folder-1/config.json")).unwrap();
     assert!(String::from_utf8_lossy(&config).contains("\"classes\""));
+    // Nor does a run's, or the settings of an export, or what an inspection once left there.
+    let run = "runs/folder-1";
+    succeed(&data, &["export", "--run", run, "a/config.safetensors"]);
+    fs::write(data.join("b/config.json"), &config).unwrap();
+    fs::create_dir(data.join("b/deeper")).unwrap();
+    fs::rename(data.join("b/004.png"), data.join("b/deeper/004.png")).unwrap();
+    for file in [
+        "inspection.json",
+        "branches.png",
+        "residuals.svg",
+        "objective.svg",
+    ] {
+        fs::copy(
+            data.join("inspection").join(file),
+            data.join("b").join(file),
+        )
+        .unwrap();
+    }
+    // A folder of exported models is none either.
+    fs::create_dir(data.join("models")).unwrap();
+    succeed(&data, &["export", "--run", run, "models/m.safetensors"]);
+    pack(&data, &path.join("data.tar.gz"));
+    for data in ["data", "data.tar.gz"] {
+        let (classes, skipped) = found(path, data);
+        assert_eq!(classes, json!({"a": [4, 1], "b": [4, 1]}), "{data}");
+        assert!(skipped.is_empty(), "{skipped:?}");
+        let ignored = check(path, &[data])["ignored"].to_string();
+        for name in ["models", "b/branches.png", "b/kept/run"] {
+            assert!(ignored.contains(name), "{data}: {ignored}");
+        }
+    }
+    // Pictures in a run are told.
+    fs::copy(data.join("a/000.png"), data.join("runs/folder-1/000.png")).unwrap();
+    let told = output(path, &["data", "check", "data"]).stderr;
+    let told = String::from_utf8_lossy(&told).into_owned();
+    assert!(told.contains("runs/folder-1 (1)"), "{told}");
     // Another program's config.json makes no run of a class.
     fs::write(data.join("a/config.json"), "{\"model\": 3}").unwrap();
     assert_eq!(found(path, "data").0, json!({"a": [4, 1], "b": [4, 1]}));
@@ -354,6 +479,8 @@ fn links_and_pipes_drop_nothing_silently() {
     symlink(path.join("far.png"), data.join("b/again.png")).unwrap();
     symlink("../b/000.png", data.join("a/other.png")).unwrap();
     symlink("nowhere", data.join("b/broken.png")).unwrap();
+    // It may have been a whole class.
+    symlink("nowhere", data.join("c")).unwrap();
     for name in ["b/pipe.png", "b/pipe"] {
         let mut pipe = std::process::Command::new("mkfifo");
         assert!(pipe.arg(data.join(name)).status().unwrap().success());
@@ -361,8 +488,9 @@ fn links_and_pipes_drop_nothing_silently() {
     let (classes, skipped) = found(path, "data");
     assert_eq!(classes, json!({"a": [4, 1], "b": [4, 1]}));
     let text = skipped.join("\n");
-    assert_eq!(skipped.len(), 4, "{text}");
+    assert_eq!(skipped.len(), 5, "{text}");
     for named in [
+        "c: a link to nowhere that cannot be followed",
         "b/again.png: a link to",
         "a/other.png: a link to b/000.png, which counts already",
         "b/broken.png",
@@ -380,7 +508,7 @@ fn links_and_pipes_drop_nothing_silently() {
     assert!(error.contains("no picture is left to test on"), "{error}");
     let (classes, skipped) = found(path, "data.tar.gz");
     assert_eq!(classes, json!({"a": [3, 1], "b": [4, 1]}));
-    assert_eq!(skipped.len(), 4, "{skipped:?}");
+    assert_eq!(skipped.len(), 5, "{skipped:?}");
     assert!(skipped[0].contains("--dereference"), "{skipped:?}");
     // As git-annex lays it out.
     let store = data.join(".git/annex");

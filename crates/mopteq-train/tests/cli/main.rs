@@ -1,5 +1,6 @@
 //! The program as a user meets it: results, data, faults, kills.
 
+mod ancestry;
 mod answers;
 mod changes;
 mod data;

@@ -44,6 +44,7 @@ fn the_same_seed_gives_the_same_result_and_everything_is_written() {
         [
             "checkpoint",
             "config.json",
+            "data-files.json",
             "metrics.csv",
             "metrics.json",
             "report.html",

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::*;
 
@@ -196,4 +196,87 @@ fn ones_own_pictures_are_trained_on_inspected_reported_and_shipped() {
         );
         assert!(error.contains(file), "{error}");
     }
+}
+
+#[test]
+fn nothing_of_the_users_is_overwritten() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    picture_folder(&path.join("photos"), &[("", 5)], 20);
+    train(path, &["--epochs", "1", "--out", "run"]);
+    train(path, &["--epochs", "1", "--seed", "7", "--out", "other"]);
+    let own = || fs::read(path.join("photos/apples/000.png")).unwrap();
+    let before = own();
+
+    // A contact sheet is drawn over another, and over no other picture.
+    let show = |out: &str| output(path, &["data", "show", "photos", "--out", out]);
+    assert!(show("sheet.png").status.success() && show("sheet.png").status.success());
+    let error = failed(&show("photos/apples/000.png"), &["show"]);
+    assert!(
+        error.contains("000.png exists, and this program did not write it"),
+        "{error}"
+    );
+    // Drawn into a class folder, it is none of the class.
+    assert!(show("photos/apples/sheet.png").status.success());
+    let found = check(path, &["photos"]);
+    assert_eq!(
+        (&found["train"], &found["test"]),
+        (&json!([4, 4, 4]), &json!([1, 1, 1]))
+    );
+    assert_eq!(found["shape"]["height"], 20);
+    let skipped = found["skipped"].to_string();
+    assert!(
+        skipped.contains("sheet.png: this program drew it"),
+        "{skipped}"
+    );
+    fs::remove_file(path.join("photos/apples/sheet.png")).unwrap();
+    fs::write(path.join("notes.png"), "text").unwrap();
+    assert!(failed(&show("notes.png"), &["show"]).contains("notes.png exists"));
+
+    // An inspection goes into a folder of its own.
+    let look = |out: &str| {
+        let picture = "photos/apples/000.png";
+        output(path, &["inspect", "--run", "run", picture, "--out", out])
+    };
+    fs::create_dir(path.join("empty")).unwrap();
+    for out in ["empty", "new", "new"] {
+        assert!(look(out).status.success(), "{out}");
+    }
+    for out in ["photos", "photos/apples", "run", "notes.png"] {
+        let error = failed(&look(out), &["inspect"]);
+        assert!(
+            error.contains("exists") && error.contains("--out"),
+            "{out}: {error}"
+        );
+    }
+
+    // An export replaces an export, and nothing else.
+    let export = |run: &str, file: &str| output(path, &["export", "--run", run, file]);
+    for (run, file) in [
+        ("run", "m.safetensors"),
+        ("other", "m.safetensors"),
+        ("other", "m.bpk"),
+        ("run", "n.bpk"),
+    ] {
+        assert!(export(run, file).status.success(), "{run} {file}");
+    }
+    fs::write(path.join("k.json"), "{}").unwrap();
+    fs::write(path.join("l.bpk"), "mine").unwrap();
+    fs::copy(path.join("n.json"), path.join("p.json")).unwrap();
+    for (file, named) in [
+        ("m.bpk", "m.json exists, and it belongs to another model"),
+        ("k.bpk", "k.json exists, and it holds no settings"),
+        ("l.bpk", "l.bpk exists, and it has no settings"),
+        (
+            "other/config.bpk",
+            "config.json exists, and no exported model is beside it",
+        ),
+    ] {
+        let error = failed(&export("run", file), &["export"]);
+        assert!(error.contains(named), "{error}");
+    }
+    assert!(export("run", "p.bpk").status.success(), "the same settings");
+    assert_eq!(own(), before);
+    assert_eq!(fs::read(path.join("l.bpk")).unwrap(), b"mine");
+    assert_eq!(files(path.join("photos/apples")).len(), 5);
 }
