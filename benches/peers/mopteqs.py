@@ -5,14 +5,14 @@ evaluation and memory, on the same weights, pictures and tolerance, in one run.
     python3 benches/peers/mopteqs.py
 
 The script creates a virtual environment in a temporary folder and installs the pinned peers there,
-builds `examples/peers_mopteqs.rs`, and prints its tables as markdown. It needs Python 3.11 or newer
+builds `benches/measure/src/bin/peers_mopteqs.rs`, and prints its tables as markdown. It needs Python 3.11 or newer
 with `venv` and 6 GB of disk. torch.compile uses a C++ compiler if there is one. `--venv FOLDER`
 keeps the environment for the next run. `--quick`, `--rounds N`, `--threads N` and `--only PART` (of
 "S 32", "P 128", "ways", "memory", ...) shorten a run, `--all` lengthens it. `--batches N,N` selects
 other batches. `--json FILE` writes all numbers, again after each batch.
 
 The script also runs where cargo is missing and nothing can be installed. `--program FILE` names an
-example that was built elsewhere. `--no-venv` uses the peers of the current interpreter:
+program that was built elsewhere. `--no-venv` uses the peers of the current interpreter:
 
     python3 benches/peers/mopteqs.py --device cuda --program FILE --no-venv --only "P 32"
 
@@ -120,7 +120,7 @@ def arguments():
                         help="every batch, picture and thread count together; an hour")
     parser.add_argument("--quick", action="store_true",
                         help="32 x 32, batch 32, 2 threads, 3 rounds")
-    parser.add_argument("--device", default="cpu", help="cpu, or cuda (the example is built for it)")
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda (the program is built for it)")
     parser.add_argument("--tf32", action="store_true", help="allow TF32 in PyTorch on a GPU")
     parser.add_argument("--compiled", action="store_true",
                         help="also try torch.compile on a GPU")
@@ -761,7 +761,7 @@ def versions(options):
 
 
 def build(device):
-    command = ["cargo", "build", "--release", "--locked", "-p", "examples", "--example",
+    command = ["cargo", "build", "--release", "--locked", "-p", "measure", "--bin",
                "peers_mopteqs", "--message-format=json-render-diagnostics"]
     if device != "cpu":
         command += ["-p", "mopteq-train", "--features", f"mopteq-train/{device}"]

@@ -4,7 +4,7 @@
     python3 benches/peers/solvers.py
 
 The script creates a virtual environment in a temporary folder and installs the pinned peers there,
-builds `examples/peers.rs`, writes the problems to files that all three libraries read, and prints
+builds `benches/measure/src/bin/peers.rs`, writes the problems to files that all three libraries read, and prints
 what docs/benchmarks.md shows. It needs Python 3.11 or newer with `venv` and 6 GB of disk: PyPI's
 torch includes its CUDA libraries and does not start without them, although everything runs on the
 CPU. `--venv FOLDER` keeps the environment for the next run; `--rounds N` and `--only NAME` shorten
@@ -224,8 +224,8 @@ class Rust:
     """The Rust program, which answers line by line."""
 
     def __init__(self, folder):
-        build = ["cargo", "build", "--release", "--locked", "-p", "examples", "-p", "mopteq-train",
-                 "--examples", "--message-format=json-render-diagnostics"]
+        build = ["cargo", "build", "--release", "--locked", "-p", "measure", "-p", "mopteq-train",
+                 "--bin", "peers", "--message-format=json-render-diagnostics"]
         lines = subprocess.run(build, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
         artifacts = (json.loads(line) for line in lines.stdout.splitlines())
         program = next(a["executable"] for a in artifacts

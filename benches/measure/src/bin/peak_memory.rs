@@ -1,6 +1,6 @@
 //! Peak memory of one training step of MOptEqs small against the solver's step limit (Linux).
 //!
-//! cargo run --release -p examples --example peak_memory
+//! cargo run --release -p measure --bin peak_memory
 #![allow(clippy::print_stdout, reason = "an example talks to its user")]
 
 use std::process::Command;

@@ -1,7 +1,7 @@
 //! How the cost of a solve grows: with the batch, with the pixels, and with the mean of the
 //! samples' steps, not their maximum. Uses MOptEqs small's hidden objective on the CPU.
 //!
-//! cargo run --release -p examples --example scaling [PLOT.svg]
+//! cargo run --release -p measure --bin scaling [PLOT.svg]
 #![allow(clippy::print_stdout, reason = "an example talks to its user")]
 
 use std::error::Error;

@@ -1,7 +1,7 @@
 //! Profile of a training step of MOptEqs small: time, arithmetic and bytes of its parts, compared
 //! with the best rates of this machine.
 //!
-//! cargo run --release -p examples --example profile [BATCH [REPETITIONS]]
+//! cargo run --release -p measure --bin profile [BATCH [REPETITIONS]]
 //!
 //! - Ceilings, measured in the same run: a 1024 x 1024 x 1024 matrix product of Burn's CPU backend,
 //!   and copying 256 MB, on all cores.

@@ -1,6 +1,6 @@
 //! Fixed workloads whose instructions `benches/instructions` counts.
 //!
-//! cargo run --release -p examples --example instructions PIECE REPETITIONS
+//! cargo run --release -p measure --bin instructions PIECE REPETITIONS
 #![allow(clippy::print_stdout, reason = "an example talks to its user")]
 
 use burn::prelude::*;

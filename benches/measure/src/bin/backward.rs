@@ -1,7 +1,7 @@
 //! The backward solve of MOptEqs small: closed form and conjugate gradients against autodiff and
 //! Anderson acceleration, wall time and products with the Jacobian.
 //!
-//! cargo run --release -p examples --example backward [STEPS_OF_TRAINING [REPETITIONS]]
+//! cargo run --release -p measure --bin backward [STEPS_OF_TRAINING [REPETITIONS]]
 #![allow(clippy::print_stdout, reason = "an example talks to its user")]
 
 use std::time::Instant;
