@@ -30,9 +30,13 @@ pub(super) struct Branch {
 impl Branch {
     /// The requested gradients of <u, value> with respect to W and to the injection.
     ///
-    /// With v = step D u, where D is the mask of the constraint: if the step holds W'h, h = s'(W z
-    /// + c), then dc = s''(W z + c) W v, and W gets the correlations of z with dc and of v with h.
-    /// If it holds c - W'W z, then dc = v, and W gets those of z with -W v and of -v with W z.
+    /// With v = step D u, where D is the mask of the constraint:
+    ///
+    /// - if the step holds W'h with h = s'(W z + c), then dc = s''(W z + c) W v, and W gets the
+    ///   correlations of z with dc and of v with h;
+    /// - if it holds c - W'W z, then dc = v, and W gets those of z with -W v and of -v with W z;
+    /// - if it holds -W'(W z - c), then dc = W v, and W gets those of z with -W v and of -v with
+    ///   W z - c.
     pub(super) fn pull_back(
         &self,
         u: &Floats,

@@ -302,24 +302,35 @@ fn step_tile(
                 / 4;
             multiply(weights, &window, &mut sums, first, wide, size);
         }
+        let corner = base + block * pixels + (y0 + row) * width + x0 + column;
         #[unroll]
         for p in 0..ROWS {
             #[unroll]
             for j in 0..BLOCK {
                 if row + p < rows && block + j < channels {
-                    let (y, x1) = (y0 + row + p, x0 + column);
-                    let at = base + (block + j) * pixels + y * width + x1;
+                    let at = corner + j * pixels + p * width;
                     let z = read(x, before, at, masked);
                     let mut v = comptime![formula.keep()] * z
                         + comptime![formula.scale()] * sums[p * BLOCK + j];
                     if comptime![formula.proximity && job.activates()] {
                         v += comptime![formula.step()] * c[at];
                     }
-                    v = coupled(
-                        v,
-                        z,
+                    out[at] = v;
+                }
+            }
+        }
+        // Not unrolled: the code of the couplings would be there once for each element.
+        if comptime![job.finishes(&formula)] {
+            for n in 0..comptime![ROWS * BLOCK].runtime() {
+                let (p, j) = (n / BLOCK, n % BLOCK);
+                if row + p < rows && block + j < channels {
+                    let at = corner + j * pixels + p * width;
+                    let (y, x1) = (y0 + row + p, x0 + column);
+                    let mut v = coupled(
+                        out[at],
                         x,
                         before,
+                        at,
                         start,
                         block + j,
                         y,
@@ -546,9 +557,9 @@ fn constrained(v: f32, #[comptime] mask: bool, #[comptime] constrain: Constrain)
 #[cube]
 fn coupled(
     v: f32,
-    z: f32,
     x: &[f32],
     mask: &[f32],
+    at: usize,
     start: usize,
     channel: usize,
     row: usize,
@@ -576,11 +587,9 @@ fn coupled(
                 + y * down * comptime![fine.width]
                 + x1 * across;
             let mut sum = 0.0f32;
-            #[unroll]
-            for dy in 0..down {
-                #[unroll]
-                for dx in 0..across {
-                    sum += read(x, mask, corner + comptime![dy * fine.width + dx], masked);
+            for dy in 0..down.runtime() {
+                for dx in 0..across.runtime() {
+                    sum += read(x, mask, corner + dy * comptime![fine.width] + dx, masked);
                 }
             }
             if is_fine {
@@ -593,7 +602,8 @@ fn coupled(
                 let residual = (sum * comptime![pair.scale()] - other) * comptime![pair.strength()];
                 v -= residual * comptime![pair.scale()];
             } else {
-                v += (sum * comptime![pair.scale()] - z) * comptime![pair.strength()];
+                let own = read(x, mask, at, masked);
+                v += (sum * comptime![pair.scale()] - own) * comptime![pair.strength()];
             }
         }
     }

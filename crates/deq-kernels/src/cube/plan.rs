@@ -235,6 +235,13 @@ impl Job {
         )
     }
 
+    /// Whether anything follows z - step (...) without the couplings.
+    pub(super) fn finishes(self, formula: &Formula) -> bool {
+        let constrains = self.activates() && formula.constrain != Constrain::Nothing;
+        let masks = matches!(self, Self::Product { after: true, .. });
+        constrains || masks || self == Self::Mask || !formula.pairs.is_empty()
+    }
+
     /// Whether it applies s' between W and its transpose.
     pub(super) fn activates(self) -> bool {
         matches!(self, Self::Step | Self::Mask | Self::Activated)
