@@ -5,7 +5,8 @@
 //! for every row and a pixel for every channel. W z of the tile, with a border as wide as the
 //! kernel needs, stays in shared memory; its transpose is taken from there.
 
-#![allow(clippy::too_many_arguments)]
+// A kernel's parameters are its buffers; comptime loops index several lists.
+#![allow(clippy::too_many_arguments, clippy::needless_range_loop)]
 
 use cubecl::prelude::*;
 
@@ -388,32 +389,37 @@ fn convolve_global(
     for i in 0..comptime![ROWS * BLOCK] {
         sums[i] = 0.0f32;
     }
-    // Where the window lies in a channel, and where it is outside of the picture.
-    let mut offsets = Array::<usize>::new(comptime![(ROWS + plan.kernel - 1) * plan.kernel]);
-    let mut inside = Array::<u32>::new(comptime![(ROWS + plan.kernel - 1) * plan.kernel]);
+    // Where the rows and columns of the window lie in a channel, and whether they are in the picture.
+    let mut rows = Array::<usize>::new(comptime![ROWS + plan.kernel - 1]);
+    let mut row_inside = Array::<u32>::new(comptime![ROWS + plan.kernel - 1]);
     #[unroll]
     for dy in 0..comptime![ROWS + plan.kernel - 1] {
-        #[unroll]
-        for dx in 0..size {
-            let y = row + dy;
-            let x1 = column + dx;
-            let within = y >= radius && y < height + radius && x1 >= radius && x1 < width + radius;
-            inside[dy * size + dx] = select(within, 1u32, 0u32);
-            offsets[dy * size + dx] = select(
-                within,
-                y * width + x1,
-                comptime![radius * branch.width + radius].runtime(),
-            ) - comptime![radius * branch.width + radius];
-        }
+        let y = row + dy;
+        let within = y >= radius && y < height + radius;
+        row_inside[dy] = select(within, 1u32, 0u32);
+        rows[dy] = (select(within, y, radius.runtime()) - radius) * width;
+    }
+    let mut columns = Array::<usize>::new(size);
+    let mut column_inside = Array::<u32>::new(size);
+    #[unroll]
+    for dx in 0..size {
+        let x1 = column + dx;
+        let within = x1 >= radius && x1 < width + radius;
+        column_inside[dx] = select(within, 1u32, 0u32);
+        columns[dx] = select(within, x1, radius.runtime()) - radius;
     }
     let base = sample * comptime![plan.state] + comptime![branch.state];
     for channel in 0..comptime![branch.channels] {
         let mut window = Array::<f32>::new(comptime![(ROWS + plan.kernel - 1) * plan.kernel]);
         let from = base + channel * pixels;
         #[unroll]
-        for i in 0..comptime![(ROWS + plan.kernel - 1) * plan.kernel] {
-            let value = read(x, mask, from + offsets[i], masked);
-            window[i] = select(inside[i] == 1u32, value, 0.0f32);
+        for dy in 0..comptime![ROWS + plan.kernel - 1] {
+            #[unroll]
+            for dx in 0..size {
+                let value = read(x, mask, from + rows[dy] + columns[dx], masked);
+                let within = row_inside[dy] & column_inside[dx];
+                window[comptime![dy * size + dx]] = select(within == 1u32, value, 0.0f32);
+            }
         }
         let first = (comptime![branch.weights]
             + channel * comptime![plan.kernel * plan.kernel] * wide

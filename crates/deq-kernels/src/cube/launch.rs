@@ -1,5 +1,8 @@
 //! The kernels as operations of Burn's backends.
 
+// A kernel's parameters are its buffers, and an operation of Burn's takes them one by one.
+#![allow(clippy::too_many_arguments)]
+
 use std::sync::Arc;
 
 #[cfg(feature = "fusion")]

@@ -27,10 +27,13 @@ const GROUPS: usize = 256;
 /// Units of a cube that works on a vector, at most.
 const VECTOR_UNITS: usize = 512;
 
+/// The plan for kernels, and the kernels laid out.
+type Kernels = (Arc<Plan>, Tensor<1>);
+
 /// Kernels and injections in the forms that the kernels read, made at first use.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Prepared {
-    kernels: Arc<OnceLock<Option<(Arc<Plan>, Tensor<1>)>>>,
+    kernels: Arc<OnceLock<Option<Kernels>>>,
     injections: Arc<OnceLock<Tensor<2>>>,
 }
 

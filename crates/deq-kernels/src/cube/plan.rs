@@ -54,7 +54,7 @@ impl Branch {
     /// Size of a channel of z in shared memory while kernel gradients are computed: odd, so that
     /// units that read different channels use different banks.
     pub(super) fn gradient_plane(&self, kernel: usize) -> usize {
-        kernel * (self.strip + kernel - 1) | 1
+        (kernel * (self.strip + kernel - 1)) | 1
     }
 
     fn gradient_shared(&self, kernel: usize) -> usize {

@@ -1,6 +1,7 @@
 //! The solvers' work on vectors `[batch, n]`: a cube per sample reads each of them once or twice.
 
-#![allow(clippy::too_many_arguments)]
+// A kernel's parameters are its buffers; comptime loops index several lists.
+#![allow(clippy::too_many_arguments, clippy::needless_range_loop)]
 
 use cubecl::prelude::*;
 
