@@ -104,6 +104,24 @@ mod wgpu {
         task.train(run, Position::default(), view, &stop).unwrap()
     }
 
+    /// A step of the digits takes 304 launches; before a step of the objective was one, a solver step
+    /// alone took 30 to 40.
+    #[test]
+    #[ignore = "needs a Vulkan driver; .ci/run runs it by name on Mesa's software Vulkan"]
+    fn wgpu_steps_take_few_launches() {
+        let _alone = alone();
+        let config = TrainConfig {
+            batch_size: 8,
+            limit: Some(64),
+            ..TrainConfig::digits()
+        };
+        let data = DataKind::Digits.load().unwrap();
+        let device = select(DeviceChoice::WGPU).unwrap();
+        let measured = mopteq_train::bench::measure(&config, &data, &device, 1).unwrap();
+        let count: usize = measured.launches.iter().map(|kernel| kernel.count).sum();
+        assert!((1..=330).contains(&count), "{:?}", measured.launches);
+    }
+
     #[test]
     #[ignore = "needs a Vulkan driver; .ci/run runs it by name on Mesa's software Vulkan"]
     fn wgpu_predicts_what_the_cpu_predicts() {
