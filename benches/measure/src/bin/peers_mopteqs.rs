@@ -18,7 +18,7 @@ use burn::tensor::module::interpolate;
 use burn::tensor::ops::{InterpolateMode, InterpolateOptions, PadMode};
 use examples::{digits, trained};
 use mopteq::{Family, MOptEqs, MOptEqsConfig, Weights};
-use mopteq_train::device::{cache_folder, keep_kernels, select};
+use mopteq_train::device::{keep_kernels, select};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -325,7 +325,7 @@ fn main() -> Result<()> {
     let device = arguments.next().ok_or("give a device, such as cpu")?;
     let device = device.to_str().ok_or("the device is not text")?.parse()?;
     // As in the program `mopteq`: keeps a GPU's compiled kernels for the next start.
-    keep_kernels(cache_folder().as_deref());
+    keep_kernels(true);
     let mut program = Program {
         folder: folder.into(),
         device: select(device)?.device,

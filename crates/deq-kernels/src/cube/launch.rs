@@ -16,8 +16,8 @@ use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
+use super::kernels::{correlate, norm, step, vectors};
 use super::plan::{Formula, Job, Plan};
-use super::{kernels, vectors};
 
 /// Namespace of the calls.
 pub(super) struct CubeStep;
@@ -183,7 +183,7 @@ impl CubeKernels for CubeBackend {
         // SAFETY: units past the end do nothing; the plan's offsets lie within the tensors, whose
         // shapes follow from it.
         unsafe {
-            kernels::lay_out::launch_unchecked(
+            step::lay_out::launch_unchecked(
                 &client,
                 CubeCount::Static(cubes, 1, 1),
                 CubeDim::new_1d(plan.units as u32),
@@ -210,7 +210,7 @@ impl CubeKernels for CubeBackend {
         let Setup { formula, plan, job } = setup;
         // SAFETY: every index follows from the plan, and the caller has compared the shapes with it.
         unsafe {
-            kernels::step::launch_unchecked(
+            step::step::launch_unchecked(
                 &client,
                 CubeCount::Static(plan.tiles as u32, batch, 1),
                 CubeDim::new_1d(plan.units as u32),
@@ -244,7 +244,7 @@ impl CubeKernels for CubeBackend {
         let client = z1.client.clone();
         // SAFETY: as above.
         unsafe {
-            kernels::correlate::launch_unchecked(
+            correlate::correlate::launch_unchecked(
                 &client,
                 CubeCount::Static(
                     plan.gradient_cubes as u32,
@@ -405,7 +405,7 @@ impl CubeKernels for CubeBackend {
         let client = x.client.clone();
         // SAFETY: as above.
         unsafe {
-            kernels::normalise::launch_unchecked(
+            norm::normalise::launch_unchecked(
                 &client,
                 CubeCount::Static(plan.branches.len() as u32, 1, 1),
                 CubeDim::new_1d(plan.gradient_units as u32),
@@ -428,7 +428,7 @@ impl CubeKernels for CubeBackend {
         let client = kernels.client.clone();
         // SAFETY: as above.
         unsafe {
-            kernels::bound::launch_unchecked(
+            norm::bound::launch_unchecked(
                 &client,
                 CubeCount::Static(plan.branches.len() as u32, 1, 1),
                 CubeDim::new_1d(plan.gradient_units as u32),
@@ -456,7 +456,7 @@ impl CubeKernels for CubeBackend {
         let client = kernels.client.clone();
         // SAFETY: as above.
         unsafe {
-            kernels::unbound::launch_unchecked(
+            norm::unbound::launch_unchecked(
                 &client,
                 CubeCount::Static(plan.branches.len() as u32, 1, 1),
                 CubeDim::new_1d(plan.gradient_units as u32),

@@ -1,232 +1,121 @@
-//! The solvers' work on vectors `[batch, n]`: a cube per sample reads each of them once or twice.
+//! The solvers' work on vectors.
 
-// A kernel's parameters are its buffers; comptime loops index several lists.
-#![allow(clippy::too_many_arguments, clippy::needless_range_loop)]
+use burn::backend::{Dispatch, DispatchDevice};
+use burn::tensor::{DType, Tensor};
 
-use cubecl::prelude::*;
+use super::kernels::vectors::POINTS;
+use super::launch::CubeKernels;
+use super::{limits, plan};
+use crate::vectors::{ConjugateStep, Points};
 
-/// Points that [`gram`] and [`combine`] take at most.
-pub(super) const POINTS: usize = 7;
+/// Units of a cube that works on a vector, at most.
+const VECTOR_UNITS: usize = 512;
 
-/// Element i of the k-th of seven vectors.
-#[cube]
-fn element(
-    x0: &[f32],
-    x1: &[f32],
-    x2: &[f32],
-    x3: &[f32],
-    x4: &[f32],
-    x5: &[f32],
-    x6: &[f32],
-    i: usize,
-    #[comptime] k: usize,
-) -> f32 {
-    match k {
-        0 => x0[i],
-        1 => x1[i],
-        2 => x2[i],
-        3 => x3[i],
-        4 => x4[i],
-        5 => x5[i],
-        _ => x6[i],
+/// Units of a cube that works on a vector, and the vectors that fit the device's bindings; `None`
+/// unless all are plain `f32` tensors of one shape on one of CubeCL's devices.
+fn vectors_of(x: &[&Tensor<2>]) -> Option<usize> {
+    let first = x.first()?;
+    let same =
+        |x: &&Tensor<2>| x.dims() == first.dims() && x.dtype() == DType::F32 && !x.is_autodiff();
+    let [batch, width] = first.dims();
+    if !x.iter().all(same) || batch == 0 || width == 0 || batch > usize::from(u16::MAX) {
+        return None;
     }
+    let [_, units] = limits(&first.device())?;
+    Some(plan::power_of_two(units.min(VECTOR_UNITS)))
 }
 
-/// Sums `values` over the units of a cube; unit k then holds the k-th sum in `pool[k]`.
-#[cube]
-fn totals(
-    values: &Array<f32>,
-    pool: &mut Shared<[f32]>,
-    #[comptime] count: usize,
-    #[comptime] units: usize,
-) {
-    let unit = UNIT_POS as usize;
-    #[unroll]
-    for k in 0..count {
-        pool[unit * count + k] = values[k];
-    }
-    sync_cube();
-    #[unroll]
-    for step in 0..comptime![units.trailing_zeros() as usize] {
-        let half = comptime![units >> (step + 1)];
-        for i in range_stepped(unit, comptime![half * count].runtime(), units) {
-            let other = pool[comptime![half * count] + i];
-            pool[i] += other;
-        }
-        sync_cube();
-    }
+/// The points that [`products`] takes; 0 where it does not apply.
+pub(crate) fn most_points(like: &Tensor<2>) -> usize {
+    let Some(units) = vectors_of(&[like]) else {
+        return 0;
+    };
+    let device = like.device();
+    let DispatchDevice::Cube(device) = device.as_dispatch() else {
+        return 0;
+    };
+    let client = device.client();
+    let hardware = &client.properties().hardware;
+    // z and f of each point and the result are bound; every unit has two sums a difference.
+    let bound = (hardware.max_bindings as usize).saturating_sub(1) / 2;
+    let enough =
+        bound >= POINTS && units * 2 * POINTS * size_of::<f32>() <= hardware.max_shared_memory_size;
+    if enough { POINTS } else { 0 }
 }
 
-/// Residuals r = f - z of points, the newest last, and d_k = r_(k+1) - r_k:
-/// `[batch, 2 + 2 slots]` with |r|^2 and |f|^2 of the newest, <d, d_k> and <r, d_k> with the newest r
-/// and d, where d_k is in slot `slots[k]`. Other slots are zero.
-#[cube(launch_unchecked)]
-pub(super) fn gram(
-    z0: &[f32],
-    f0: &[f32],
-    z1: &[f32],
-    f1: &[f32],
-    z2: &[f32],
-    f2: &[f32],
-    z3: &[f32],
-    f3: &[f32],
-    z4: &[f32],
-    f4: &[f32],
-    z5: &[f32],
-    f5: &[f32],
-    z6: &[f32],
-    f6: &[f32],
-    out: &mut [f32],
-    length: usize,
-    #[comptime] slots: Vec<usize>,
-    #[comptime] width: usize,
-    #[comptime] units: usize,
-) {
-    let newest = comptime![slots.len()];
-    let count = comptime![2 + 2 * slots.len()];
-    let start = CUBE_POS_X as usize * length;
-    let unit = UNIT_POS as usize;
-    let mut sums = Array::<f32>::new(count);
-    #[unroll]
-    for k in 0..count {
-        sums[k] = 0.0f32;
+/// See [`crate::vectors::Points::products`].
+pub(crate) fn products(of: &Points<'_>) -> Option<Tensor<2>> {
+    let all: Vec<&Tensor<2>> = of.points.iter().flatten().collect();
+    let units = vectors_of(&all)?;
+    let count = of.points.len();
+    if count > most_points(all[0]) || of.slots.len() + 1 != count {
+        return None;
     }
-    for i in range_stepped(unit, length, units) {
-        let at = start + i;
-        let mut r = Array::<f32>::new(comptime![slots.len() + 1]);
-        #[unroll]
-        for k in 0..comptime![slots.len() + 1] {
-            r[k] = element(f0, f1, f2, f3, f4, f5, f6, at, k)
-                - element(z0, z1, z2, z3, z4, z5, z6, at, k);
-        }
-        let f = element(f0, f1, f2, f3, f4, f5, f6, at, newest);
-        sums[0] += r[newest] * r[newest];
-        sums[1] += f * f;
-        #[unroll]
-        for k in 0..newest {
-            let d = r[comptime![k + 1]] - r[k];
-            let last = r[newest] - r[comptime![newest - 1]];
-            sums[comptime![2 + 2 * k]] += last * d;
-            sums[comptime![3 + 2 * k]] += r[newest] * d;
-        }
-    }
-    let mut pool = Shared::<[f32]>::new_slice(comptime![units * (2 + 2 * slots.len())]);
-    totals(&sums, &mut pool, count, units);
-    for k in range_stepped(unit, comptime![2 + 2 * width].runtime(), units) {
-        out[CUBE_POS_X as usize * comptime![2 + 2 * width] + k] = 0.0f32;
-    }
-    sync_cube();
-    if unit == 0 {
-        let row = CUBE_POS_X as usize * comptime![2 + 2 * width];
-        out[row] = pool[0];
-        out[row + 1] = pool[1];
-        #[unroll]
-        for k in 0..newest {
-            out[row + comptime![2 + slots[k]]] = pool[comptime![2 + 2 * k]];
-            out[row + comptime![2 + width + slots[k]]] = pool[comptime![3 + 2 * k]];
-        }
-    }
+    // What is not there is not looked at.
+    let mut at = (0..POINTS).flat_map(|k| of.points[k.min(count - 1)].clone());
+    let mut next = || at.next().expect("two tensors a point").into_dispatch();
+    Some(Tensor::from_dispatch(<Dispatch as CubeKernels>::gram(
+        next(),
+        next(),
+        next(),
+        next(),
+        next(),
+        next(),
+        next(),
+        next(),
+        next(),
+        next(),
+        next(),
+        next(),
+        next(),
+        next(),
+        of.slots.to_vec(),
+        of.width,
+        units,
+    )))
 }
 
-/// The sum of vectors with weights `[batch, count]`; a vector of weight zero is not looked at.
-#[cube(launch_unchecked)]
-pub(super) fn combine(
-    weights: &[f32],
-    x0: &[f32],
-    x1: &[f32],
-    x2: &[f32],
-    x3: &[f32],
-    x4: &[f32],
-    x5: &[f32],
-    x6: &[f32],
-    out: &mut [f32],
-    length: usize,
-    #[comptime] count: usize,
-) {
-    let sample = CUBE_POS_Y as usize;
-    let i = CUBE_POS_X as usize * CUBE_DIM as usize + UNIT_POS as usize;
-    if i < length {
-        let at = sample * length + i;
-        let mut sum = 0.0f32;
-        #[unroll]
-        for k in 0..count {
-            let weight = weights[sample * count + k];
-            if weight != 0.0f32 {
-                sum += weight * element(x0, x1, x2, x3, x4, x5, x6, at, k);
-            }
-        }
-        out[at] = sum;
+/// See [`crate::vectors::combine`].
+pub(crate) fn combine(weights: &Tensor<2>, x: &[Tensor<2>]) -> Option<Tensor<2>> {
+    let units = vectors_of(&x.iter().collect::<Vec<_>>())?;
+    let fits = weights.dims() == [x[0].dims()[0], x.len()] && weights.dtype() == DType::F32;
+    if x.len() > most_points(&x[0]) || !fits {
+        return None;
     }
+    let mut next = (0..POINTS).map(|k| x[k.min(x.len() - 1)].clone().into_dispatch());
+    let mut next = || next.next().expect("one for each argument");
+    Some(Tensor::from_dispatch(<Dispatch as CubeKernels>::combine(
+        weights.clone().into_dispatch(),
+        next(),
+        next(),
+        next(),
+        next(),
+        next(),
+        next(),
+        next(),
+        units.min(256),
+    )))
 }
 
-/// a / b, and 0 where b is not positive.
-#[cube]
-fn ratio(a: f32, b: f32) -> f32 {
-    select(b > 0.0f32, a / b, 0.0f32)
-}
-
-/// A step of conjugate gradients on I - J with q = p - J p:
-/// alpha = <r, r> / <p, q>, u + alpha p, r - alpha q, and the next direction r + beta p. `squares` is
-/// `[batch, 2]`: |r|^2 and |u + r|^2 of the new u and r. Inner products count the elements in
-/// `within`, if it is given.
-#[cube(launch_unchecked)]
-pub(super) fn conjugate(
-    u: &[f32],
-    r: &[f32],
-    p: &[f32],
-    product: &[f32],
-    within: &[f32],
-    rr: &[f32],
-    new_u: &mut [f32],
-    new_r: &mut [f32],
-    new_p: &mut [f32],
-    squares: &mut [f32],
-    length: usize,
-    #[comptime] masked: bool,
-    #[comptime] units: usize,
-) {
-    let sample = CUBE_POS_X as usize;
-    let start = sample * length;
-    let unit = UNIT_POS as usize;
-    let mut pool = Shared::<[f32]>::new_slice(comptime![2 * units]);
-    let mut sums = Array::<f32>::new(2usize);
-    sums[0] = 0.0f32;
-    sums[1] = 0.0f32;
-    for i in range_stepped(unit, length, units) {
-        let at = start + i;
-        let mut term = p[at] * (p[at] - product[at]);
-        if masked {
-            term *= within[at];
-        }
-        sums[0] += term;
+/// See [`crate::vectors::conjugate_step`].
+pub(crate) fn conjugate_step(
+    [u, r, p, product]: [&Tensor<2>; 4],
+    rr: &Tensor<2>,
+    within: Option<&Tensor<2>>,
+) -> Option<ConjugateStep> {
+    let mask = within.unwrap_or(u);
+    let units = vectors_of(&[u, r, p, product, mask])?;
+    if most_points(u) == 0 || rr.dims() != [u.dims()[0], 1] {
+        return None;
     }
-    totals(&sums, &mut pool, 1usize, units);
-    let rr = rr[sample];
-    let alpha = ratio(rr, pool[0]);
-    sync_cube();
-    sums[0] = 0.0f32;
-    for i in range_stepped(unit, length, units) {
-        let at = start + i;
-        let u = u[at] + alpha * p[at];
-        let r = r[at] - alpha * (p[at] - product[at]);
-        new_u[at] = u;
-        new_r[at] = r;
-        let mut weight = 1.0f32.runtime();
-        if masked {
-            weight = within[at];
-        }
-        sums[0] += weight * r * r;
-        sums[1] += weight * (u + r) * (u + r);
-    }
-    totals(&sums, &mut pool, 2usize, units);
-    let beta = ratio(pool[0], rr);
-    // Every unit reads what it wrote itself.
-    for i in range_stepped(unit, length, units) {
-        let at = start + i;
-        new_p[at] = new_r[at] + beta * p[at];
-    }
-    if unit == 0 {
-        squares[sample * 2] = pool[0];
-        squares[sample * 2 + 1] = pool[1];
-    }
+    let [u, r, p, product, mask] = [u, r, p, product, mask].map(|t| t.clone().into_dispatch());
+    let rr = rr.clone().into_dispatch();
+    let masked = within.is_some();
+    let made = <Dispatch as CubeKernels>::conjugate(u, r, p, product, mask, rr, masked, units);
+    Some(ConjugateStep {
+        u: Tensor::from_dispatch(made.0),
+        r: Tensor::from_dispatch(made.1),
+        p: Tensor::from_dispatch(made.2),
+        squares: Tensor::from_dispatch(made.3),
+    })
 }

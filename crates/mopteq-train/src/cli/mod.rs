@@ -16,7 +16,7 @@ use clap_complete::Shell;
 use mopteq_train::Error;
 use mopteq_train::checkpoint::Which;
 use mopteq_train::data::DataSource;
-use mopteq_train::device::{DeviceChoice, SelectedDevice, cache_folder, keep_kernels, select};
+use mopteq_train::device::{DeviceChoice, SelectedDevice, keep_kernels, select};
 use mopteq_train::predict::Predictor;
 use mopteq_train::progress::say;
 use mopteq_train::run::RunFolder;
@@ -184,8 +184,7 @@ pub fn parse() -> Arguments {
 /// Does what was asked for.
 pub fn run(arguments: Arguments, stop: &StopFlag) -> Result<(), Error> {
     let json = arguments.json;
-    let cache = cache_folder().filter(|_| !arguments.no_kernel_cache);
-    keep_kernels(cache.as_deref());
+    keep_kernels(!arguments.no_kernel_cache);
     match arguments.command {
         None => train::run(&arguments.train, json, stop),
         Some(Command::Train(arguments)) => train::run(&arguments, json, stop),

@@ -3,9 +3,9 @@
 #[cfg(feature = "gpu")]
 mod compiling;
 mod hardware;
+mod kernels;
 
 use std::fmt;
-use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use burn::prelude::*;
@@ -14,6 +14,7 @@ use mopteq::NetworkConfig;
 use crate::crash;
 use crate::names::nearest;
 use hardware::Maker;
+pub use kernels::{compiled_kernels, keep_kernels};
 
 /// What there is to compute on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -176,45 +177,6 @@ pub enum DeviceError {
         /// What is missing, or the first message of the driver.
         reason: String,
     },
-}
-
-/// Keeps compiled kernels and tuning results in this folder, or nowhere: a GPU's first start takes
-/// a minute, a later one seconds. Call it before [`select`]; without a GPU in the build it does
-/// nothing.
-pub fn keep_kernels(folder: Option<&Path>) {
-    #[cfg(feature = "gpu")]
-    {
-        compiling::count();
-        deq_kernels::keep_kernels(folder);
-    }
-    #[cfg(not(feature = "gpu"))]
-    let _ = folder;
-}
-
-/// Kernels that this process has compiled for GPUs so far.
-pub fn compiled_kernels() -> usize {
-    #[cfg(feature = "gpu")]
-    return compiling::compiled();
-    #[cfg(not(feature = "gpu"))]
-    0
-}
-
-/// The user's folder for what can be made again at any time.
-pub fn cache_folder() -> Option<PathBuf> {
-    let of = |name: &str| {
-        std::env::var_os(name)
-            .filter(|v| !v.is_empty())
-            .map(PathBuf::from)
-    };
-    let folder = if cfg!(target_os = "windows") {
-        of("LOCALAPPDATA")?
-    } else if cfg!(target_os = "macos") {
-        of("HOME")?.join("Library/Caches")
-    } else {
-        let given = of("XDG_CACHE_HOME").filter(|folder| folder.is_absolute());
-        given.or_else(|| Some(of("HOME")?.join(".cache")))?
-    };
-    Some(folder.join("mopteq"))
 }
 
 /// Finds the device for a choice and tries it with a small computation.
