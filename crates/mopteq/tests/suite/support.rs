@@ -137,15 +137,11 @@ pub fn cast<M: Module>(model: M, dtype: DType) -> M {
 pub fn randomised<M: Module>(model: M, dtype: DType, scale: f64) -> M {
     let mut numbers = Numbers::new(17);
     model.map(&mut Cast(dtype, |v: Vec<f64>| {
-        v.iter()
-            .map(|x| {
-                if *x == 0.0 || *x == 1.0 {
-                    *x
-                } else {
-                    scale * numbers.next()
-                }
-            })
-            .collect()
+        // Biases and factors stay. A weight that is drawn as zero by chance does not.
+        if v.iter().all(|x| *x == 0.0 || *x == 1.0) {
+            return v;
+        }
+        v.iter().map(|_| scale * numbers.next()).collect()
     }))
 }
 
