@@ -15,7 +15,7 @@ pub(crate) fn convolve(
     kernel: &Tensor<4>,
     bias: Option<&Tensor<1>>,
 ) -> Option<Tensor<4>> {
-    let [shared, units] = limits(&x.device().without_autodiff())?;
+    let limits = limits(&x.device().without_autodiff())?;
     let [batch, channels, height, width] = x.dims();
     let dims = kernel.dims();
     let [out, inner, ..] = dims;
@@ -23,7 +23,7 @@ pub(crate) fn convolve(
     if x.dtype() != DType::F32 || kernel.dtype() != DType::F32 || inner != channels || !counted {
         return None;
     }
-    let plan = Arc::new(Plan::new(&[dims], &[[height, width]], shared, units)?);
+    let plan = Arc::new(Plan::new(&[dims], &[[height, width]], &limits)?);
     let (kernel, x) = (kernel.clone(), x.clone());
     let natural = kernel.clone().without_autodiff().reshape([plan.natural]);
     let weights = CubeStep::lay_out(natural, &plan);

@@ -47,14 +47,25 @@ fn plain(tensors: &[Tensor<4>]) -> Vec<Tensor<4>> {
     tensors.map(Tensor::without_autodiff).collect()
 }
 
-/// Elements of shared memory and units that a cube of the device may have.
-fn limits(device: &Device) -> Option<[usize; 2]> {
+/// What a cube of a device may have.
+struct Limits {
+    /// Elements of shared memory.
+    shared: usize,
+    units: usize,
+    /// Buffers of a kernel.
+    buffers: usize,
+}
+
+fn limits(device: &Device) -> Option<Limits> {
     match device.as_dispatch() {
         DispatchDevice::Cube(device) => {
             let client = device.client();
             let hardware = &client.properties().hardware;
-            let shared = hardware.max_shared_memory_size.min(SHARED) / size_of::<f32>();
-            Some([shared, hardware.max_units_per_cube as usize])
+            Some(Limits {
+                shared: hardware.max_shared_memory_size.min(SHARED) / size_of::<f32>(),
+                units: hardware.max_units_per_cube as usize,
+                buffers: hardware.max_bindings as usize,
+            })
         }
         #[allow(unreachable_patterns)]
         _ => None,

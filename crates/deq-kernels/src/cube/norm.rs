@@ -17,7 +17,7 @@ pub(crate) fn bounded(
     bounds: &[f64],
     iterate: bool,
 ) -> Option<(Vec<Tensor<4>>, Vec<Tensor<4>>)> {
-    let [shared, units] = limits(&kernels.first()?.device().without_autodiff())?;
+    let limits = limits(&kernels.first()?.device().without_autodiff())?;
     let mut all = kernels.iter().chain(directions);
     if all.any(|t| t.dtype() != DType::F32) || directions.iter().any(|v| v.dims()[0] != 1) {
         return None;
@@ -27,7 +27,7 @@ pub(crate) fn bounded(
         .iter()
         .map(|v| [v.dims()[2], v.dims()[3]])
         .collect();
-    let plan = Arc::new(Plan::new(&dims, &sizes, shared, units)?);
+    let plan = Arc::new(Plan::new(&dims, &sizes, &limits)?);
     let natural = flat(kernels, elements, 0);
     let plain = natural.clone().without_autodiff();
     let weights = CubeStep::lay_out(plain.clone(), &plan);

@@ -3,6 +3,7 @@
 
 use crate::step::{Activation, Kernel, Prox, StepFormula};
 
+use super::Limits;
 use super::kernels::{BLOCK, GRADIENT_BLOCK, GRADIENT_COLUMNS, ROWS};
 
 /// Rows of a tile at most.
@@ -97,20 +98,19 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// For kernels `[hidden, channels, k, k]` and branches of these heights and widths; `None` if a
-    /// tile does not fit the shared memory, of so many elements.
+    /// For kernels `[hidden, channels, k, k]` and branches with these heights and widths; `None` if a
+    /// tile does not fit the shared memory.
     pub(super) fn new(
         kernels: &[[usize; 4]],
         sizes: &[[usize; 2]],
-        shared: usize,
-        most_units: usize,
+        limits: &Limits,
     ) -> Option<Self> {
         let size = kernels.first()?[2];
         let same = |k: &[usize; 4]| k[2] == size && k[3] == size && k[0] > 0 && k[1] > 0;
         if size % 2 == 0 || size > 7 || !kernels.iter().all(same) || kernels.len() != sizes.len() {
             return None;
         }
-        let units = most_units.min(128);
+        let units = limits.units.min(128);
         let mut plan = Self {
             branches: Vec::new(),
             kernel: size,
@@ -124,10 +124,10 @@ impl Plan {
             gradient_shared: 1,
             gradient_parts: 1,
             units,
-            gradient_units: power_of_two(most_units.min(256)),
+            gradient_units: power_of_two(limits.units.min(256)),
         };
         for ([hidden, channels, ..], [height, width]) in kernels.iter().zip(sizes) {
-            plan.push([*hidden, *channels], [*height, *width], shared)?;
+            plan.push([*hidden, *channels], [*height, *width], limits.shared)?;
         }
         Some(plan)
     }
@@ -240,6 +240,11 @@ impl Job {
         let constrains = self.activates() && formula.constrain != Constrain::Nothing;
         let masks = matches!(self, Self::Product { after: true, .. });
         constrains || masks || self == Self::Mask || !formula.pairs.is_empty()
+    }
+
+    /// Whether it multiplies x by a mask first.
+    pub(super) fn masks_before(self) -> bool {
+        matches!(self, Self::Product { before: true, .. })
     }
 
     /// Whether it applies s' between W and its transpose.

@@ -48,12 +48,12 @@ impl<'a> Bound<'a> {
             .kernels
             .get_or_init(|| {
                 let all = || x.kernels.iter().chain(x.injections);
-                let [shared, units] = limits(&x.kernels.first()?.device().without_autodiff())?;
+                let limits = limits(&x.kernels.first()?.device().without_autodiff())?;
                 if all().any(|t| t.dtype() != DType::F32) {
                     return None;
                 }
                 let kernels: Vec<_> = x.kernels.iter().map(Tensor::dims).collect();
-                let plan = Arc::new(Plan::new(&kernels, &sizes(), shared, units)?);
+                let plan = Arc::new(Plan::new(&kernels, &sizes(), &limits)?);
                 let natural = flat(&plain(x.kernels), elements, 0);
                 let weights = CubeStep::lay_out(natural, &plan);
                 Some((plan, weights))

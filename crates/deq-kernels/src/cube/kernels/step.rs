@@ -88,12 +88,24 @@ pub(crate) fn step(
             let y = (at / across) * comptime![plan.branches[i].tile[0]];
             let x0 = (at % across) * comptime![plan.branches[i].tile[1]];
             if comptime![job.makes_image()] {
-                image_tile(
+                let bottom = min(
+                    y + comptime![plan.branches[i].tile[0]],
+                    comptime![plan.branches[i].height].runtime(),
+                );
+                let right = min(
+                    x0 + comptime![plan.branches[i].tile[1]],
+                    comptime![plan.branches[i].width].runtime(),
+                );
+                image(
                     x,
                     c,
+                    x,
                     weights,
                     out,
+                    &mut pool,
                     sample,
+                    (y, bottom),
+                    (x0, right),
                     y,
                     x0,
                     i,
@@ -123,14 +135,19 @@ pub(crate) fn step(
     }
 }
 
-/// A tile of W z, without its transpose.
+/// What stands between W and its transpose, on a region of a branch: written to the result, or to
+/// shared memory for the tile at (y0, x0).
 #[cube]
-fn image_tile(
+fn image(
     x: &[f32],
     c: &[f32],
+    mask: &[f32],
     weights: &[Vector<f32, Const<4>>],
     out: &mut [f32],
+    pool: &mut Shared<[f32]>,
     sample: usize,
+    rows: (usize, usize),
+    columns: (usize, usize),
     y0: usize,
     x0: usize,
     #[comptime] index: usize,
@@ -139,23 +156,26 @@ fn image_tile(
     #[comptime] plan: Plan,
 ) {
     let branch = comptime![plan.branches[index].clone()];
-    let (height, width) = comptime![(branch.height, branch.width)];
-    let hidden = comptime![branch.hidden];
+    let radius = comptime![plan.kernel / 2];
+    let pitch = comptime![branch.tile[1] + plan.kernel - 1];
+    let plane = comptime![(branch.tile[0] + plan.kernel - 1) * (branch.tile[1] + plan.kernel - 1)];
+    let (hidden, width) = comptime![(branch.hidden, branch.width)];
     let pixels = comptime![branch.pixels()];
-    let columns = min(comptime![branch.tile[1]].runtime(), width - x0);
-    let rows = min(comptime![branch.tile[0]].runtime(), height - y0);
-    let down = (rows + comptime![ROWS - 1]) / ROWS;
-    let items = columns * down * comptime![branch.hidden.div_ceil(BLOCK)];
+    let (top, bottom) = rows;
+    let (left, right) = columns;
+    let across = right - left;
+    let down = (bottom - top + comptime![ROWS - 1]) / ROWS;
+    let items = across * down * comptime![branch.hidden.div_ceil(BLOCK)];
     let base = sample * comptime![plan.image] + comptime![branch.image];
     for item in range_stepped(UNIT_POS as usize, items, comptime![plan.units]) {
-        let column = x0 + item % columns;
-        let rest = item / columns;
-        let row = y0 + (rest % down) * ROWS;
+        let column = left + item % across;
+        let rest = item / across;
+        let row = top + (rest % down) * ROWS;
         let block = (rest / down) * BLOCK;
         let mut sums = Array::<f32>::new(comptime![ROWS * BLOCK]);
         convolve_global(
             x,
-            x,
+            mask,
             weights,
             &mut sums,
             sample,
@@ -163,16 +183,26 @@ fn image_tile(
             column,
             block,
             index,
-            false,
+            comptime![job.masks_before()],
             comptime![plan.clone()],
         );
         #[unroll]
         for p in 0..ROWS {
             #[unroll]
             for j in 0..BLOCK {
-                if row + p < y0 + rows && block + j < hidden {
+                if row + p < bottom && block + j < hidden {
                     let at = base + (block + j) * pixels + (row + p) * width + column;
-                    out[at] = between(sums[p * BLOCK + j], c, at, job, comptime![formula.between]);
+                    let value =
+                        between(sums[p * BLOCK + j], c, at, job, comptime![formula.between]);
+                    if comptime![job.makes_image()] {
+                        out[at] = value;
+                    } else {
+                        pool[(block + j) * plane
+                            + (row + p + radius - y0) * pitch
+                            + column
+                            + radius
+                            - x0] = value;
+                    }
                 }
             }
         }
@@ -207,7 +237,7 @@ fn step_tile(
     let plane = comptime![(branch.tile[0] + plan.kernel - 1) * (branch.tile[1] + plan.kernel - 1)];
     let units = comptime![plan.units];
     let unit = UNIT_POS as usize;
-    let masked = comptime![matches!(job, Job::Product { before: true, .. })];
+    let masked = comptime![job.masks_before()];
 
     for i in range_stepped(unit, comptime![branch.hidden * plane], units) {
         pool[i] = 0.0f32;
@@ -219,42 +249,23 @@ fn step_tile(
     let right = min(x0 + comptime![branch.tile[1] + radius], width.runtime());
     let top = max(y0, radius.runtime()) - radius;
     let left = max(x0, radius.runtime()) - radius;
-    let columns = right - left;
-    let down = (bottom - top + comptime![ROWS - 1]) / ROWS;
-    let items = columns * down * comptime![branch.hidden.div_ceil(BLOCK)];
-    let base = sample * comptime![plan.image] + comptime![branch.image];
-    for item in range_stepped(unit, items, units) {
-        let column = left + item % columns;
-        let rest = item / columns;
-        let row = top + (rest % down) * ROWS;
-        let block = (rest / down) * BLOCK;
-        let mut sums = Array::<f32>::new(comptime![ROWS * BLOCK]);
-        convolve_global(
-            x,
-            before,
-            weights,
-            &mut sums,
-            sample,
-            row,
-            column,
-            block,
-            index,
-            masked,
-            comptime![plan.clone()],
-        );
-        #[unroll]
-        for p in 0..ROWS {
-            #[unroll]
-            for j in 0..BLOCK {
-                if row + p < bottom && block + j < hidden {
-                    let at = base + (block + j) * pixels + (row + p) * width + column;
-                    pool[(block + j) * plane + (row + p + radius - y0) * pitch + column + radius
-                        - x0] =
-                        between(sums[p * BLOCK + j], c, at, job, comptime![formula.between]);
-                }
-            }
-        }
-    }
+    image(
+        x,
+        c,
+        before,
+        weights,
+        out,
+        pool,
+        sample,
+        (top, bottom),
+        (left, right),
+        y0,
+        x0,
+        index,
+        job,
+        comptime![formula.clone()],
+        comptime![plan.clone()],
+    );
     sync_cube();
 
     // W'h, and what is made of it.
