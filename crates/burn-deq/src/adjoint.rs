@@ -6,8 +6,9 @@ use deq_kernels::grad_hook;
 
 use crate::config::{Gradient, Implicit, LinearMethod, LinearSolver, Method};
 use crate::driver::{Clock, Iteration, Operator, PackedMap, Requests};
-use crate::fast::PackedJacobian;
-use crate::map::{FixedPointMap, Input, Jacobian, Rows, Structure};
+use crate::input::{Input, Rows};
+use crate::linearisation::{Jacobian, PackedJacobian, Structure};
+use crate::map::FixedPointMap;
 use crate::report::{AdjointMonitor, Report};
 use crate::singly;
 use crate::solver;

@@ -4,7 +4,9 @@ use burn::config::Config;
 use burn::tensor::{DType, Distribution, Tensor};
 
 use crate::adjoint::{Forward, Linearised};
-use crate::map::{FixedPointMap, Input, Rows, Structure};
+use crate::input::{Input, Rows};
+use crate::linearisation::Structure;
+use crate::map::FixedPointMap;
 use crate::solver::{inner, ratio, square_norm};
 use crate::state::{Packing, State};
 

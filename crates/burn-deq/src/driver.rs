@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use burn::tensor::{Bool, Tensor, TensorData};
 
-use crate::map::Rows;
+use crate::input::Rows;
 use crate::report::Report;
 use crate::run::Run;
 use crate::termination::Termination;

@@ -9,7 +9,8 @@ use crate::adjoint::{AdjointPlan, Attached, Forward, ForwardMap, Point, start_fr
 use crate::config::{AdjointStart, ConfigError, Freezing, Gradient, Implicit, Method, Solver};
 use crate::driver::{Clock, Operator, Requests};
 use crate::fast::Batching;
-use crate::map::{FixedPointMap, Input, ModuleMap, WithModule};
+use crate::input::{Input, WithModule};
+use crate::map::{FixedPointMap, ModuleMap};
 use crate::report::{AdjointMonitor, Report};
 use crate::singly;
 use crate::solver;

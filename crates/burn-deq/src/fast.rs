@@ -5,7 +5,8 @@
 
 use burn::tensor::Tensor;
 
-use crate::map::{Input, Jacobian};
+use crate::input::Input;
+use crate::linearisation::{Jacobian, PackedJacobian};
 use crate::state::State;
 
 /// Faster forms of a map. `None` declines.
@@ -53,18 +54,6 @@ pub trait FastMap<S: State, X: Input> {
         let _ = (z, x);
         Batching::Shrinking
     }
-}
-
-/// Products with the Jacobian J = df/dz at a point, of packed vectors `[batch, n]`.
-pub trait PackedJacobian: Send {
-    /// J'u.
-    fn vjp(&self, u: &Tensor<2>) -> Tensor<2>;
-
-    /// J u.
-    fn jvp(&self, u: &Tensor<2>) -> Tensor<2>;
-
-    /// As [`Jacobian::mask`].
-    fn mask(&self) -> Option<Tensor<2>>;
 }
 
 /// How a batch of independent samples is solved.

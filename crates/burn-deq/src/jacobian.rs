@@ -4,7 +4,8 @@ use burn::config::Config;
 use burn::tensor::{DType, Distribution, Tensor};
 
 use crate::adjoint::{Forward, Linearised};
-use crate::map::{FixedPointMap, Input};
+use crate::input::Input;
+use crate::map::FixedPointMap;
 use crate::solver::{ratio, square_norm};
 use crate::state::{Packing, State};
 

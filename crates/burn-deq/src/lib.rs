@@ -28,7 +28,9 @@ mod dropout;
 mod equilibrium;
 mod fast;
 mod growth;
+mod input;
 mod jacobian;
+mod linearisation;
 mod map;
 mod normalization;
 mod report;
@@ -47,9 +49,11 @@ pub use config::{
 pub use deq_kernels::custom_gradient;
 pub use dropout::dropout_mask;
 pub use equilibrium::{Equilibrium, EquilibriumConfig, Intermediate, Solution, Start};
-pub use fast::{Batching, FastMap, PackedJacobian};
+pub use fast::{Batching, FastMap};
+pub use input::{Input, Rows, Shared, WithModule};
 pub use jacobian::{JacobianNormConfig, jacobian_norm, spectral_radius};
-pub use map::{Declared, FixedPointMap, Input, Jacobian, Rows, Shared, Structure, WithModule};
+pub use linearisation::{Jacobian, PackedJacobian, Structure};
+pub use map::{Declared, FixedPointMap};
 pub use normalization::{
     SpectralNorm, SpectralNormConfig, SpectralOperator, WeightNorm, WeightNormConfig,
 };

@@ -6,7 +6,7 @@ use burn::tensor::{Bool, Tensor};
 
 use crate::driver::{Iteration, Observation, Operator, Outcome, Requests, Scalars, mask, select};
 use crate::growth::{DeviceGrowth, Growth};
-use crate::map::Rows;
+use crate::input::Rows;
 use crate::report::{Report, Status};
 use crate::sample::{Judge, Norms, Sample, ratio};
 use crate::solver::{split, square_norm};

@@ -11,7 +11,7 @@ use super::squares as norms;
 use super::weights::{Decision, HostWeights, Weights, columns, decide};
 use crate::config::{AndersonConfig, AndersonType};
 use crate::driver::{Iteration, Observation, Operator, Scalars, mask};
-use crate::map::Rows;
+use crate::input::Rows;
 
 /// Anderson acceleration; see [`AndersonConfig`] for the formula and the safeguards.
 ///

@@ -6,7 +6,7 @@ use super::ring::Ring;
 use super::{inner, rounding, square_distance, square_norm, squares};
 use crate::config::BroydenConfig;
 use crate::driver::{Iteration, Observation, Operator, Scalars};
-use crate::map::Rows;
+use crate::input::Rows;
 
 /// Broyden's good method; see [`BroydenConfig`].
 ///

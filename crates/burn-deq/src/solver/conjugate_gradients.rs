@@ -6,7 +6,7 @@ use super::{inner_within, ratio};
 use deq_kernels::vectors::conjugate_step;
 
 use crate::driver::{Iteration, Observation, Operator, Scalars};
-use crate::map::Rows;
+use crate::input::Rows;
 
 /// Solves u = J u + g, J symmetric with I - J positive definite, in the form of Hestenes and
 /// Stiefel (1952). The residual of the fixed point, f(u) - u = g - (I - J) u, is the residual of

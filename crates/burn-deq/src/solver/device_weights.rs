@@ -5,7 +5,7 @@ use burn::tensor::{Bool, DType, Tensor, s};
 use super::rounding;
 use super::weights::{columns, weight_cap};
 use crate::config::{AndersonConfig, AndersonType};
-use crate::map::Rows;
+use crate::input::Rows;
 
 /// The systems of all samples, on the device. No decision is read back. Masks handle bad samples. A
 /// larger regularisation keeps the system solvable in cases where the host would leave out

@@ -5,7 +5,7 @@ use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::vectors::{BLOCK, Combine, Floats, Real, products, worth_spreading};
-use crate::map::Rows;
+use crate::input::Rows;
 
 pub(crate) struct HostRing {
     slots: Slots,
@@ -168,7 +168,7 @@ fn square_distance_of<T: Real>(like: &Tensor<2>, [a, b]: &[Floats; 2]) -> Tensor
     Tensor::from_data(data, (&like.device(), T::dtype()))
 }
 
-/// A struct instead of a closure, for the reason given in `vectors`.
+/// A struct, not a closure: see `vectors`.
 struct Distance<'a, T> {
     a: &'a [T],
     b: &'a [T],

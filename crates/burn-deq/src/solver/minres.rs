@@ -4,7 +4,7 @@ use burn::tensor::{DType, Tensor};
 
 use super::{inner_within, ratio};
 use crate::driver::{Iteration, Observation, Operator, Scalars};
-use crate::map::Rows;
+use crate::input::Rows;
 
 /// Solves u = J u + g, J symmetric, I - J possibly indefinite or singular, by the Lanczos process
 /// with Givens rotations of Paige and Saunders (1975, doi:10.1137/0712047). For a singular system

@@ -2,8 +2,6 @@
 
 mod anderson;
 mod broyden;
-#[cfg(feature = "flex")]
-mod columns;
 mod conjugate_gradients;
 mod device_weights;
 #[cfg(feature = "flex")]
@@ -74,7 +72,7 @@ pub(crate) fn solve(
 /// Concatenates tensors along a dimension.
 pub(crate) fn join(parts: Vec<Tensor<2>>, dim: usize) -> Tensor<2> {
     #[cfg(feature = "flex")]
-    if let Some(joined) = columns::join(&parts, dim) {
+    if let Some(joined) = vectors::join(&parts, dim) {
         return joined;
     }
     Tensor::cat(parts, dim)
@@ -83,7 +81,7 @@ pub(crate) fn join(parts: Vec<Tensor<2>>, dim: usize) -> Tensor<2> {
 /// Splits the columns of a tensor into parts of these widths.
 pub(crate) fn split(x: Tensor<2>, widths: &[usize]) -> Vec<Tensor<2>> {
     #[cfg(feature = "flex")]
-    if let Some(parts) = columns::split(&x, widths) {
+    if let Some(parts) = vectors::split(&x, widths) {
         return parts;
     }
     x.split_with_sizes(widths.to_vec(), 1)

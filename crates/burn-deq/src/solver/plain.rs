@@ -3,7 +3,7 @@
 use burn::tensor::Tensor;
 
 use crate::driver::{Iteration, Observation, Operator, Scalars};
-use crate::map::Rows;
+use crate::input::Rows;
 
 /// z+ = z + damping (f(z) - z).
 pub(crate) struct Plain {

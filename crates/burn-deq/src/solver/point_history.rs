@@ -9,7 +9,7 @@ use burn::tensor::{Bool, Tensor, TensorData};
 use deq_kernels::vectors::{Points, combine};
 
 use crate::config::{AndersonConfig, AndersonType};
-use crate::map::Rows;
+use crate::input::Rows;
 
 /// The last points of a solve, the oldest first.
 pub(super) struct PointHistory {

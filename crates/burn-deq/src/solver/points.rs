@@ -15,7 +15,7 @@ use super::vectors::{Floats, Real, worth_spreading};
 use super::weights::{Decision, HostWeights, columns};
 use crate::config::{AndersonConfig, AndersonType};
 use crate::driver::mask;
-use crate::map::Rows;
+use crate::input::Rows;
 
 /// Elements per partial sum. More would cost accuracy.
 const BLOCK: usize = 4096;
@@ -257,7 +257,7 @@ fn part<'a, T>([z, f]: &[&'a [T]; 2], range: &Range<usize>) -> [&'a [T]; 2] {
     [&z[range.clone()], &f[range.clone()]]
 }
 
-// Structs instead of closures, for the reason given in `vectors`.
+// Structs, not closures: see `vectors`.
 
 /// Norms and inner products of a sample.
 struct Look<'a, T, F> {

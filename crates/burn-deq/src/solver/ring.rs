@@ -2,7 +2,7 @@
 
 use burn::tensor::{Bool, Tensor};
 
-use crate::map::Rows;
+use crate::input::Rows;
 
 /// m slots for vectors `[batch, n]`. Slots are empty at first and count as zero.
 ///

@@ -7,7 +7,7 @@ use super::device_weights::DeviceWeights;
 use super::rounding;
 use crate::config::{AndersonConfig, AndersonType};
 use crate::driver::Scalars;
-use crate::map::Rows;
+use crate::input::Rows;
 
 /// Number of columns of products of the newest differences with all differences.
 ///

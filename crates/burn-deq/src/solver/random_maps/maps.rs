@@ -4,7 +4,7 @@ use burn::tensor::activation::relu;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use crate::driver::PackedMap;
-use crate::map::Rows;
+use crate::input::Rows;
 
 /// A stream of numbers in [-1, 1).
 struct Numbers(u64);

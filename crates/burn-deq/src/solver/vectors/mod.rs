@@ -1,11 +1,15 @@
 //! Sums over vectors in the host's memory, with the CPU's vector instructions.
 
+mod columns;
+
 use burn::backend::Flex;
 use burn::backend::tensor::FloatTensor;
 use burn::tensor::{DType, Element, Tensor, TensorData};
 use pulp::bytemuck::Pod;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
+
+pub(super) use columns::{join, split};
 
 /// Elements per block: some vectors of this length fit the first-level cache.
 pub(super) const BLOCK: usize = 1024;
