@@ -125,6 +125,12 @@ pub fn run(arguments: &TrainArguments, json: bool, stop: &StopFlag) -> Result<()
         tell(format!("device  {}: {}", device.name, device.reason));
     }
     tell(format!("data    {}", in_words(&task)));
+    if let left @ 1.. = task.left_out() {
+        tell(format!(
+            "        each epoch leaves out {}, because all batches on a GPU have one size",
+            counted(left, "other picture", "other pictures")
+        ));
+    }
     tell(format!(
         "model   {} parameters, {}",
         task.parameters(),

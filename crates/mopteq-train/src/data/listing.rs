@@ -163,7 +163,7 @@ impl Listing {
         ours: &BTreeSet<PathBuf>,
         pictures: usize,
     ) -> Option<&mut Folder> {
-        // Two steps, for the borrow of a folder outlives a loop that returns it.
+        // Two steps, because the borrow of a folder outlives a loop that returns it.
         let mut so_far = PathBuf::new();
         for part in path.components() {
             so_far.push(part);

@@ -238,6 +238,17 @@ impl Task {
         &self.config
     }
 
+    /// Training pictures that each epoch leaves out, other ones in every epoch: those of a last batch
+    /// that is smaller than the others, on devices for which every size is compiled.
+    pub fn left_out(&self) -> usize {
+        let (all, size) = (self.train.len(), self.config.batch_size.max(1));
+        let compiled = |device: &SelectedDevice| deq_kernels::compiles_at_run_time(&device.device);
+        match self.devices.iter().any(compiled) && all >= size {
+            true => all % size,
+            false => 0,
+        }
+    }
+
     /// The first device of the run, which also evaluates.
     pub fn device(&self) -> &SelectedDevice {
         &self.devices[0]
