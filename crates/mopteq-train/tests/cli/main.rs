@@ -10,6 +10,7 @@ mod finetune;
 mod hostile;
 mod inputs;
 mod layouts;
+mod litter;
 mod mistakes;
 mod resume;
 mod runs;

@@ -6,6 +6,7 @@ mod constraints;
 mod diagnostics;
 mod gradients;
 mod interchange;
+mod mdeq;
 mod models;
 mod multi_view;
 mod native;
