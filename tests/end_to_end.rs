@@ -165,12 +165,7 @@ mod wgpu {
         // Training amplifies rounding: a solve that stops a step sooner would be one tolerance apart,
         // and large steps would make more of it.
         config.learning_rate = 0.005;
-        config
-            .equilibrium_mut()
-            .unwrap()
-            .forward
-            .termination
-            .relative = 1e-5;
+        config.equilibria_mut()[0].forward.termination.relative = 1e-5;
         let losses = |choice: DeviceChoice| -> Vec<f64> {
             let mut data = DataKind::Digits.load().unwrap();
             data.test.truncate(8);

@@ -91,6 +91,32 @@ impl Default for BroydenConfig {
     }
 }
 
+/// Accelerated proximal gradient descent (FISTA: Beck and Teboulle 2009, doi:10.1137/080716542),
+/// separately for every sample, for maps that are a proximal gradient step with a step size of at
+/// most the inverse of the gradient's Lipschitz constant: their Jacobians are symmetric without
+/// negative eigenvalues.
+///
+/// y+ = f(y) + beta (f(y) - f(y-)), where f(y-) is the previous value of the map. beta is
+/// FISTA's (t - 1) / t+, and at most the best constant momentum for a map that contracts by q,
+/// (1 - sqrt(1 - q)) / (1 + sqrt(1 - q)). q is the Rayleigh quotient of the Jacobian along the last
+/// displacement of y, so a map that contracts fast gets plain steps. A sample restarts with t = 1
+/// when its momentum points uphill (O'Donoghue and Candes 2015, doi:10.1007/s10208-013-9150-3).
+#[derive(Config, Debug, PartialEq)]
+pub struct AcceleratedConfig {
+    /// Largest momentum beta, from 0 (plain iteration) to below 1. Default: 0.98
+    #[config(default = 0.98)]
+    pub momentum: f64,
+    /// Whether a sample restarts when its momentum points uphill. Default: true
+    #[config(default = true)]
+    pub restart: bool,
+}
+
+impl Default for AcceleratedConfig {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 /// A method for z = f(z).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(crate = "burn::serde", rename_all = "snake_case")]
@@ -105,6 +131,8 @@ pub enum Method {
     Anderson(AndersonConfig),
     /// Limited-memory Broyden.
     Broyden(BroydenConfig),
+    /// Accelerated proximal gradient descent.
+    Accelerated(AcceleratedConfig),
 }
 
 impl Default for Method {
@@ -122,6 +150,12 @@ impl From<AndersonConfig> for Method {
 impl From<BroydenConfig> for Method {
     fn from(config: BroydenConfig) -> Self {
         Self::Broyden(config)
+    }
+}
+
+impl From<AcceleratedConfig> for Method {
+    fn from(config: AcceleratedConfig) -> Self {
+        Self::Accelerated(config)
     }
 }
 
@@ -188,6 +222,11 @@ impl Solver {
     /// Broyden's method with the given number of rank-one terms.
     pub fn broyden(history: usize) -> Self {
         Method::from(BroydenConfig::new().with_history(history)).into()
+    }
+
+    /// Accelerated proximal gradient descent, for maps that are a proximal gradient step.
+    pub fn accelerated() -> Self {
+        Method::from(AcceleratedConfig::new()).into()
     }
 }
 
@@ -435,6 +474,10 @@ impl Method {
             Self::Broyden(c) => {
                 demand_damping(&name("damping"), c.damping)?;
                 safeguard(c.safeguard)
+            }
+            Self::Accelerated(c) => {
+                let ok = (0.0..1.0).contains(&c.momentum);
+                demand(&name("momentum"), c.momentum, ok, "0 or more, and below 1")
             }
         }
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use burn::tensor::{Bool, Tensor, TensorData};
 
+use crate::fast::PackedSolution;
 use crate::input::Rows;
 use crate::report::Report;
 use crate::run::Run;
@@ -200,6 +201,19 @@ pub(crate) struct Outcome {
     pub(crate) recorded: Vec<Tensor<2>>,
     /// `[batch]`, relative residuals, if nothing was read back.
     pub(crate) residual: Option<Tensor<1>>,
+}
+
+impl Outcome {
+    /// That of a map that solved itself.
+    pub(crate) fn of_map(solved: PackedSolution) -> Self {
+        Self {
+            state: solved.state,
+            image: Some(solved.image),
+            report: solved.report,
+            recorded: Vec::new(),
+            residual: None,
+        }
+    }
 }
 
 /// Runs a solver from `start` until every sample is finished or the step limit is reached. A

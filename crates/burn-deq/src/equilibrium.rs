@@ -7,7 +7,7 @@ use burn::tensor::Tensor;
 
 use crate::adjoint::{AdjointPlan, Attached, Forward, ForwardMap, Point, start_from};
 use crate::config::{AdjointStart, ConfigError, Freezing, Gradient, Implicit, Method, Solver};
-use crate::driver::{Clock, Operator, Requests};
+use crate::driver::{Clock, Operator, Outcome, Requests};
 use crate::fast::Batching;
 use crate::input::{Input, WithModule};
 use crate::map::{FixedPointMap, ModuleMap};
@@ -272,10 +272,15 @@ impl Equilibrium {
             branches: packing.widths().to_vec(),
         };
         let clock = Clock::start();
-        let one_by_one = singly
+        let whole = fast
+            .filter(|_| independent && !keeps_factors && !requests.trace)
+            .filter(|_| requests.record.is_empty())
+            .and_then(|fast| fast.solve(&z0, &plain, &self.config.forward))
+            .map(Outcome::of_map);
+        let one_by_one = (singly && whole.is_none())
             .then(|| singly::forward::<S, F, X>(&inner(), &z0, &self.config.forward, &requests))
             .flatten();
-        let (outcome, iteration) = match one_by_one {
+        let (outcome, iteration) = match whole.or(one_by_one) {
             Some(mut outcome) => {
                 outcome.report.elapsed = clock.elapsed();
                 (outcome, None)

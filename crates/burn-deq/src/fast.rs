@@ -5,8 +5,10 @@
 
 use burn::tensor::Tensor;
 
+use crate::config::{LinearSolver, Solver};
 use crate::input::Input;
 use crate::linearisation::{Jacobian, PackedJacobian};
+use crate::report::Report;
 use crate::state::State;
 
 /// Faster forms of a map. `None` declines.
@@ -48,12 +50,44 @@ pub trait FastMap<S: State, X: Input> {
         None
     }
 
+    /// The whole forward solve from the plain packed `z0`, by the solver's method and rule. Declines
+    /// what it cannot do exactly so. It is asked only about independent samples, without a trace or
+    /// recorded iterates.
+    fn solve(&self, z0: &Tensor<2>, x: &X, solver: &Solver) -> Option<PackedSolution> {
+        let _ = (z0, x, solver);
+        None
+    }
+
+    /// The whole solve of u = J'u + g at the plain packed state of this `value` of f, from its
+    /// default start. As [`solve`](Self::solve) otherwise; the solution's image is not used.
+    fn solve_adjoint(
+        &self,
+        value: &Tensor<2>,
+        x: &X,
+        g: &Tensor<2>,
+        solver: &LinearSolver,
+    ) -> Option<PackedSolution> {
+        let _ = (value, x, g, solver);
+        None
+    }
+
     /// How the samples of a batch are best solved, if they are
     /// [independent](crate::FixedPointMap::independent_samples).
     fn batching(&self, z: &S, x: &X) -> Batching {
         let _ = (z, x);
         Batching::Shrinking
     }
+}
+
+/// The outcome of a solve that a map did by itself.
+#[derive(Clone, Debug)]
+pub struct PackedSolution {
+    /// z, or u of a backward solve, `[batch, n]`.
+    pub state: Tensor<2>,
+    /// f(z).
+    pub image: Tensor<2>,
+    /// What the solver would have reported, except the time.
+    pub report: Report,
 }
 
 /// How a batch of independent samples is solved.

@@ -43,13 +43,13 @@ mod termination;
 
 pub use check::{CheckConfig, DeclarationError, Measured, check_declarations};
 pub use config::{
-    AdjointStart, AndersonConfig, AndersonType, BroydenConfig, ConfigError, Freezing, Gradient,
-    Implicit, LinearMethod, LinearSolver, Method, Solver, SolverOf,
+    AcceleratedConfig, AdjointStart, AndersonConfig, AndersonType, BroydenConfig, ConfigError,
+    Freezing, Gradient, Implicit, LinearMethod, LinearSolver, Method, Solver, SolverOf,
 };
 pub use deq_kernels::custom_gradient;
 pub use dropout::dropout_mask;
 pub use equilibrium::{Equilibrium, EquilibriumConfig, Intermediate, Solution, Start};
-pub use fast::{Batching, FastMap};
+pub use fast::{Batching, FastMap, PackedSolution};
 pub use input::{Input, Rows, Shared, WithModule};
 pub use jacobian::{JacobianNormConfig, jacobian_norm, spectral_radius};
 pub use linearisation::{Jacobian, PackedJacobian, Structure};

@@ -104,6 +104,35 @@ impl Report {
         }
     }
 
+    /// One report of several solves of the same samples: for each sample the status and residuals of
+    /// the solve with the largest relative residual, and the most steps of any solve. Evaluations
+    /// and read-backs are sums. Without reports, there is no sample.
+    pub fn worst<'a>(reports: impl IntoIterator<Item = &'a Report>) -> Self {
+        let mut reports = reports.into_iter();
+        let Some(first) = reports.next() else {
+            return Self::default();
+        };
+        let mut all = first.clone();
+        for report in reports {
+            for (i, steps) in report.steps.iter().enumerate().take(all.steps.len()) {
+                all.steps[i] = all.steps[i].max(*steps);
+                // Also replaces a number by NaN, but not the other way round.
+                let better = report.relative_residual[i] <= all.relative_residual[i];
+                if !better && !all.relative_residual[i].is_nan() {
+                    all.status[i] = report.status[i];
+                    all.residual[i] = report.residual[i];
+                    all.relative_residual[i] = report.relative_residual[i];
+                }
+            }
+            all.evaluations += report.evaluations;
+            all.sample_evaluations += report.sample_evaluations;
+            all.read_backs += report.read_backs;
+            all.elapsed += report.elapsed;
+            all.trace.clear();
+        }
+        all
+    }
+
     /// Whether every sample met its tolerance. True for an empty batch.
     pub fn all_converged(&self) -> bool {
         self.status.iter().all(|s| s.is_converged())
@@ -147,13 +176,30 @@ struct Delivery {
 /// The backward solve runs inside Burn's `backward()`, long after the layer returned, so this
 /// shared handle delivers its outcome.
 #[derive(Clone, Debug, Default)]
-pub struct AdjointMonitor(Arc<Mutex<Option<Delivery>>>);
+pub struct AdjointMonitor {
+    delivery: Arc<Mutex<Option<Delivery>>>,
+    /// The solves that this one stands for.
+    parts: Vec<AdjointMonitor>,
+}
 
 impl AdjointMonitor {
+    /// A monitor of several backward solves of the same samples. Its report is the
+    /// [worst](Report::worst) of theirs, once all have run; it has no solution.
+    pub fn joined(parts: Vec<AdjointMonitor>) -> Self {
+        Self {
+            parts,
+            ..Self::default()
+        }
+    }
+
     /// The report of the backward solve. `None` before `backward()` has run, if the output did not
     /// take part in the loss, or if the chosen gradient needs no solve.
     pub fn report(&self) -> Option<Report> {
-        self.lock().as_ref().map(|d| d.report.clone())
+        if self.parts.is_empty() {
+            return self.lock().as_ref().map(|d| d.report.clone());
+        }
+        let reports: Option<Vec<_>> = self.parts.iter().map(Self::report).collect();
+        reports.map(|reports| Report::worst(&reports))
     }
 
     /// The solution u of u = J'u + g, packed as `[batch, n]`: a start for the next backward solve
@@ -168,7 +214,7 @@ impl AdjointMonitor {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Delivery>> {
         // A poisoned lock only means that another thread panicked while it held a plain value.
-        self.0
+        self.delivery
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner())
     }

@@ -5,7 +5,7 @@
 //! here knows about equilibria or objectives.
 //!
 //! - [`convolution`]: convolutions that keep the resolution, by Winograd's filtering or directly.
-//! - [`norm_relu`]: batch norm followed by ReLU.
+//! - [`norm`], [`norm_relu`]: batch norm, alone and followed by ReLU.
 //! - [`mean_pool`]: means over the cells of a grid.
 //! - [`step`]: a step of proximal gradient descent on several branches, and its linearisation.
 //! - [`custom_gradient`], [`grad_hook`], [`joint_hook`]: values whose backward pass is a closure.
@@ -42,7 +42,7 @@ mod cube;
 mod runtime;
 
 pub use gradient::{custom_gradient, grad_hook, joint_hook};
-pub use norm::norm_relu;
+pub use norm::{norm, norm_relu};
 pub use pooling::mean_pool;
 #[cfg(feature = "cube")]
 pub use runtime::{Launches, keep_kernels, separate_kernels, watch_launches};

@@ -3,7 +3,7 @@
 use burn::nn::BatchNorm;
 use burn::tensor::Tensor;
 
-use crate::step::{Finish, Inputs, StepFormula};
+use crate::step::{Finish, Inputs, SolveLimits, Solved, StepFormula};
 
 type Made = Option<Vec<Tensor<4>>>;
 
@@ -11,7 +11,7 @@ pub(crate) fn convolve(_: &Tensor<4>, _: &Tensor<4>, _: Option<&Tensor<1>>) -> O
     None
 }
 
-pub(crate) fn norm_relu(_: &BatchNorm, _: &Tensor<4>) -> Option<Tensor<4>> {
+pub(crate) fn norm_above(_: &BatchNorm, _: &Tensor<4>, _: f32) -> Option<Tensor<4>> {
     None
 }
 
@@ -36,6 +36,25 @@ pub(crate) fn tracked_step(_: &StepFormula, _: &[Tensor<4>], _: Inputs<'_>, _: M
 }
 
 pub(crate) fn mask(_: &StepFormula, _: &[Tensor<4>]) -> Made {
+    None
+}
+
+pub(crate) fn solve(
+    _: &StepFormula,
+    _: &Tensor<2>,
+    _: Inputs<'_>,
+    _: &SolveLimits,
+) -> Option<Solved> {
+    None
+}
+
+pub(crate) fn solve_adjoint(
+    _: &StepFormula,
+    _: &Tensor<2>,
+    _: Inputs<'_>,
+    _: &Tensor<2>,
+    _: &SolveLimits,
+) -> Option<Solved> {
     None
 }
 

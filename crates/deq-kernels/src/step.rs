@@ -8,8 +8,12 @@
 //! g  = W'W z                                            Kernel::Energy
 //! g  = -W's'(W z + c)                                   Kernel::Potential
 //! g  = W'(W z - c)                                      Kernel::Reconstruction
+//! g  = E'G E z                                          Kernel::Gram
 //! L z: the gradient of 1/2 |Q_ij z_i - z_j|^2
 //! ```
+//!
+//! E brings every branch to the resolution of the first by scaled nearest up-sampling and stacks
+//! their channels. G is one symmetric matrix for every pixel of the stack.
 //!
 //! The CPU's fast form computes a step sample by sample: two convolutions per branch and a few
 //! passes over memory in the cache. The GPU's fast form takes one launch for all samples and
@@ -46,6 +50,8 @@ pub enum Kernel {
     Potential(Activation),
     /// The difference from c: the gradient of 1/2 |W z - c|^2.
     Reconstruction,
+    /// G = D'D in place of a kernel and its transpose: the gradient of 1/2 |D E z|^2.
+    Gram,
 }
 
 /// A proximal map. Variants name the function that it belongs to.
@@ -110,7 +116,8 @@ pub struct StepFormula {
 /// Everything except the state that a step depends on, one tensor per branch.
 #[derive(Clone, Copy)]
 pub struct Inputs<'a> {
-    /// W_i, `[hidden, channels, k, k]`.
+    /// W_i, `[hidden, channels, k, k]`; for [`Kernel::Gram`] only G, `[channels, channels, 1, 1]`
+    /// with the channels of all branches.
     pub kernels: &'a [Tensor<4>],
     /// The same kernels and injections, prepared at their first use.
     pub prepared: &'a Prepared,
@@ -142,6 +149,61 @@ impl Prepared {
             cube: self.cube.clone(),
         }
     }
+}
+
+/// When a sample of a whole solve is finished, and how it is accelerated.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SolveLimits {
+    /// Relative and absolute tolerance: |f(z) - z| <= absolute + relative |f(z)|.
+    pub tolerance: [f64; 2],
+    /// Largest number of evaluations.
+    pub max_steps: usize,
+    /// Largest momentum of accelerated descent; 0 takes plain steps.
+    pub momentum: f64,
+    /// Whether a sample restarts when its momentum points uphill.
+    pub restart: bool,
+}
+
+impl SolveLimits {
+    /// Whether the tolerance is met, or the numbers are no numbers, from |f(z) - z|^2 and |f(z)|^2.
+    pub(crate) fn met(&self, residual: f64, image: f64) -> bool {
+        let [relative, absolute] = self.tolerance;
+        let missed = residual.sqrt() > absolute + relative * image.sqrt();
+        !missed || !(residual + image).is_finite()
+    }
+
+    pub(crate) fn sample(&self, steps: usize, residual: f64, image: f64) -> SolvedSample {
+        SolvedSample {
+            steps,
+            residual: residual.sqrt(),
+            image: image.sqrt(),
+            met: (residual + image).is_finite() && self.met(residual, image),
+        }
+    }
+}
+
+/// The outcome of a whole solve for one sample.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SolvedSample {
+    /// Evaluations of the map.
+    pub steps: usize,
+    /// |f(z) - z|.
+    pub residual: f64,
+    /// |f(z)|.
+    pub image: f64,
+    /// Whether the tolerance was met.
+    pub met: bool,
+}
+
+/// The outcome of a whole solve, `[batch, n]`.
+#[derive(Clone, Debug)]
+pub struct Solved {
+    /// z, or u of the backward solve.
+    pub state: Tensor<2>,
+    /// f(z) of a forward solve.
+    pub image: Tensor<2>,
+    /// What each sample took.
+    pub samples: Vec<SolvedSample>,
 }
 
 /// What to compute from v.
@@ -256,15 +318,37 @@ impl StepFormula {
         }
     }
 
+    /// The fixed point of the step from a plain z packed as `[batch, n]`, each sample by itself from
+    /// start to end. `None` if there is no such form. The step must be a contraction with a step of
+    /// at most the inverse of the gradient's Lipschitz constant.
+    pub fn solve(&self, z: &Tensor<2>, x: Inputs<'_>, limits: &SolveLimits) -> Option<Solved> {
+        cpu::solve(self, z, x, limits)
+    }
+
+    /// The solution of u = J'u + g, where J is the Jacobian of the step at the point where its packed
+    /// value is `value`. Conditions as for [`solve`](Self::solve).
+    pub fn solve_adjoint(
+        &self,
+        value: &Tensor<2>,
+        x: Inputs<'_>,
+        g: &Tensor<2>,
+        limits: &SolveLimits,
+    ) -> Option<Solved> {
+        cpu::solve_adjoint(self, value, x, g, limits)
+    }
+
     /// Whether the injections have the channels of the state, and not those of W z.
     pub(crate) fn injects_into_state(&self) -> bool {
         self.proximity
     }
 
-    /// Whether the couplings support branches of these sizes: of any two, one must be the finer one
-    /// along both sides.
+    /// Whether the formula supports branches of these sizes. Of two coupled branches, one must be
+    /// the finer one along both sides; for [`Kernel::Gram`] it is the first.
     pub(crate) fn fits(&self, sizes: &[[usize; 2]]) -> bool {
         let nested = |a: [usize; 2], b: [usize; 2]| (0..2).all(|d| a[d].is_multiple_of(b[d]));
+        if self.kernel == Kernel::Gram && !sizes.iter().all(|size| nested(sizes[0], *size)) {
+            return false;
+        }
         self.couplings.iter().all(|c| {
             c.pairs(sizes.len())
                 .all(|(i, j)| nested(sizes[i], sizes[j]) || nested(sizes[j], sizes[i]))
@@ -274,7 +358,7 @@ impl StepFormula {
     /// The activation between W and its transpose, if there is one.
     pub(crate) fn activation(&self) -> Option<Activation> {
         match self.kernel {
-            Kernel::Energy | Kernel::Reconstruction => None,
+            Kernel::Energy | Kernel::Reconstruction | Kernel::Gram => None,
             Kernel::Potential(activation) => Some(activation),
         }
     }

@@ -205,7 +205,7 @@ pub fn agreement(
     if let Some(model) = config.model.mopteqs_mut() {
         model.perturbation = 0.0;
     }
-    if let Some(equilibrium) = config.equilibrium_mut() {
+    for equilibrium in config.equilibria_mut() {
         equilibrium.forward.termination.relative = 1e-5;
         equilibrium.forward.termination.max_steps = 100;
         equilibrium.gradient = Default::default();

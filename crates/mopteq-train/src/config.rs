@@ -160,9 +160,9 @@ pub enum ConfigError {
 }
 
 impl TrainConfig {
-    /// Solvers and gradient of the model, to be changed; `None` for one without an equilibrium.
-    pub fn equilibrium_mut(&mut self) -> Option<&mut EquilibriumConfig> {
-        self.model.equilibrium_mut()
+    /// Solvers and gradients of the model's equilibria, mutable; none for a model without one.
+    pub fn equilibria_mut(&mut self) -> Vec<&mut EquilibriumConfig> {
+        self.model.equilibria_mut()
     }
 
     /// The config as it is in an epoch (counted from 1): with the cheaper solves of the first
@@ -171,7 +171,10 @@ impl TrainConfig {
         let mut config = self.clone();
         let early = &self.early_solver;
         let early_epoch = epoch as f64 <= (early.fraction * self.epochs as f64).round();
-        if early_epoch && let Some(equilibrium) = config.equilibrium_mut() {
+        for equilibrium in config.equilibria_mut() {
+            if !early_epoch {
+                break;
+            }
             if early.tolerance > 0.0 {
                 equilibrium.forward.termination.relative = early.tolerance;
             }
@@ -447,10 +450,10 @@ mod tests {
             },
             ..TrainConfig::digits()
         };
-        let of = |epoch| config.in_epoch(epoch).equilibrium_mut().unwrap().clone();
+        let of = |epoch| config.in_epoch(epoch).equilibria_mut()[0].clone();
         assert_eq!(of(3).forward.termination.relative, 0.05);
         assert!(matches!(of(3).gradient, Gradient::Phantom { steps: 2, .. }));
         assert_eq!(of(4), of(10));
-        assert_eq!(Some(&mut of(4)), config.clone().equilibrium_mut());
+        assert_eq!(&mut of(4), config.clone().equilibria_mut()[0]);
     }
 }

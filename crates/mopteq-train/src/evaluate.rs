@@ -188,10 +188,13 @@ pub fn step_costs(
     let mut costs = Vec::new();
     for limit in STEP_LIMITS {
         let mut config = config.clone();
-        let Some(equilibrium) = config.equilibrium_mut() else {
+        let equilibria = config.equilibria_mut();
+        if equilibria.is_empty() {
             break;
-        };
-        equilibrium.forward.termination.max_steps = limit;
+        }
+        for equilibrium in equilibria {
+            equilibrium.forward.termination.max_steps = limit;
+        }
         // A solver is part of a model's config and not of its parameters.
         let limited = Classifier::new(&config, device).map_err(|error| Crash {
             message: error.to_string(),

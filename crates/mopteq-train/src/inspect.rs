@@ -161,7 +161,7 @@ fn solve_within(
     limit: usize,
 ) -> Result<Report, String> {
     let mut config = config.clone();
-    if let Some(equilibrium) = config.equilibrium_mut() {
+    for equilibrium in config.equilibria_mut() {
         equilibrium.forward.termination.max_steps = limit;
     }
     let limited = Classifier::new(&config, &images.device()).map_err(|e| e.to_string())?;

@@ -294,7 +294,7 @@ pub struct OtherData {
 fn with_steps(config: &TrainConfig, steps: Option<usize>) -> Result<TrainConfig, Error> {
     let mut config = config.clone();
     if let Some(steps) = steps {
-        if let Some(equilibrium) = config.equilibrium_mut() {
+        for equilibrium in config.equilibria_mut() {
             equilibrium.forward.termination.max_steps = steps;
         }
         config.validate()?;

@@ -155,7 +155,7 @@ mod tests {
         let phantom = set("model.equilibrium.gradient={phantom={steps=3,damping=0.5}}").unwrap();
         let mut phantom = phantom;
         assert!(matches!(
-            phantom.equilibrium_mut().unwrap().gradient,
+            phantom.equilibria_mut()[0].gradient,
             Gradient::Phantom { steps: 3, .. }
         ));
     }

@@ -35,9 +35,10 @@ pub use diagnostics::{
 pub use error::ConfigError;
 pub use interchange::{Weights, WeightsError};
 pub use models::{
-    Core, CoreConfig, Family, Fusion, MOptEqs, MOptEqsConfig, Mdeq, MdeqConfig, MultiView,
+    Coding, CodingConfig, CodingForm, Core, CoreConfig, Deep, DeepConfig, Family, Fusion,
+    LayerConfig, LayerSolve, LayerState, MOptEqs, MOptEqsConfig, Mdeq, MdeqConfig, MultiView,
     MultiViewConfig, Network, NetworkConfig, NetworkKind, Prediction, Residual, ResidualConfig,
-    View, ViewInput,
+    StageConfig, View, ViewInput,
 };
 pub use norm::{BoundedKernel, convolution_norm};
 pub use objective::{DescentJacobian, HiddenObjective, Step};
@@ -46,6 +47,6 @@ pub use posedness::{WellPosedness, extreme_eigenvalues, well_posedness};
 pub use resample::{resample, scaled_pool, scaled_upsample};
 pub use terms::{
     Activation, ActivationConfig, ActivationPotential, ByValue, Coupling, Curvature, Diversity,
-    Energy, Formula, Hessian, KernelEnergy, Pairs, Proximity, Quadratic, Reconstruction, Setting,
-    Smoothness, Sum, Term,
+    Energy, Formula, Hessian, JointReconstruction, KernelEnergy, Pairs, PatchReconstruction,
+    Proximity, Quadratic, Reconstruction, Setting, Smoothness, Sum, Term,
 };

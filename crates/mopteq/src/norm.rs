@@ -18,6 +18,8 @@ pub struct BoundedKernel {
     /// Right singular vector of the largest singular value, `[1, in, height, width]`.
     direction: RunningState<Tensor<4>>,
     bound: f64,
+    /// Whether kernels of a smaller norm are scaled up to the bound.
+    exact: bool,
 }
 
 impl BoundedKernel {
@@ -62,6 +64,15 @@ impl BoundedKernel {
             weight,
             direction: RunningState::new(direction),
             bound,
+            exact: false,
+        }
+    }
+
+    /// As [`new`](Self::new), for a kernel whose norm is always `norm`, never below it.
+    pub fn scaled(shape: [usize; 3], size: [usize; 2], norm: f64, device: &Device) -> Self {
+        Self {
+            exact: true,
+            ..Self::new(shape, size, norm, device)
         }
     }
 
@@ -79,7 +90,11 @@ impl BoundedKernel {
         }
         let image = convolve(direction, weight.clone());
         let norm = image.clone().mul(image).sum().sqrt();
-        let factor = (norm.recip() * self.bound).clamp_max(1.0);
+        let factor = norm.recip() * self.bound;
+        let factor = match self.exact {
+            true => factor,
+            false => factor.clamp_max(1.0),
+        };
         weight * factor.reshape([1, 1, 1, 1])
     }
 
@@ -96,7 +111,11 @@ impl BoundedKernel {
         };
         let directions: Vec<_> = all.iter().map(direction).collect();
         let bounds: Vec<f64> = all.iter().map(|k| k.bound).collect();
-        match deq_kernels::bounded(&weights, &directions, &bounds, tracked) {
+        let exact = all.iter().any(|k| k.exact);
+        let together = (!exact)
+            .then(|| deq_kernels::bounded(&weights, &directions, &bounds, tracked))
+            .flatten();
+        match together {
             Some((kernels, directions)) => {
                 if tracked {
                     for (k, direction) in all.iter().zip(directions) {

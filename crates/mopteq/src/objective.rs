@@ -9,8 +9,11 @@ use std::sync::Arc;
 
 use burn::serde::{Deserialize, Serialize};
 use burn::tensor::Tensor;
-use burn_deq::{Batching, FastMap, FixedPointMap, Input, Jacobian, PackedJacobian, Structure};
-use deq_kernels::step::{Inputs, PackedProduct, StepFormula, StepProduct};
+use burn_deq::{
+    Batching, Check, FastMap, FixedPointMap, Input, Jacobian, LinearMethod, LinearSolver, Method,
+    Norm, PackedJacobian, PackedSolution, Report, Solver, Status, Structure, Termination,
+};
+use deq_kernels::step::{Inputs, PackedProduct, SolveLimits, Solved, StepFormula, StepProduct};
 
 use crate::constraint::Proximal;
 use crate::context::{Branches, Context, multiply};
@@ -294,12 +297,89 @@ impl FastMap<Branches, Context> for HiddenObjective {
         }))
     }
 
+    fn solve(&self, z0: &Tensor<2>, x: &Context, solver: &Solver) -> Option<PackedSolution> {
+        let (momentum, restart) = match &solver.method {
+            Method::Accelerated(config) => (config.momentum, config.restart),
+            Method::Plain { damping: 1.0 } => (0.0, false),
+            _ => return None,
+        };
+        let limits = self.limits(&solver.termination, x, momentum, restart)?;
+        let (formula, inputs) = self.formula(x)?;
+        formula.solve(z0, inputs, &limits).map(solution)
+    }
+
+    fn solve_adjoint(
+        &self,
+        value: &Tensor<2>,
+        x: &Context,
+        g: &Tensor<2>,
+        solver: &LinearSolver,
+    ) -> Option<PackedSolution> {
+        if solver.method != LinearMethod::ConjugateGradients {
+            return None;
+        }
+        let limits = self.limits(&solver.termination, x, 0.0, false)?;
+        let (formula, inputs) = self.formula(x)?;
+        formula
+            .solve_adjoint(value, inputs, g, &limits)
+            .map(solution)
+    }
+
     fn batching(&self, z: &Branches, x: &Context) -> Batching {
         match self.formula(x) {
             Some((formula, inputs)) if formula.applies(z, inputs) => Batching::Single,
             Some((formula, inputs)) if formula.applies_packed(inputs) => Batching::Whole,
             _ => Batching::Shrinking,
         }
+    }
+}
+
+impl HiddenObjective {
+    /// The limits of a whole solve. `None` if its rule is not that of one, or if the map is not
+    /// known to be a contraction, so that a sample may run away.
+    fn limits(
+        &self,
+        rule: &Termination,
+        x: &Context,
+        momentum: f64,
+        restart: bool,
+    ) -> Option<SolveLimits> {
+        let together = rule.branches == burn_deq::Branches::Together || x.injection().len() == 1;
+        let plain = rule.norm == Norm::L2 && matches!(rule.check, Check::Every(0 | 1));
+        let safe = self.is_strongly_convex() && self.contraction().is_some();
+        (together && plain && safe).then_some(SolveLimits {
+            tolerance: [rule.relative, rule.absolute],
+            max_steps: rule.max_steps,
+            momentum,
+            restart,
+        })
+    }
+}
+
+/// A whole solve with its report.
+fn solution(solved: Solved) -> PackedSolution {
+    let mut report = Report::default();
+    for sample in &solved.samples {
+        let relative = match sample.image {
+            0.0 if sample.residual == 0.0 => 0.0,
+            image => sample.residual / image,
+        };
+        report.status.push(match sample.met {
+            true => Status::Converged,
+            false if sample.residual.is_finite() => Status::StepLimit,
+            false => Status::NotFinite,
+        });
+        report.steps.push(sample.steps);
+        report.residual.push(sample.residual);
+        report.relative_residual.push(relative);
+        // Side by side on all cores, only the longest solve counts.
+        report.evaluations = report.evaluations.max(sample.steps);
+        report.sample_evaluations += sample.steps;
+    }
+    PackedSolution {
+        state: solved.state,
+        image: solved.image,
+        report,
     }
 }
 

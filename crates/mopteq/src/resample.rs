@@ -63,7 +63,8 @@ pub fn resample(x: Tensor<4>, [height, width]: [usize; 2]) -> Tensor<4> {
         let scale = ((grow[0] * grow[1]) as f64).sqrt();
         let nearest = InterpolateOptions::new(InterpolateMode::Nearest);
         let factors = grow.map(|s| s as f32);
-        x = interpolate(x / scale, nearest.with_scale_factor(factors));
+        // Not a division: Burn's autodiff rounds the factor of its gradient to f32.
+        x = interpolate(x * scale.recip(), nearest.with_scale_factor(factors));
     }
     x
 }

@@ -1,5 +1,6 @@
 //! The solvers: each is a small state with `observe` and `advance`; the driver does the rest.
 
+mod accelerated;
 mod anderson;
 mod broyden;
 mod conjugate_gradients;
@@ -36,6 +37,9 @@ pub(crate) fn nonlinear(method: &Method, start: Tensor<2>) -> Box<dyn Iteration>
             Box::new(plain::Plain::new(start, config.damping))
         }
         Method::Broyden(config) => Box::new(broyden::Broyden::new(start, config.clone())),
+        Method::Accelerated(config) => {
+            Box::new(accelerated::Accelerated::new(start, config.clone()))
+        }
     }
 }
 

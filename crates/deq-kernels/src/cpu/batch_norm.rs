@@ -1,4 +1,4 @@
-//! Batch norm followed by ReLU.
+//! Batch norm, followed by ReLU if wanted.
 //!
 //! Sums over a batch are kept in f64, plane by plane. In f32 they would be off by about 1e-6, which
 //! moves whole regions of equal pixels across the kinks of the following network.
@@ -14,9 +14,9 @@ use crate::gradient::custom_gradient;
 /// Numbers that are summed in f32 before the sum is added to an f64.
 const LINE: usize = 1024;
 
-/// max(batch norm of x, 0) with its gradients. In training, it updates the running statistics as
-/// Burn does. `None` if there is no fast form.
-pub(crate) fn norm_relu(norm: &BatchNorm, x: &Tensor<4>) -> Option<Tensor<4>> {
+/// max(batch norm of x, floor) with its gradients: ReLU for a floor of 0, nothing for minus infinity.
+/// In training, it updates the running statistics as Burn does. `None` if there is no fast form.
+pub(crate) fn norm_above(norm: &BatchNorm, x: &Tensor<4>, floor: f32) -> Option<Tensor<4>> {
     let training = x.device().is_autodiff();
     if training && !norm.training.is_enabled() {
         return None;
@@ -42,11 +42,11 @@ pub(crate) fn norm_relu(norm: &BatchNorm, x: &Tensor<4>) -> Option<Tensor<4>> {
     });
     if !training {
         let [mean, variance] = [parameter(&running[0])?, parameter(&running[1])?];
-        let statistics = Statistics::new(&mean, &variance, norm.epsilon);
+        let statistics = Statistics::new([&mean, &variance], norm.epsilon, floor);
         return Some(statistics.apply(&from, &scale, &shift, x));
     }
     let (mean, variance) = moments(&from);
-    let statistics = Statistics::new(&mean, &variance, norm.epsilon);
+    let statistics = Statistics::new([&mean, &variance], norm.epsilon, floor);
     for ((state, old), new) in [&norm.running_mean, &norm.running_var]
         .into_iter()
         .zip(running)
@@ -152,14 +152,17 @@ struct Statistics {
     mean: Vec<f32>,
     /// 1 / standard deviation.
     inverse: Vec<f32>,
+    /// What smaller values are replaced by.
+    floor: f32,
 }
 
 impl Statistics {
-    fn new(mean: &[f32], variance: &[f32], epsilon: f64) -> Self {
+    fn new([mean, variance]: [&[f32]; 2], epsilon: f64, floor: f32) -> Self {
         let inverse = |v: &f32| (1.0 / (f64::from(*v) + epsilon).sqrt()) as f32;
         Self {
             mean: mean.to_vec(),
             inverse: variance.iter().map(inverse).collect(),
+            floor,
         }
     }
 
@@ -178,13 +181,14 @@ impl Statistics {
                         mean: self.mean[c],
                         scale: scale[c] * self.inverse[c],
                         shift: shift[c],
+                        floor: self.floor,
                     });
                 }
             });
         tensor(y, x.dims, like)
     }
 
-    /// For every channel, the sum of the gradient over the pixels that the ReLU passes, and the sum
+    /// For every channel, the sum of the gradient over the pixels above the floor, and the sum
     /// of its product with the normalised x.
     fn sums(&self, x: &Floats, y: &Floats, g: &Floats) -> (Vec<f64>, Vec<f64>) {
         let of_channel = |channel: usize| {
@@ -197,6 +201,7 @@ impl Statistics {
                 let found = Arch::new().dispatch(Pulled {
                     lines: [x, y, g],
                     mean: self.mean[channel],
+                    floor: self.floor,
                 });
                 totals[0] += found[0];
                 totals[1] += found[1];
@@ -237,6 +242,7 @@ impl Statistics {
                     lines: [x, y, g],
                     dx,
                     mean: self.mean[c],
+                    floor: self.floor,
                     scale: scale[c] * inverse,
                     constant: (sums[c] / count) as f32,
                     slope: (products[c] / count) as f32 * inverse,
@@ -247,13 +253,14 @@ impl Statistics {
     }
 }
 
-/// y = max((x - mean) scale + shift, 0).
+/// y = max((x - mean) scale + shift, floor).
 struct Apply<'a> {
     x: &'a [f32],
     y: &'a mut [f32],
     mean: f32,
     scale: f32,
     shift: f32,
+    floor: f32,
 }
 
 impl WithSimd for Apply<'_> {
@@ -267,11 +274,12 @@ impl WithSimd for Apply<'_> {
             mean,
             scale,
             shift,
+            floor,
         } = self;
         for (y, x) in y.iter_mut().zip(x) {
             let v = (*x - mean) * scale + shift;
             // Keeps NaN.
-            *y = if v < 0.0 { 0.0 } else { v };
+            *y = if v < floor { floor } else { v };
         }
     }
 }
@@ -280,6 +288,7 @@ impl WithSimd for Apply<'_> {
 struct Pulled<'a> {
     lines: [&'a [f32]; 3],
     mean: f32,
+    floor: f32,
 }
 
 impl WithSimd for Pulled<'_> {
@@ -287,25 +296,27 @@ impl WithSimd for Pulled<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) -> [f64; 2] {
-        let Self { lines, mean } = self;
+        let Self { lines, mean, floor } = self;
         let (zero, mean_vector) = (simd.splat_f32s(0.0), simd.splat_f32s(mean));
+        let floor_vector = simd.splat_f32s(floor);
         let vectors = |[x, y, g]: [S::f32s; 3]| {
-            let g = simd.select_f32s(simd.greater_than_f32s(y, zero), g, zero);
+            let g = simd.select_f32s(simd.greater_than_f32s(y, floor_vector), g, zero);
             [g, simd.mul_f32s(g, simd.sub_f32s(x, mean_vector))]
         };
         let scalars = |[x, y, g]: [f32; 3]| {
-            let g = if y > 0.0 { g } else { 0.0 };
+            let g = if y > floor { g } else { 0.0 };
             [g, g * (x - mean)]
         };
         sums(simd, lines, vectors, scalars)
     }
 }
 
-/// dx = scale (g - constant - slope (x - mean)), with g where y is positive.
+/// dx = scale (g - constant - slope (x - mean)), with g where y is above the floor.
 struct PullBack<'a> {
     lines: [&'a [f32]; 3],
     dx: &'a mut [f32],
     mean: f32,
+    floor: f32,
     scale: f32,
     constant: f32,
     slope: f32,
@@ -320,12 +331,13 @@ impl WithSimd for PullBack<'_> {
             lines: [x, y, g],
             dx,
             mean,
+            floor,
             scale,
             constant,
             slope,
         } = self;
         for (((dx, x), y), g) in dx.iter_mut().zip(x).zip(y).zip(g) {
-            let g = if *y > 0.0 { *g } else { 0.0 };
+            let g = if *y > floor { *g } else { 0.0 };
             *dx = scale * (g - constant - slope * (*x - mean));
         }
     }

@@ -4,9 +4,11 @@
 //! chooses the instruction set at run time: AVX-512, AVX2, NEON or none.
 
 mod batch_norm;
+mod coding;
 mod convolution;
 mod direct;
 mod elementwise;
+mod gram;
 mod kernel;
 mod pooling;
 mod pullback;
@@ -21,7 +23,8 @@ use burn::backend::Flex;
 use burn::backend::tensor::FloatTensor;
 use burn::tensor::{DType, Tensor, TensorData};
 
-pub(crate) use batch_norm::norm_relu;
+pub(crate) use batch_norm::norm_above;
+pub(crate) use coding::{solve, solve_adjoint};
 pub(crate) use convolution::convolve;
 pub(crate) use pooling::mean_pool;
 pub(crate) use step::{PreparedKernels, Product, applies, mask, step, tracked_step};

@@ -23,7 +23,7 @@ pub(crate) fn mean_pool(x: &Tensor<4>, [height, width]: [usize; 2]) -> Option<Te
     means
         .par_chunks_exact_mut(channels * height * width)
         .zip(from.elements().par_chunks_exact(from.sample()))
-        .for_each(|(to, from)| Arch::new().dispatch(Mean { grid, from, to }));
+        .for_each(|(to, from)| grid.pool(grid.mean(), from, to));
     let y = tensor(means, [batch, channels, height, width], x);
     let none = || Tensor::<1>::zeros([1], &y.device());
     let inputs = (x.clone(), none(), none());
@@ -33,7 +33,7 @@ pub(crate) fn mean_pool(x: &Tensor<4>, [height, width]: [usize; 2]) -> Option<Te
             let mut dx = vec![0.0; batch * channels * h * w];
             dx.par_chunks_exact_mut(channels * h * w)
                 .zip(gradient.elements().par_chunks_exact(gradient.sample()))
-                .for_each(|(to, from)| Arch::new().dispatch(Spread { grid, from, to }));
+                .for_each(|(to, from)| grid.spread(grid.mean(), from, to));
             tensor(dx, [batch, channels, h, w], &g)
         };
         (wanted.then(spread), None, None)
@@ -43,15 +43,47 @@ pub(crate) fn mean_pool(x: &Tensor<4>, [height, width]: [usize; 2]) -> Option<Te
 
 /// Heights and widths of two nested grids.
 #[derive(Clone, Copy)]
-struct Grid {
-    fine: [usize; 2],
-    coarse: [usize; 2],
+pub(super) struct Grid {
+    pub(super) fine: [usize; 2],
+    pub(super) coarse: [usize; 2],
 }
 
 impl Grid {
     /// Height and width of a cell.
     fn cell(&self) -> [usize; 2] {
         [0, 1].map(|d| self.fine[d] / self.coarse[d])
+    }
+
+    /// The factor of a mean.
+    fn mean(&self) -> f32 {
+        1.0 / self.cell().iter().product::<usize>() as f32
+    }
+
+    /// The factor for which pooling and spreading have norm 1.
+    pub(super) fn isometric(&self) -> f32 {
+        self.mean().sqrt()
+    }
+
+    /// The sums over cells times `scale`, for planes.
+    pub(super) fn pool(self, scale: f32, from: &[f32], to: &mut [f32]) {
+        let grid = self;
+        Arch::new().dispatch(Pool {
+            grid,
+            scale,
+            from,
+            to,
+        });
+    }
+
+    /// The transpose of [`pool`](Self::pool).
+    pub(super) fn spread(self, scale: f32, from: &[f32], to: &mut [f32]) {
+        let grid = self;
+        Arch::new().dispatch(Spread {
+            grid,
+            scale,
+            from,
+            to,
+        });
     }
 }
 
@@ -126,21 +158,26 @@ impl Lines {
     }
 }
 
-struct Mean<'a> {
+struct Pool<'a> {
     grid: Grid,
+    scale: f32,
     from: &'a [f32],
     to: &'a mut [f32],
 }
 
-impl WithSimd for Mean<'_> {
+impl WithSimd for Pool<'_> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _simd: S) {
-        let Self { grid, from, to } = self;
+        let Self {
+            grid,
+            scale,
+            from,
+            to,
+        } = self;
         let ([_, w], [_, width]) = (grid.fine, grid.coarse);
         let [sy, sx] = grid.cell();
-        let scale = 1.0 / (sy * sx) as f32;
         let mut lines = Lines::default();
         // Rows of the coarser grid, channel by channel.
         for (band, to) in from.chunks_exact(sy * w).zip(to.chunks_exact_mut(width)) {
@@ -153,9 +190,10 @@ impl WithSimd for Mean<'_> {
     }
 }
 
-/// The transpose of [`Mean`].
+/// The transpose of [`Pool`].
 struct Spread<'a> {
     grid: Grid,
+    scale: f32,
     from: &'a [f32],
     to: &'a mut [f32],
 }
@@ -165,10 +203,14 @@ impl WithSimd for Spread<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _simd: S) {
-        let Self { grid, from, to } = self;
+        let Self {
+            grid,
+            scale,
+            from,
+            to,
+        } = self;
         let ([_, w], [_, width]) = (grid.fine, grid.coarse);
         let [sy, sx] = grid.cell();
-        let scale = 1.0 / (sy * sx) as f32;
         let mut lines = Lines::default();
         for (band, from) in to.chunks_exact_mut(sy * w).zip(from.chunks_exact(width)) {
             lines.line.clear();

@@ -6,6 +6,7 @@
 use pulp::Arch;
 
 use super::elementwise::{Combine, Conclude, Couple, Last, Middle, apply};
+use super::gram;
 use super::kernel::Packed;
 use super::room;
 use crate::step::{Finish, Kernel, StepFormula};
@@ -80,6 +81,61 @@ impl Sample<'_> {
     }
 
     fn unmasked(&self, scratch: &mut Scratch, out: &mut [&mut [f32]]) {
+        match self.formula.kernel {
+            Kernel::Gram => self.joint(scratch, out),
+            _ => self.branches(scratch, out),
+        }
+        self.finish(out);
+    }
+
+    /// v of all branches but for the couplings, from the joint product.
+    fn joint(&self, scratch: &mut Scratch, out: &mut [&mut [f32]]) {
+        let kernels = &self.kernels[0];
+        let zero = kernels.finite && self.z.iter().all(|z| z.iter().all(|z| *z == 0.0));
+        let Scratch { a, t, .. } = scratch;
+        let mut rest = match zero {
+            true => &[][..],
+            false => gram::image(&kernels.forward, self.sizes, self.z, a, t),
+        };
+        for (i, out) in out.iter_mut().enumerate() {
+            let planes = self.z[i].len() / (self.sizes[i][0] * self.sizes[i][1]);
+            if zero {
+                let t = room(a, self.z[i].len());
+                t.fill(0.0);
+                self.combine(i, t, out);
+                continue;
+            }
+            let (part, after) = rest.split_at(planes * self.sizes[0][0] * self.sizes[0][1]);
+            rest = after;
+            self.combine(i, gram::fall(self.sizes, i, part, a), out);
+        }
+    }
+
+    /// v of a branch but for the couplings, from its product t.
+    fn combine(&self, i: usize, t: &[f32], out: &mut [f32]) {
+        let formula = self.formula;
+        let sign = if formula.activation().is_some() {
+            -1.0
+        } else {
+            1.0
+        };
+        let injection = match self.job {
+            Job::Step(c, _) if formula.proximity => Some(c[i]),
+            _ => None,
+        };
+        Arch::new().dispatch(Combine {
+            keep: (1.0 - formula.step * formula.quadratic) as f32,
+            scale: (-formula.step * sign) as f32,
+            step: formula.step as f32,
+            z: self.z[i],
+            t,
+            injection,
+            out,
+        });
+    }
+
+    /// v of all branches but for the couplings, from each branch's kernel and its transpose.
+    fn branches(&self, scratch: &mut Scratch, out: &mut [&mut [f32]]) {
         let formula = self.formula;
         for (i, kernels) in self.kernels.iter().enumerate() {
             let size = self.sizes[i];
@@ -116,28 +172,16 @@ impl Sample<'_> {
             } else {
                 kernels.transposed.convolve(size, a, t);
             }
-            let sign = if formula.activation().is_some() {
-                -1.0
-            } else {
-                1.0
-            };
-            let injection = match self.job {
-                Job::Step(c, _) if formula.proximity => Some(c[i]),
-                _ => None,
-            };
-            Arch::new().dispatch(Combine {
-                keep: (1.0 - formula.step * formula.quadratic) as f32,
-                scale: (-formula.step * sign) as f32,
-                step: formula.step as f32,
-                z: self.z[i],
-                t,
-                injection,
-                out: out[i],
-            });
+            self.combine(i, t, out[i]);
         }
+    }
+
+    /// Couplings, and the proximal map or the mask.
+    fn finish(&self, out: &mut [&mut [f32]]) {
         if let Job::Slopes(_) = self.job {
             return;
         }
+        let formula = self.formula;
         for coupling in &formula.couplings {
             let strength = (formula.step * coupling.strength) as f32;
             for pair in coupling.pairs(self.z.len()) {

@@ -9,9 +9,9 @@ use rayon::prelude::*;
 use super::convolution::convolves;
 use super::kernel::Packed;
 use super::sample::{Job, Kernels, Sample, Scratch};
-use super::{Floats, lend, pullback, tensor};
+use super::{Floats, gram, lend, pullback, tensor};
 use crate::gradient::custom_gradient;
-use crate::step::{Finish, Inputs, Prepared, StepFormula};
+use crate::step::{Finish, Inputs, Kernel, Prepared, StepFormula};
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
@@ -66,8 +66,15 @@ impl<'a> Setup<'a> {
         };
         let branches = z.iter().zip(&c).zip(x.kernels);
         let sizes: Vec<[usize; 2]> = z.iter().map(|z| [z.dims[2], z.dims[3]]).collect();
-        let same = z.len() == kernels.len() && z.len() == c.len();
-        if !same || !branches.into_iter().all(fits) || !formula.fits(&sizes) {
+        let fits = match formula.kernel {
+            Kernel::Gram => {
+                let channels = z.iter().map(|z| z.dims[1]).sum::<usize>();
+                let same = z.iter().zip(&c).all(|(z, c)| z.dims == c.dims);
+                same && x.kernels.len() == 1 && x.kernels[0].dims() == [channels, channels, 1, 1]
+            }
+            _ => z.len() == kernels.len() && branches.into_iter().all(fits),
+        };
+        if !fits || z.len() != c.len() || z.is_empty() || !formula.fits(&sizes) {
             return None;
         }
         Some(Self {
@@ -196,6 +203,9 @@ pub(crate) fn tracked_step(
         Some(values) if applies(formula, z, inputs) => values,
         _ => step(formula, z, inputs, Finish::Prox)?,
     };
+    if formula.kernel == Kernel::Gram {
+        return Some(tracked_joint_step(formula, states, x, values));
+    }
     let branches = states.into_iter().zip(injections).zip(weights);
     // The coupling does not depend on the tracked tensors, so every branch is a separate operation.
     let attached = branches
@@ -221,6 +231,34 @@ pub(crate) fn tracked_step(
             })
         });
     Some(attached.collect())
+}
+
+/// As [`tracked_step`] for the joint product.
+fn tracked_joint_step(
+    formula: &StepFormula,
+    z: Vec<Floats>,
+    x: Inputs<'_>,
+    values: Vec<Tensor<4>>,
+) -> Vec<Tensor<4>> {
+    let dims = x.kernels[0].dims();
+    let branches = values.into_iter().enumerate().map(|(branch, value)| {
+        let of = gram::Branch {
+            formula: formula.clone(),
+            z: z.clone(),
+            branch,
+            value: Floats::new(&value).expect("a plain value on the backend of z"),
+        };
+        let constant = Tensor::<1>::zeros([1], &value.device());
+        let inputs = (x.kernels[0].clone(), x.injections[branch].clone(), constant);
+        custom_gradient(inputs, value, move |u: Tensor<4>, wanted: [bool; 3]| {
+            let u_elements = Floats::new(&u).expect("the gradient is on the output's backend");
+            let (gram, injection) = of.pull_back(&u_elements, [wanted[0], wanted[1]]);
+            let gram = gram.map(|g| tensor(g, dims, &u));
+            let injection = injection.map(|c| tensor(c, of.value.dims, &u));
+            (gram, injection, None)
+        })
+    });
+    branches.collect()
 }
 
 /// I - step H at a point, between masks.

@@ -39,6 +39,9 @@ struct Bound<'a> {
 
 impl<'a> Bound<'a> {
     fn new(formula: &StepFormula, x: Inputs<'a>) -> Option<Self> {
+        if formula.kernel == Kernel::Gram {
+            return None;
+        }
         let prepared = &x.prepared.cube;
         let sizes = || -> Vec<[usize; 2]> {
             let sizes = x.injections.iter().map(|c| [c.dims()[2], c.dims()[3]]);

@@ -251,7 +251,7 @@ impl<'a> Fit<'a> {
         let epoch = self.state.position.epochs + 1;
         let mut config = self.task.config.in_epoch(epoch);
         // Solving draws nothing.
-        if let Some(equilibrium) = config.equilibrium_mut() {
+        for equilibrium in config.equilibria_mut() {
             equilibrium.forward.termination.max_steps = 1;
         }
         let copy = Classifier::new(&config, &self.device)?;

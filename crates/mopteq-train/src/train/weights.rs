@@ -65,6 +65,7 @@ fn with_classes(network: &NetworkConfig, classes: usize) -> NetworkConfig {
     match &mut network {
         NetworkConfig::MOptEqs(c) | NetworkConfig::OptEq(c) => c.classes = classes,
         NetworkConfig::Mdeq(c) => c.classes = classes,
+        NetworkConfig::Deep(c) => c.classes = classes,
         NetworkConfig::Residual(c) => c.classes = classes,
     }
     network

@@ -1,6 +1,8 @@
 //! Models: optimization-induced equilibrium networks and networks for comparison.
 
+mod coding;
 pub(crate) mod core;
+mod deep;
 mod mdeq;
 mod mopteqs;
 mod multi_view;
@@ -11,7 +13,9 @@ mod residual;
 use burn::tensor::Tensor;
 use burn_deq::{AdjointMonitor, Report};
 
+pub use self::coding::{Coding, CodingConfig, CodingForm};
 pub use self::core::{Core, CoreConfig, Family};
+pub use deep::{Deep, DeepConfig, LayerConfig, LayerState, StageConfig};
 pub use mdeq::{Mdeq, MdeqConfig};
 pub use mopteqs::{MOptEqs, MOptEqsConfig};
 pub use multi_view::{MultiView, MultiViewConfig, View, ViewInput};
@@ -19,7 +23,7 @@ pub use network::{Network, NetworkConfig, NetworkKind};
 pub use parts::Fusion;
 pub use residual::{Residual, ResidualConfig};
 
-/// The output of a network for a batch, and the cost of the solve.
+/// The output of a network for a batch, and the cost of its solves.
 #[derive(Debug)]
 pub struct Prediction {
     /// Unnormalised class scores, `[batch, classes]`.
@@ -27,7 +31,21 @@ pub struct Prediction {
     /// Unnormalised class scores of every pixel of the finest branch, `[batch, dense classes, h, w]`,
     /// for models with a dense head.
     pub dense: Option<Tensor<4>>,
-    /// The forward solve; without samples for an explicit network.
+    /// The forward solve; of several, the [worst](Report::worst) for each sample. Without samples
+    /// for an explicit network.
+    pub forward: Report,
+    /// The backward solve, once `backward()` has run; of several, the worst.
+    pub adjoint: AdjointMonitor,
+    /// The solves of a network with several equilibria, in the order of the data.
+    pub layers: Vec<LayerSolve>,
+}
+
+/// The two solves of one of several equilibria.
+#[derive(Clone, Debug)]
+pub struct LayerSolve {
+    /// The equilibrium's name in reports.
+    pub name: String,
+    /// The forward solve.
     pub forward: Report,
     /// The backward solve, once `backward()` has run.
     pub adjoint: AdjointMonitor,

@@ -255,6 +255,7 @@ impl MultiView {
             dense: None,
             forward: solution.forward,
             adjoint: solution.adjoint,
+            layers: Vec::new(),
         }
     }
 

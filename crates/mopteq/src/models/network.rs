@@ -5,7 +5,10 @@ use burn::serde::{Deserialize, Serialize};
 use burn::tensor::{Device, Int, Tensor};
 use burn_deq::EquilibriumConfig;
 
-use super::{MOptEqs, MOptEqsConfig, Mdeq, MdeqConfig, Prediction, Residual, ResidualConfig};
+use super::{
+    Deep, DeepConfig, MOptEqs, MOptEqsConfig, Mdeq, MdeqConfig, Prediction, Residual,
+    ResidualConfig,
+};
 use crate::context::Branches;
 use crate::error::ConfigError;
 
@@ -22,6 +25,9 @@ pub enum NetworkConfig {
     /// A multi-scale deep equilibrium model.
     #[serde(rename = "mdeq")]
     Mdeq(MdeqConfig),
+    /// Several equilibria one after the other.
+    #[serde(rename = "deep")]
+    Deep(DeepConfig),
     /// An explicit residual network.
     #[serde(rename = "residual")]
     Residual(ResidualConfig),
@@ -36,13 +42,21 @@ pub enum NetworkKind {
     OptEq,
     /// A multi-scale deep equilibrium model.
     Mdeq,
+    /// Several equilibria one after the other.
+    Deep,
     /// An explicit residual network.
     Residual,
 }
 
 impl NetworkKind {
     /// All kinds.
-    pub const ALL: [Self; 4] = [Self::MOptEqs, Self::OptEq, Self::Mdeq, Self::Residual];
+    pub const ALL: [Self; 5] = [
+        Self::MOptEqs,
+        Self::OptEq,
+        Self::Mdeq,
+        Self::Deep,
+        Self::Residual,
+    ];
 
     /// The name in serialised configurations.
     pub fn name(self) -> &'static str {
@@ -50,6 +64,7 @@ impl NetworkKind {
             Self::MOptEqs => "mopteq",
             Self::OptEq => "opteq",
             Self::Mdeq => "mdeq",
+            Self::Deep => "deep",
             Self::Residual => "residual",
         }
     }
@@ -60,8 +75,8 @@ impl NetworkKind {
     }
 
     /// A network of this kind to compare with a MOptEq: for the same pictures and classes, and with
-    /// the same number of parameters in its kernels. An MDEQ has its own presets and a different
-    /// number.
+    /// the same number of parameters in its kernels. An MDEQ and a deep network have their own
+    /// presets and a different number.
     pub fn comparable(self, base: &MOptEqsConfig) -> NetworkConfig {
         let (classes, channels, size) = (base.classes, base.input_channels, base.input_size);
         match self {
@@ -77,6 +92,10 @@ impl NetworkKind {
                 let small = MdeqConfig::small(classes, channels, size);
                 NetworkConfig::Mdeq(small.with_halvings(halvings))
             }
+            Self::Deep if size == [28, 28] => {
+                NetworkConfig::Deep(DeepConfig::digits(classes, channels, size))
+            }
+            Self::Deep => NetworkConfig::Deep(DeepConfig::fast(classes, channels, size)),
             Self::Residual => NetworkConfig::Residual(ResidualConfig::like(base)),
         }
     }
@@ -100,6 +119,7 @@ impl NetworkConfig {
             Self::MOptEqs(_) => NetworkKind::MOptEqs,
             Self::OptEq(_) => NetworkKind::OptEq,
             Self::Mdeq(_) => NetworkKind::Mdeq,
+            Self::Deep(_) => NetworkKind::Deep,
             Self::Residual(_) => NetworkKind::Residual,
         }
     }
@@ -120,12 +140,16 @@ impl NetworkConfig {
         }
     }
 
-    /// Solvers and gradient, mutable; `None` for an explicit network.
-    pub fn equilibrium_mut(&mut self) -> Option<&mut EquilibriumConfig> {
+    /// Solvers and gradient of every equilibrium, mutable; none for an explicit network.
+    pub fn equilibria_mut(&mut self) -> Vec<&mut EquilibriumConfig> {
         match self {
-            Self::MOptEqs(c) | Self::OptEq(c) => Some(&mut c.equilibrium),
-            Self::Mdeq(c) => Some(&mut c.equilibrium),
-            Self::Residual(_) => None,
+            Self::MOptEqs(c) | Self::OptEq(c) => vec![&mut c.equilibrium],
+            Self::Mdeq(c) => vec![&mut c.equilibrium],
+            Self::Deep(c) => {
+                let stages = c.stages.iter_mut();
+                stages.map(|s| s.layer.equilibrium_mut()).collect()
+            }
+            Self::Residual(_) => Vec::new(),
         }
     }
 
@@ -134,6 +158,7 @@ impl NetworkConfig {
         match self {
             Self::MOptEqs(c) | Self::OptEq(c) => c.classes,
             Self::Mdeq(c) => c.classes,
+            Self::Deep(c) => c.classes,
             Self::Residual(c) => c.classes,
         }
     }
@@ -143,6 +168,7 @@ impl NetworkConfig {
         let (channels, [height, width]) = match self {
             Self::MOptEqs(c) | Self::OptEq(c) => (c.input_channels, c.input_size),
             Self::Mdeq(c) => (c.input_channels, c.input_size),
+            Self::Deep(c) => (c.input_channels, c.input_size),
             Self::Residual(c) => (c.input_channels, c.input_size),
         };
         [channels, height, width]
@@ -162,6 +188,7 @@ impl NetworkConfig {
                 c.validate()
             }
             Self::Mdeq(c) => c.validate(),
+            Self::Deep(c) => c.validate(),
             Self::Residual(c) => c.validate(),
         }
     }
@@ -192,6 +219,7 @@ impl NetworkConfig {
         Ok(match self {
             Self::MOptEqs(c) | Self::OptEq(c) => Network::MOptEqs(c.init(device)?),
             Self::Mdeq(c) => Network::Mdeq(c.init(device)?),
+            Self::Deep(c) => Network::Deep(c.init(device)?),
             Self::Residual(c) => Network::Residual(c.init(device)?),
         })
     }
@@ -208,6 +236,8 @@ pub enum Network {
     MOptEqs(MOptEqs),
     /// A multi-scale deep equilibrium model.
     Mdeq(Mdeq),
+    /// Several equilibria one after the other.
+    Deep(Deep),
     /// An explicit residual network.
     Residual(Residual),
 }
@@ -222,6 +252,7 @@ impl Network {
         match self {
             Self::MOptEqs(m) => m.forward(images),
             Self::Mdeq(m) => m.forward(images),
+            Self::Deep(m) => m.forward(images),
             Self::Residual(m) => m.forward(images),
         }
     }
@@ -236,12 +267,13 @@ impl Network {
         match self {
             Self::MOptEqs(m) => m.forward_labelled(images, labels),
             Self::Mdeq(m) => m.forward(images),
+            Self::Deep(m) => m.forward(images),
             Self::Residual(m) => m.forward(images),
         }
     }
 
     /// The input of the head: the equilibrium, one `[batch, channels_i, h_i, w_i]` per branch, or
-    /// for an explicit network the outputs of its stages.
+    /// for an explicit or deep network the outputs of its stages.
     ///
     /// # Panics
     ///
@@ -250,6 +282,7 @@ impl Network {
         match self {
             Self::MOptEqs(m) => m.equilibrium(&m.context(images)).state,
             Self::Mdeq(m) => m.equilibrium(images).state,
+            Self::Deep(m) => m.states(images),
             Self::Residual(m) => m.stages(images),
         }
     }
@@ -259,6 +292,7 @@ impl Network {
         match self {
             Self::MOptEqs(m) => m.num_parameters(),
             Self::Mdeq(m) => m.num_parameters(),
+            Self::Deep(m) => m.num_parameters(),
             Self::Residual(m) => m.num_parameters(),
         }
     }

@@ -185,6 +185,7 @@ impl Residual {
             dense: None,
             forward: Default::default(),
             adjoint: Default::default(),
+            layers: Vec::new(),
         }
     }
 

@@ -22,6 +22,8 @@ pub enum Formula {
     ActivationPotential(ActivationConfig),
     /// The term [`Reconstruction`](super::Reconstruction).
     Reconstruction,
+    /// The term [`PatchReconstruction`](super::PatchReconstruction).
+    PatchReconstruction,
     /// The term [`Coupling`].
     Coupling(Coupling),
 }
@@ -50,6 +52,11 @@ pub(crate) fn step_formula(
             }
             Formula::KernelEnergy => kernel.replace(step::Kernel::Energy).is_none(),
             Formula::Reconstruction => kernel.replace(step::Kernel::Reconstruction).is_none(),
+            Formula::PatchReconstruction => {
+                // Its injections enter as those of a proximity, which it excludes.
+                kernel.replace(step::Kernel::Gram).is_none()
+                    && !std::mem::replace(&mut proximity, true)
+            }
             Formula::ActivationPotential(a) => kernel
                 .replace(step::Kernel::Potential(activation(a)))
                 .is_none(),
@@ -64,7 +71,7 @@ pub(crate) fn step_formula(
     }
     let kernel = kernel?;
     // All injections have one shape: that of the state, or that of W z.
-    if proximity && kernel != step::Kernel::Energy {
+    if proximity && !matches!(kernel, step::Kernel::Energy | step::Kernel::Gram) {
         return None;
     }
     Some(step::StepFormula {

@@ -5,6 +5,8 @@
 //! | [`Quadratic`] | w/2 \|z\|^2 | w |
 //! | [`Proximity`] | 1/2 \|z - c\|^2 | 1 |
 //! | [`Reconstruction`] | 1/2 \|Wz - c\|^2 | 0 to \|\|W\|\|^2 |
+//! | [`JointReconstruction`] | 1/2 \|g - sum E_i D_i z_i\|^2 | 0 to branches times \|\|D\|\|^2 |
+//! | [`PatchReconstruction`] | the same, patch by patch | 0 to \|\|D\|\|^2 |
 //! | [`KernelEnergy`] | 1/2 \|Wz\|^2 | 0 to \|\|W\|\|^2 |
 //! | [`ActivationPotential`] | -1's(Wz + c) | -\|\|W\|\|^2 to 0 |
 //! | [`Coupling`] | lambda/2 sum \|Q_ij z_i - z_j\|^2 | 0 to lambda times that of the graph |
@@ -42,6 +44,7 @@
 
 mod activation;
 mod by_value;
+mod coding;
 mod coupling;
 mod diversity;
 mod formula;
@@ -55,6 +58,7 @@ use burn::tensor::Tensor;
 
 pub use activation::{Activation, ActivationConfig, ActivationPotential};
 pub use by_value::{ByValue, Energy};
+pub use coding::{JointReconstruction, PatchReconstruction};
 pub use coupling::{Coupling, Pairs};
 pub use diversity::Diversity;
 pub use formula::Formula;

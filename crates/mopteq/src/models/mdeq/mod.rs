@@ -200,6 +200,7 @@ impl Mdeq {
             dense: None,
             forward,
             adjoint,
+            layers: Vec::new(),
         }
     }
 

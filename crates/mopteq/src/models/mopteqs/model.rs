@@ -93,6 +93,7 @@ impl MOptEqs {
             dense: self.head.dense(&solution.state),
             forward: solution.forward,
             adjoint: solution.adjoint,
+            layers: Vec::new(),
         }
     }
 

@@ -1,0 +1,147 @@
+//! The joint product E'G E of all branches of a sample.
+//!
+//! E brings every branch to the resolution of the first by scaled nearest up-sampling and stacks
+//! their channels; E' is its transpose, scaled pooling. G is one matrix for every pixel of the
+//! stack, so that a product costs (channels)^2 multiplications per pixel.
+
+use std::cell::RefCell;
+
+use rayon::prelude::*;
+
+use super::kernel::{Packed, add_kernel_gradient};
+use super::pooling::Grid;
+use super::{Floats, SAMPLES_A_TASK, lend, room};
+use crate::step::StepFormula;
+
+thread_local! {
+    /// E z and E v.
+    static STACKED: RefCell<[Vec<f32>; 2]> = const { RefCell::new([Vec::new(), Vec::new()]) };
+}
+
+fn area([height, width]: [usize; 2]) -> usize {
+    height * width
+}
+
+/// Brings planes from the size of their branch to that of the first: a part of E.
+fn rise(sizes: &[[usize; 2]], branch: usize, from: &[f32], to: &mut [f32]) {
+    let (fine, coarse) = (sizes[0], sizes[branch]);
+    if fine == coarse {
+        return to.copy_from_slice(from);
+    }
+    let grid = Grid { fine, coarse };
+    grid.spread(grid.isometric(), from, to);
+}
+
+/// E z.
+pub(super) fn stack<'m>(
+    sizes: &[[usize; 2]],
+    z: &[&[f32]],
+    memory: &'m mut Vec<f32>,
+) -> &'m mut [f32] {
+    let channels = z.iter().zip(sizes).map(|(z, size)| z.len() / area(*size));
+    let channels: Vec<usize> = channels.collect();
+    let stacked = room(memory, channels.iter().sum::<usize>() * area(sizes[0]));
+    let mut rest = &mut *stacked;
+    for (i, (z, channels)) in z.iter().zip(channels).enumerate() {
+        let (part, after) = rest.split_at_mut(channels * area(sizes[0]));
+        rise(sizes, i, z, part);
+        rest = after;
+    }
+    stacked
+}
+
+/// The branch's part of E'y, from that part of y, of `channels` planes.
+pub(super) fn fall<'m>(
+    sizes: &[[usize; 2]],
+    branch: usize,
+    part: &'m [f32],
+    memory: &'m mut Vec<f32>,
+) -> &'m [f32] {
+    let (fine, coarse) = (sizes[0], sizes[branch]);
+    if fine == coarse {
+        return part;
+    }
+    let pooled = room(memory, part.len() / area(fine) * area(coarse));
+    let grid = Grid { fine, coarse };
+    grid.pool(grid.isometric(), part, pooled);
+    pooled
+}
+
+/// G E z for the product above.
+pub(super) fn image<'m>(
+    gram: &Packed,
+    sizes: &[[usize; 2]],
+    z: &[&[f32]],
+    stacked: &mut Vec<f32>,
+    memory: &'m mut Vec<f32>,
+) -> &'m [f32] {
+    let image = room(memory, gram.channels_out() * area(sizes[0]));
+    match z {
+        [z] => gram.convolve(sizes[0], z, image),
+        _ => gram.convolve(sizes[0], stack(sizes, z, stacked), image),
+    }
+    image
+}
+
+/// A branch of a step whose gradients are wanted.
+pub(super) struct Branch {
+    pub(super) formula: StepFormula,
+    /// All branches of the state.
+    pub(super) z: Vec<Floats>,
+    /// Which branch this is.
+    pub(super) branch: usize,
+    /// The value of the step for this branch.
+    pub(super) value: Floats,
+}
+
+impl Branch {
+    /// The gradients of <u, value> with respect to G and to the injection. With v = step D u, where
+    /// D is the mask of the constraint, they are -(E v)(E z)' and v.
+    pub(super) fn pull_back(
+        &self,
+        u: &Floats,
+        [gram, injection]: [bool; 2],
+    ) -> (Option<Vec<f32>>, Option<Vec<f32>>) {
+        let pulled = u.elements().par_iter().zip(self.value.elements());
+        let v: Vec<f32> = pulled
+            .map(|(u, value)| self.formula.pulled(*u, *value))
+            .collect();
+        let gram = gram.then(|| self.gram(&v));
+        (gram, injection.then_some(v))
+    }
+
+    fn gram(&self, v: &[f32]) -> Vec<f32> {
+        let sizes: Vec<[usize; 2]> = self.z.iter().map(|z| [z.dims[2], z.dims[3]]).collect();
+        let channels: Vec<usize> = self.z.iter().map(|z| z.dims[1]).collect();
+        let all: usize = channels.iter().sum();
+        let first: usize = channels[..self.branch].iter().sum();
+        let (own, finest) = (channels[self.branch], area(sizes[0]));
+        let batch = self.value.dims[0];
+        let sample = self.value.sample();
+        let tasks = (0..batch.div_ceil(SAMPLES_A_TASK)).into_par_iter();
+        // Summed in order, so that the sum does not depend on the threads.
+        let sums: Vec<Vec<f32>> = tasks
+            .map(|task| {
+                let mut sum = vec![0.0; own * all];
+                let samples = task * SAMPLES_A_TASK..batch.min((task + 1) * SAMPLES_A_TASK);
+                for n in samples {
+                    let row = |z: &'_ Floats| n * z.sample()..(n + 1) * z.sample();
+                    let z: Vec<&[f32]> = self.z.iter().map(|z| &z.elements()[row(z)]).collect();
+                    lend(&STACKED, |[stacked, raised]| {
+                        let stacked = stack(&sizes, &z, stacked);
+                        let raised = room(raised, own * finest);
+                        rise(&sizes, self.branch, &v[n * sample..][..sample], raised);
+                        add_kernel_gradient(sizes[0], 1, 1, stacked, raised, &mut sum);
+                    });
+                }
+                sum
+            })
+            .collect();
+        let mut total = vec![0.0; all * all];
+        let rows = &mut total[first * all..][..own * all];
+        for sum in sums {
+            rows.iter_mut().zip(sum).for_each(|(t, s)| *t -= s);
+        }
+        total
+    }
+}

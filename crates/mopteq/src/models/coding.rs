@@ -1,0 +1,365 @@
+//! One equilibrium of nonnegative sparse coding with its own dictionary.
+
+use std::sync::Arc;
+
+use burn::config::Config;
+use burn::module::{Initializer, Module, Param, RunningState};
+use burn::serde::{Deserialize, Serialize};
+use burn::tensor::{Device, Distribution, Tensor};
+use burn_deq::{EquilibriumConfig, Gradient, Solution, Solver};
+use deq_kernels::convolution::convolve;
+
+use crate::constraint::Constraint;
+use crate::context::{Branches, Context};
+use crate::error::ConfigError;
+use crate::norm::BoundedKernel;
+use crate::objective::{HiddenObjective, Step};
+use crate::resample::resample;
+use crate::terms::{JointReconstruction, PatchReconstruction, Quadratic, Setting, Term};
+
+/// What the codes reconstruct.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(crate = "burn::serde", rename_all = "snake_case")]
+pub enum CodingForm {
+    /// Every patch of the input by itself: a solver step is a product with one matrix per pixel.
+    /// The default.
+    #[default]
+    Patches,
+    /// The input as a whole, as a sum of convolutions: a solver step costs two convolutions.
+    Convolution,
+}
+
+/// Configuration of [`Coding`].
+#[derive(Config, Debug, PartialEq)]
+pub struct CodingConfig {
+    /// Branches that explain the input together; each has half the resolution of the previous one.
+    /// Default: 2
+    #[config(default = 2)]
+    pub branches: usize,
+    /// Share of all channels that belong to each branch but the first. Default: 0.25
+    #[config(default = 0.25)]
+    pub coarse: f64,
+    /// Side of the patches or kernels in pixels, odd. Default: 3
+    #[config(default = 3)]
+    pub kernel: usize,
+    /// mu, the weight of 1/2 |z|^2, relative to the squared norm of the dictionary. It makes the
+    /// objective strongly convex. Default: 0.1
+    #[config(default = 0.1)]
+    pub mu: f64,
+    /// The weight of the sum of the codes. For patches, it is a parameter of each channel that
+    /// starts here and is kept at 0 or more. Default: 0.05
+    #[config(default = 0.05)]
+    pub l1: f64,
+    /// What the codes reconstruct. Default: patches
+    #[config(default = "Default::default()")]
+    pub form: CodingForm,
+    /// Solvers and gradient. Default: accelerated proximal gradient to a relative tolerance of
+    /// 1e-2, at most 12 steps; implicit gradient to the same tolerance.
+    #[config(default = "loose()")]
+    pub equilibrium: EquilibriumConfig,
+}
+
+fn loose() -> EquilibriumConfig {
+    let solver = Solver::accelerated().with_relative(1e-2).with_max_steps(12);
+    EquilibriumConfig::new().with_forward(solver)
+}
+
+impl CodingConfig {
+    /// The same layer with this number of unrolled steps, in place of an equilibrium: without
+    /// iteration for 1, where z = relu(step (D'g - l1)).
+    pub fn unrolled(mut self, steps: usize) -> Self {
+        // A solve returns the state before its last evaluation.
+        self.equilibrium.forward = Solver::plain().with_fixed_steps(steps + 1);
+        self.equilibrium.gradient = Gradient::Unrolled {
+            steps,
+            damping: 1.0,
+        };
+        self
+    }
+
+    /// Channels of every branch, if they have so many together.
+    pub fn channels(&self, all: usize) -> Vec<usize> {
+        let coarse = (all as f64 * self.coarse).round() as usize;
+        let others = self.branches.saturating_sub(1);
+        let first = all.saturating_sub(others * coarse);
+        std::iter::once(first)
+            .chain(std::iter::repeat_n(coarse, others))
+            .collect()
+    }
+
+    /// Checks every field for this number of channels and this resolution of the first branch.
+    ///
+    /// # Errors
+    ///
+    /// Returns the first invalid field, by name.
+    pub fn validate(&self, channels: usize, size: [usize; 2]) -> Result<(), ConfigError> {
+        ConfigError::counts(&[("branches", self.branches), ("kernel", self.kernel)])?;
+        let few = self.branches <= 16;
+        ConfigError::range("branches", self.branches as f64, few, "at most 16")?;
+        let odd = self.kernel % 2 == 1;
+        ConfigError::range("kernel", self.kernel as f64, odd, "odd")?;
+        let positive = self.mu > 0.0 && self.mu.is_finite();
+        ConfigError::range("mu", self.mu, positive, "positive and finite")?;
+        ConfigError::at_least_zero("l1", self.l1)?;
+        let channels = self.channels(channels);
+        let all = channels.iter().all(|c| *c > 0);
+        ConfigError::range(
+            "coarse",
+            self.coarse,
+            all,
+            "a share that leaves every branch a channel",
+        )?;
+        super::mopteqs::check_halving(size, self.branches)
+    }
+
+    /// The hidden objective over the branches: strongly convex, with a step of at most the inverse
+    /// of its smoothness, as accelerated descent needs it.
+    ///
+    /// # Errors
+    ///
+    /// If mu or l1 cannot work.
+    pub fn objective(&self) -> Result<HiddenObjective, ConfigError> {
+        let (term, constraint, norm): (Arc<dyn Term>, _, _) = match self.form {
+            CodingForm::Patches => (Arc::new(PatchReconstruction), Constraint::NonNegative, 1.0),
+            CodingForm::Convolution => (
+                Arc::new(JointReconstruction),
+                Constraint::Sparse { weight: self.l1 },
+                self.block_norm(),
+            ),
+        };
+        let setting = Setting {
+            branches: self.branches,
+            kernel_norm: norm,
+        };
+        let terms: Vec<Arc<dyn Term>> = vec![Arc::new(Quadratic { weight: self.mu }), term];
+        let step = Step::Fixed(1.0 / (1.0 + self.mu));
+        HiddenObjective::new(terms, Some(constraint.shared()), step, &setting)
+    }
+
+    /// The norm of each D_i for which that of all together is at most 1.
+    fn block_norm(&self) -> f64 {
+        1.0 / (self.branches as f64).sqrt()
+    }
+
+    /// Creates the layer for inputs of `[input, height, width]` and so many channels of all branches
+    /// together.
+    ///
+    /// # Errors
+    ///
+    /// As [`validate`](Self::validate).
+    pub fn init(
+        &self,
+        [input, channels]: [usize; 2],
+        size: [usize; 2],
+        device: &Device,
+    ) -> Result<Coding, ConfigError> {
+        self.validate(channels, size)?;
+        let dictionary = match self.form {
+            CodingForm::Patches => {
+                Dictionary::Patches(Patches::new(self, [input, channels], device))
+            }
+            CodingForm::Convolution => {
+                let sizes = (0..self.branches).map(|i| size.map(|n| n >> i));
+                let kernels = self.channels(channels).into_iter().zip(sizes);
+                let kernel = |(channels, size)| {
+                    let shape = [input, channels, self.kernel];
+                    BoundedKernel::scaled(shape, size, self.block_norm(), device)
+                };
+                Dictionary::Kernels(kernels.map(kernel).collect())
+            }
+        };
+        Ok(Coding {
+            dictionary,
+            objective: self.objective()?,
+            channels: self.channels(channels),
+            config: self.clone(),
+        })
+    }
+}
+
+/// The equilibrium of a nonnegative coding: the codes z >= 0, in one or several branches, that
+/// explain the input together.
+///
+/// minimise 1/2 |g - D z|^2 + mu/2 |z|^2 + l1 1'z over z >= 0. The dictionary D is used at norm 1,
+/// and its transpose injects: the layer has one kernel.
+#[derive(Module, Debug)]
+pub struct Coding {
+    dictionary: Dictionary,
+    #[module(skip)]
+    objective: HiddenObjective,
+    #[module(skip)]
+    channels: Vec<usize>,
+    #[module(skip)]
+    config: CodingConfig,
+}
+
+/// The parameters of a coding.
+#[derive(Module, Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "a layer is not moved in a hot loop"
+)]
+enum Dictionary {
+    Patches(Patches),
+    Kernels(Vec<BoundedKernel>),
+}
+
+/// The dictionary of patches.
+#[derive(Module, Debug)]
+struct Patches {
+    /// D', up to its norm, `[channels, in, k, k]`.
+    weight: Param<Tensor<4>>,
+    /// l1 of every channel, `[channels]`.
+    threshold: Param<Tensor<1>>,
+    /// Eigenvector of the largest eigenvalue of D'D, `[channels, 1]`.
+    direction: RunningState<Tensor<2>>,
+}
+
+impl Patches {
+    fn new(config: &CodingConfig, [input, channels]: [usize; 2], device: &Device) -> Self {
+        let k = config.kernel;
+        let weight: Param<Tensor<4>> = Initializer::KaimingNormal {
+            gain: 1.0,
+            fan_out_only: false,
+        }
+        .init_with(
+            [channels, input, k, k],
+            Some(input * k * k),
+            Some(channels * k * k),
+            device,
+        );
+        let host = deq_kernels::host(device);
+        let plain = weight.val().without_autodiff().to_device(&host);
+        let gram = gram(&plain);
+        let random = Distribution::Normal(0.0, 1.0);
+        let start = Tensor::random([channels, 1], random, device).without_autodiff();
+        let mut direction = start.to_device(&host);
+        for _ in 0..30 {
+            direction = power_step(&gram, direction);
+        }
+        let direction = direction.to_device(&device.clone().without_autodiff());
+        let direction = match device.is_autodiff() {
+            true => direction.autodiff(),
+            false => direction,
+        };
+        let l1 = Initializer::Constant { value: config.l1 };
+        Self {
+            weight,
+            threshold: l1.init([channels], device),
+            direction: RunningState::new(direction),
+        }
+    }
+
+    /// D' and D'D at norm 1. With autodiff, it first improves the estimate of the norm.
+    fn normalised(&self) -> [Tensor<4>; 2] {
+        let weight = self.weight.val();
+        let direction = self.direction.value_sync().without_autodiff();
+        let mut direction = direction.to_device(&weight.device().without_autodiff());
+        let gram = gram(&weight);
+        if weight.is_autodiff() {
+            direction = power_step(&gram.clone().without_autodiff(), direction);
+            self.direction.update(direction.clone().autodiff());
+            direction = direction.autodiff();
+        }
+        // |D|^2 = v'D'D v, with the eigenvector v as a constant.
+        let square = direction
+            .clone()
+            .transpose()
+            .matmul(gram.clone())
+            .matmul(direction);
+        let square = square.clamp_min(1e-30);
+        let channels = weight.dims()[0];
+        let scale = square.clone().sqrt().recip().reshape([1, 1, 1, 1]);
+        let gram = (gram / square).reshape([channels, channels, 1, 1]);
+        [weight * scale, gram]
+    }
+}
+
+/// D'D, from D' `[channels, in, k, k]`.
+fn gram(weight: &Tensor<4>) -> Tensor<2> {
+    let rows = weight.clone().flatten::<2>(1, 3);
+    rows.clone().matmul(rows.transpose())
+}
+
+/// One power iteration, normalised.
+fn power_step(gram: &Tensor<2>, v: Tensor<2>) -> Tensor<2> {
+    let v = gram.clone().matmul(v);
+    let norm = v.clone().mul(v.clone()).sum().sqrt().clamp_min(1e-30);
+    v / norm.reshape([1, 1])
+}
+
+impl Coding {
+    /// The configuration.
+    pub fn config(&self) -> &CodingConfig {
+        &self.config
+    }
+
+    /// The hidden objective.
+    pub fn objective(&self) -> &HiddenObjective {
+        &self.objective
+    }
+
+    /// Everything except the codes that the objective depends on, for inputs g
+    /// `[batch, in, height, width]`.
+    pub fn context(&self, g: Tensor<4>) -> Context {
+        match &self.dictionary {
+            Dictionary::Kernels(kernels) => Context::new(BoundedKernel::kernels(kernels), vec![g]),
+            Dictionary::Patches(patches) => {
+                let [_, _, height, width] = g.dims();
+                let [weight, gram] = patches.normalised();
+                let codes = convolve(g, weight);
+                let l1 = patches.threshold.val().clamp_min(0.0);
+                let l1 = l1.reshape([1, -1, 1, 1]);
+                let mut first = 0;
+                let parts = self.channels.iter().enumerate().map(|(i, channels)| {
+                    let own = first..first + channels;
+                    first = own.end;
+                    let part = codes.clone().narrow(1, own.start, *channels);
+                    let part = resample(part, [height >> i, width >> i]);
+                    part - l1.clone().narrow(1, own.start, *channels)
+                });
+                Context::new(vec![gram], parts.collect())
+            }
+        }
+    }
+
+    /// z = 0, one `[batch, channels_i, h_i, w_i]` per branch, for inputs g.
+    pub fn start(&self, g: &Tensor<4>) -> Branches {
+        let [batch, _, height, width] = g.dims();
+        let options = (&g.device().without_autodiff(), g.dtype());
+        let branches = self.channels.iter().enumerate();
+        branches
+            .map(|(i, c)| Tensor::zeros([batch, *c, height >> i, width >> i], options))
+            .collect()
+    }
+
+    /// The codes of inputs g `[batch, in, height, width]`, one `[batch, channels_i, h_i, w_i]` per
+    /// branch.
+    pub fn equilibrium(&self, g: Tensor<4>) -> Solution<Branches> {
+        let start = self.start(&g);
+        let equilibrium = self.config.equilibrium.init();
+        equilibrium.solve_map(&self.objective, self.context(g), start)
+    }
+
+    /// What codes make of the dictionary, at the resolution of the input: the input as the layer
+    /// sees it. For patches, the mean of what the patches say of a pixel.
+    pub fn reconstruction(&self, codes: &Branches) -> Tensor<4> {
+        let [_, _, height, width] = codes[0].dims();
+        match &self.dictionary {
+            Dictionary::Kernels(kernels) => {
+                let parts = codes.iter().zip(BoundedKernel::kernels(kernels));
+                let parts = parts.map(|(z, d)| resample(convolve(z.clone(), d), [height, width]));
+                let sum = parts.reduce(|a, b| a + b);
+                sum.expect("a state has at least one branch")
+            }
+            Dictionary::Patches(patches) => {
+                let [weight, _] = patches.normalised();
+                let patch = weight.dims()[2] * weight.dims()[3];
+                let stacked = codes.iter().map(|z| resample(z.clone(), [height, width]));
+                let stacked = Tensor::cat(stacked.collect(), 1);
+                let kernel = deq_kernels::convolution::transposed(weight);
+                convolve(stacked, kernel) / patch as f64
+            }
+        }
+    }
+}

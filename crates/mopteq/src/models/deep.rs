@@ -1,0 +1,511 @@
+//! Several equilibria one after the other.
+
+use burn::config::Config;
+use burn::module::Module;
+use burn::nn::conv::Conv2d;
+use burn::nn::{BatchNorm, BatchNormConfig};
+use burn::serde::{Deserialize, Serialize};
+use burn::tensor::{Device, Tensor};
+use burn_deq::{AdjointMonitor, EquilibriumConfig, Report, Solution};
+use deq_kernels::{convolution, mean_pool, norm};
+
+use super::coding::{Coding, CodingConfig};
+use super::core::{BranchShape, Core, CoreConfig};
+use super::parts::{Fusion, Head, HeadShape, Stem, StemShape, same_convolution, trainable};
+use super::{LayerSolve, Prediction, check_pictures};
+use crate::context::{Branches, Context};
+use crate::error::ConfigError;
+use crate::objective::HiddenObjective;
+use crate::resample::resample;
+
+/// The equilibrium of a layer. When serialised, the field `kind` tells them apart.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(crate = "burn::serde", tag = "kind", rename_all = "snake_case")]
+pub enum LayerConfig {
+    /// Nonnegative coding: one kernel injects and decodes.
+    Coding(CodingConfig),
+    /// The objective of a MOptEq, with an injection of its own for every branch.
+    Core {
+        /// Number of branches; each has half the resolution of the previous one.
+        branches: usize,
+        /// The objective. Its `channels` are those of each branch, so the layer has `branches`
+        /// times as many. Its perturbation has no effect.
+        core: CoreConfig,
+    },
+}
+
+impl LayerConfig {
+    /// Solvers and gradient.
+    pub fn equilibrium_mut(&mut self) -> &mut EquilibriumConfig {
+        match self {
+            Self::Coding(c) => &mut c.equilibrium,
+            Self::Core { core, .. } => &mut core.equilibrium,
+        }
+    }
+
+    fn validate(&self, channels: usize, size: [usize; 2]) -> Result<(), ConfigError> {
+        match self {
+            Self::Coding(c) => c.validate(channels, size),
+            Self::Core { branches, core } => {
+                core.validate(*branches)?;
+                if branches * core.channels != channels {
+                    return Err(ConfigError::OutOfRange {
+                        field: "channels",
+                        value: channels as f64,
+                        expected: "`branches` times the `channels` of the stage's core",
+                    });
+                }
+                super::mopteqs::check_halving(size, *branches)
+            }
+        }
+    }
+
+    fn init(
+        &self,
+        [input, channels]: [usize; 2],
+        size: [usize; 2],
+        device: &Device,
+    ) -> Result<Implicit, ConfigError> {
+        self.validate(channels, size)?;
+        Ok(match self {
+            Self::Coding(c) => Implicit::Coding(c.init([input, channels], size, device)?),
+            Self::Core { branches, core } => {
+                let shape = |i: usize| BranchShape {
+                    size: size.map(|n| n >> i),
+                    kernel: 3,
+                };
+                let shapes: Vec<_> = (0..*branches).map(shape).collect();
+                let injections = shapes
+                    .iter()
+                    .map(|_| same_convolution([input, core.injected()], device));
+                Implicit::Core(Free {
+                    injections: injections.collect(),
+                    core: core.init(&shapes, device)?,
+                })
+            }
+        })
+    }
+}
+
+/// Layers of one resolution.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(crate = "burn::serde")]
+pub struct StageConfig {
+    /// Channels of every layer's output, all branches together.
+    pub channels: usize,
+    /// Number of layers, each an equilibrium followed by batch norm.
+    pub layers: usize,
+    /// Whether the stage halves the resolution first, by averages.
+    pub pool: bool,
+    /// The equilibrium of every layer.
+    pub layer: LayerConfig,
+}
+
+impl StageConfig {
+    /// A stage of codings.
+    pub fn coding(channels: usize, layers: usize, pool: bool, coding: CodingConfig) -> Self {
+        Self {
+            channels,
+            layers,
+            pool,
+            layer: LayerConfig::Coding(coding),
+        }
+    }
+}
+
+/// Configuration of [`Deep`].
+#[derive(Config, Debug, PartialEq)]
+pub struct DeepConfig {
+    /// Number of classes.
+    pub classes: usize,
+    /// Channels of the pictures.
+    pub input_channels: usize,
+    /// Height and width of the pictures in pixels.
+    pub input_size: [usize; 2],
+    /// Channels of the stem's output.
+    pub stem_channels: usize,
+    /// Side of the stem's kernel in pixels. Default: 3
+    #[config(default = 3)]
+    pub stem_kernel: usize,
+    /// Stride of the stem's convolution. Default: 1
+    #[config(default = 1)]
+    pub stem_stride: usize,
+    /// Zero padding of the stem's convolution in pixels. Default: 1
+    #[config(default = 1)]
+    pub stem_padding: usize,
+    /// The stages, in the order of the data.
+    pub stages: Vec<StageConfig>,
+    /// Whether every second layer of a stage adds the input of the pair to its output, or the
+    /// output of the first layer if the channels differ. Default: true
+    #[config(default = true)]
+    pub skip: bool,
+    /// The last stage is pooled to this many cells per side before the classifier. Default: 1
+    #[config(default = 1)]
+    pub head_grid: usize,
+}
+
+impl DeepConfig {
+    /// A stem of this many channels and codings in stages of `[channels, layers]`, each after the
+    /// first at half the resolution of the one before.
+    fn codings(
+        [classes, input_channels]: [usize; 2],
+        input_size: [usize; 2],
+        stem: usize,
+        stages: &[[usize; 2]],
+    ) -> Self {
+        let stages = stages.iter().enumerate().map(|(i, [channels, layers])| {
+            StageConfig::coding(*channels, *layers, i > 0, CodingConfig::new())
+        });
+        Self::new(classes, input_channels, input_size, stem, stages.collect())
+    }
+
+    /// 0.70 M parameters for pictures of 32 x 32 pixels: twelve layers of 32, 64 and 128 channels,
+    /// as the wide residual networks have them.
+    pub fn deep(classes: usize, input_channels: usize, input_size: [usize; 2]) -> Self {
+        let stages = [[32, 4], [64, 4], [128, 4]];
+        Self::codings([classes, input_channels], input_size, 32, &stages)
+    }
+
+    /// For CPUs: few channels where pixels are many, after airbench (Jordan 2024,
+    /// arXiv:2404.00498).
+    pub fn fast(classes: usize, input_channels: usize, input_size: [usize; 2]) -> Self {
+        let stages = [[48, 1], [96, 2], [160, 2], [160, 1]];
+        Self::codings([classes, input_channels], input_size, 24, &stages)
+    }
+
+    /// Some 10 M parameters.
+    pub fn large(classes: usize, input_channels: usize, input_size: [usize; 2]) -> Self {
+        let stages = [[64, 4], [128, 4], [256, 4], [512, 4]];
+        Self::codings([classes, input_channels], input_size, 64, &stages)
+    }
+
+    /// For 28 x 28 digits, padded to 32 x 32.
+    pub fn digits(classes: usize, input_channels: usize, input_size: [usize; 2]) -> Self {
+        let stages = [[32, 1], [48, 2], [64, 2]];
+        let config = Self::codings([classes, input_channels], input_size, 16, &stages);
+        config.with_stem_stride(2).with_stem_padding(3)
+    }
+
+    /// The same network without iteration: each layer takes one step from z = 0.
+    pub fn without_iteration(self) -> Self {
+        self.unrolled(1)
+    }
+
+    /// The same network with this number of unrolled steps in every coding.
+    pub fn unrolled(mut self, steps: usize) -> Self {
+        for stage in &mut self.stages {
+            if let LayerConfig::Coding(coding) = &mut stage.layer {
+                *coding = coding.clone().unrolled(steps);
+            }
+        }
+        self
+    }
+
+    fn stem(&self) -> StemShape {
+        StemShape {
+            kernel: self.stem_kernel,
+            stride: self.stem_stride,
+            padding: self.stem_padding,
+        }
+    }
+
+    /// Height and width of every stage.
+    pub fn sizes(&self) -> Vec<[usize; 2]> {
+        let mut size = self.stem().output(self.input_size);
+        let halve = |stage: &StageConfig| {
+            if stage.pool {
+                size = size.map(|n| n / 2);
+            }
+            size
+        };
+        self.stages.iter().map(halve).collect()
+    }
+
+    /// Checks every field.
+    ///
+    /// # Errors
+    ///
+    /// Returns the first invalid field, by name.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        ConfigError::counts(&[
+            ("classes", self.classes),
+            ("input_channels", self.input_channels),
+            ("input_size", self.input_size[0].min(self.input_size[1])),
+            ("stem_channels", self.stem_channels),
+            ("stem_kernel", self.stem_kernel),
+            ("stem_stride", self.stem_stride),
+            ("head_grid", self.head_grid),
+            ("stages", self.stages.len()),
+        ])?;
+        let shrunk = self.input_size[0].min(self.input_size[1]) + 2 * self.stem_padding;
+        ConfigError::range(
+            "input_size",
+            shrunk as f64,
+            shrunk >= self.stem_kernel,
+            "at least the size of the stem's kernel, padding included",
+        )?;
+        let mut size = self.stem().output(self.input_size);
+        for (stage, pooled) in self.stages.iter().zip(self.sizes()) {
+            ConfigError::counts(&[("channels", stage.channels), ("layers", stage.layers)])?;
+            if stage.pool {
+                super::mopteqs::check_halving(size, 2)?;
+            }
+            size = pooled;
+            stage.layer.validate(stage.channels, size)?;
+        }
+        Ok(())
+    }
+
+    /// Creates the model with random weights from the device's generator.
+    ///
+    /// # Errors
+    ///
+    /// As [`validate`](Self::validate).
+    pub fn init(&self, device: &Device) -> Result<Deep, ConfigError> {
+        self.validate()?;
+        let mut channels = self.stem_channels;
+        let mut stages = Vec::new();
+        for (stage, size) in self.stages.iter().zip(self.sizes()) {
+            let mut layers = Vec::new();
+            for _ in 0..stage.layers {
+                let shape = [
+                    std::mem::replace(&mut channels, stage.channels),
+                    stage.channels,
+                ];
+                layers.push(Layer {
+                    implicit: stage.layer.init(shape, size, device)?,
+                    norm: BatchNormConfig::new(stage.channels).init(device),
+                });
+            }
+            stages.push(layers);
+        }
+        let head = HeadShape {
+            fusion: Fusion::Pools,
+            grid: self.head_grid,
+            channels,
+            classes: self.classes,
+            dense: 0,
+        };
+        let last = self.sizes().pop().into_iter().collect::<Vec<_>>();
+        let stem = [self.input_channels, self.stem_channels];
+        Ok(Deep {
+            stem: self.stem().init(stem, device),
+            stages,
+            head: head.init(&last, device),
+            config: self.clone(),
+        })
+    }
+}
+
+/// What a layer solves.
+#[derive(Module, Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "a layer is not moved in a hot loop"
+)]
+enum Implicit {
+    Coding(Coding),
+    Core(Free),
+}
+
+/// A MOptEq's objective with the injections of its branches.
+#[derive(Module, Debug)]
+struct Free {
+    injections: Vec<Conv2d>,
+    core: Core,
+}
+
+impl Free {
+    fn context(&self, g: Tensor<4>) -> Context {
+        let [_, _, height, width] = g.dims();
+        let inject = |(i, u): (usize, &Conv2d)| {
+            let size = [height >> i, width >> i];
+            let g = match i {
+                0 => g.clone(),
+                _ => mean_pool(g.clone(), size),
+            };
+            convolution::forward(u, g)
+        };
+        let injections = self.injections.iter().enumerate().map(inject);
+        self.core.context(injections.collect())
+    }
+}
+
+/// An equilibrium, its branches at one resolution, and batch norm.
+#[derive(Module, Debug)]
+struct Layer {
+    implicit: Implicit,
+    norm: BatchNorm,
+}
+
+impl Layer {
+    fn objective(&self) -> &HiddenObjective {
+        match &self.implicit {
+            Implicit::Coding(coding) => coding.objective(),
+            Implicit::Core(free) => free.core.objective(),
+        }
+    }
+
+    fn context(&self, g: Tensor<4>) -> Context {
+        match &self.implicit {
+            Implicit::Coding(coding) => coding.context(g),
+            Implicit::Core(free) => free.context(g),
+        }
+    }
+
+    fn equilibrium(&self, g: Tensor<4>) -> Solution<Branches> {
+        match &self.implicit {
+            Implicit::Coding(coding) => coding.equilibrium(g),
+            Implicit::Core(free) => free.core.equilibrium(&free.context(g)),
+        }
+    }
+
+    /// The layer's output from its equilibrium.
+    fn output(&self, state: &Branches) -> Tensor<4> {
+        let [_, _, height, width] = state[0].dims();
+        let parts = state.iter().map(|z| resample(z.clone(), [height, width]));
+        norm(&self.norm, Tensor::cat(parts.collect(), 1))
+    }
+}
+
+/// What a layer saw and made of it.
+#[derive(Clone, Debug)]
+pub struct LayerState {
+    /// "stage 1, layer 2".
+    pub name: String,
+    /// The layer's input, `[batch, in, height, width]`.
+    pub input: Tensor<4>,
+    /// The equilibrium, one tensor per branch.
+    pub state: Branches,
+    /// For codings, what the codes make of the dictionary, in the shape of the input.
+    pub reconstruction: Option<Tensor<4>>,
+    /// Everything except the state that the layer's objective depends on.
+    pub context: Context,
+    /// The layer's objective.
+    pub objective: HiddenObjective,
+}
+
+/// Equilibria one after the other, each the minimiser of its own hidden objective.
+///
+/// picture -> stem -> stages of (equilibrium -> batch norm, skip round a pair) -> head.
+/// [`DeepConfig::init`] creates it.
+#[derive(Module, Debug)]
+pub struct Deep {
+    stem: Stem,
+    stages: Vec<Vec<Layer>>,
+    head: Head,
+    #[module(skip)]
+    config: DeepConfig,
+}
+
+impl Deep {
+    /// The configuration the model was made from.
+    pub fn config(&self) -> &DeepConfig {
+        &self.config
+    }
+
+    /// Number of parameters that are trained.
+    pub fn num_parameters(&self) -> usize {
+        trainable(self)
+    }
+
+    /// Class scores for pictures `[batch, input_channels, height, width]`.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the pictures do not have the configured shape.
+    pub fn forward(&self, images: Tensor<4>) -> Prediction {
+        let mut layers = Vec::new();
+        let outputs = self.run(images, |name, layer, input| {
+            let solution = layer.equilibrium(input);
+            layers.push(LayerSolve {
+                name,
+                forward: solution.forward,
+                adjoint: solution.adjoint,
+            });
+            solution.state
+        });
+        let adjoints = layers.iter().map(|layer| layer.adjoint.clone());
+        Prediction {
+            logits: self.head.classify(&outputs[outputs.len() - 1..].to_vec()),
+            dense: None,
+            forward: Report::worst(layers.iter().map(|layer| &layer.forward)),
+            adjoint: AdjointMonitor::joined(adjoints.collect()),
+            layers,
+        }
+    }
+
+    /// The outputs of the stages for pictures `[batch, input_channels, height, width]`.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the pictures do not have the configured shape.
+    pub fn states(&self, images: Tensor<4>) -> Branches {
+        self.run(images, |_, layer, input| layer.equilibrium(input).state)
+    }
+
+    /// What every layer sees in pictures `[batch, input_channels, height, width]`.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the pictures do not have the configured shape.
+    pub fn layers(&self, images: Tensor<4>) -> Vec<LayerState> {
+        let mut layers = Vec::new();
+        self.run(images, |name, layer, input| {
+            let state = layer.equilibrium(input.clone()).state;
+            let reconstruction = match &layer.implicit {
+                Implicit::Coding(coding) => Some(coding.reconstruction(&state)),
+                Implicit::Core(_) => None,
+            };
+            layers.push(LayerState {
+                name,
+                state: state.clone(),
+                reconstruction,
+                context: layer.context(input.clone()),
+                objective: layer.objective().clone(),
+                input,
+            });
+            state
+        });
+        layers
+    }
+
+    /// The outputs of the stages. `solve` gets the name of each layer, the layer and its input,
+    /// and returns its equilibrium.
+    fn run(
+        &self,
+        images: Tensor<4>,
+        mut solve: impl FnMut(String, &Layer, Tensor<4>) -> Branches,
+    ) -> Branches {
+        let config = &self.config;
+        check_pictures(&images, config.input_channels, config.input_size);
+        let mut x = self.stem.forward(images);
+        let mut outputs = Vec::with_capacity(self.stages.len());
+        for (s, (stage, layers)) in config.stages.iter().zip(&self.stages).enumerate() {
+            if stage.pool {
+                let [_, _, height, width] = x.dims();
+                x = mean_pool(x, [height / 2, width / 2]);
+            }
+            let mut before = x.clone();
+            for (k, layer) in layers.iter().enumerate() {
+                let name = format!("stage {}, layer {}", s + 1, k + 1);
+                let state = solve(name, layer, x.clone());
+                let y = layer.output(&state);
+                let skip = match config.skip && k % 2 == 1 {
+                    true if before.dims() == y.dims() => Some(before.clone()),
+                    true => Some(x),
+                    false => None,
+                };
+                x = match skip {
+                    Some(skip) => y + skip,
+                    None => y,
+                };
+                if k % 2 == 1 {
+                    before = x.clone();
+                }
+            }
+            outputs.push(x.clone());
+        }
+        outputs
+    }
+}
