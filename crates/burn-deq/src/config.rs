@@ -99,7 +99,7 @@ impl Default for BroydenConfig {
 /// y+ = f(y) + beta (f(y) - f(y-)), where f(y-) is the previous value of the map. beta is
 /// FISTA's (t - 1) / t+, and at most the best constant momentum for a map that contracts by q,
 /// (1 - sqrt(1 - q)) / (1 + sqrt(1 - q)). q is the Rayleigh quotient of the Jacobian along the last
-/// displacement of y, so a map that contracts fast gets plain steps. A sample restarts with t = 1
+/// displacement of y; below 0.5, steps are plain. A sample restarts with t = 1
 /// when its momentum points uphill (O'Donoghue and Candes 2015, doi:10.1007/s10208-013-9150-3).
 #[derive(Config, Debug, PartialEq)]
 pub struct AcceleratedConfig {

@@ -51,8 +51,14 @@ pub struct TrainConfig {
     pub learning_rate: f64,
     /// Momentum of the gradient descent, without dampening.
     pub momentum: f64,
+    /// Whether the momentum looks ahead (Nesterov).
+    #[serde(default)]
+    pub nesterov: bool,
     /// L2 penalty that is added to the gradient of every parameter.
     pub weight_decay: f64,
+    /// Whether only kernels and matrices have this penalty: not norms, biases and l1.
+    #[serde(default)]
+    pub decay_kernels_only: bool,
     /// How the learning rate falls.
     pub schedule: ScheduleKind,
     /// Points of the training, as fractions of all its steps, at which the multi-step schedule

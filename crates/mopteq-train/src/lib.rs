@@ -45,3 +45,4 @@ pub mod ship;
 pub mod train;
 
 pub use error::Error;
+pub use presets::Preset;

@@ -1,6 +1,6 @@
 //! The settings that a run has unless told otherwise.
 
-use mopteq::{MOptEqsConfig, NetworkConfig};
+use mopteq::{DeepConfig, MOptEqsConfig, NetworkConfig};
 
 use crate::config::{EarlySolver, FORMAT, TrainConfig};
 use crate::data::{
@@ -12,8 +12,66 @@ use crate::schedule::ScheduleKind;
 /// From this side on, the stem halves the resolution: the state would be large otherwise.
 const LARGE_SIDE: usize = 56;
 
+/// A network with the settings that train it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Preset {
+    /// The paper's small model: one equilibrium of three branches, with the paper's settings where
+    /// they are known.
+    Paper,
+    /// A stack of codings for CPUs. The default.
+    #[default]
+    Fast,
+    /// Twelve codings, 0.7 M parameters.
+    Deep,
+    /// Sixteen codings, about 10 M parameters.
+    Large,
+}
+
+impl Preset {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Paper, Self::Fast, Self::Deep, Self::Large];
+
+    /// The name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Paper => "paper",
+            Self::Fast => "fast",
+            Self::Deep => "deep",
+            Self::Large => "large",
+        }
+    }
+
+    /// The preset with this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|preset| preset.name() == name)
+    }
+
+    /// The stack for these pictures; `None` for the paper's model, or if no stem makes their sides
+    /// divisible as the stages need it.
+    fn stack(self, classes: usize, shape: PictureShape) -> Option<DeepConfig> {
+        let (channels, size) = (shape.channels, [shape.height, shape.width]);
+        let stack = match self {
+            Self::Paper => return None,
+            Self::Fast if size == [28, 28] => {
+                return Some(DeepConfig::digits(classes, channels, size));
+            }
+            Self::Fast => DeepConfig::fast(classes, channels, size),
+            Self::Deep => DeepConfig::deep(classes, channels, size),
+            Self::Large => DeepConfig::large(classes, channels, size),
+        };
+        // The first stage has some 32 pixels a side, as the widths of the stages presume.
+        let stride = (size[0].max(size[1]) / 32).next_power_of_two().clamp(1, 8);
+        let kernel = if stride > 2 { 7 } else { 3 };
+        let least = kernel / 2;
+        let stack = stack.with_stem_kernel(kernel).with_stem_stride(stride);
+        (least..least + 16 * stride)
+            .map(|padding| stack.clone().with_stem_padding(padding))
+            .find(|stack| stack.validate().is_ok())
+    }
+}
+
 impl TrainConfig {
-    /// The preset of the embedded digits: the default run.
+    /// The paper's settings for the embedded digits.
     pub fn digits() -> Self {
         let shape = PictureShape {
             channels: 1,
@@ -52,7 +110,9 @@ impl TrainConfig {
             accumulation: 1,
             learning_rate: 0.02,
             momentum: 0.9,
+            nesterov: false,
             weight_decay: 1e-3,
+            decay_kernels_only: false,
             schedule: ScheduleKind::MultiStep,
             milestones: vec![0.6, 0.85],
             gamma: 0.1,
@@ -69,12 +129,61 @@ impl TrainConfig {
         }
     }
 
-    /// The preset for data that have been read.
+    /// A preset for data that have been read. Where its stack does not fit the pictures, that of the
+    /// paper's model.
     ///
     /// # Errors
     ///
     /// When pictures cannot be read back to compute their normalisation.
-    pub fn preset(source: DataSource, data: &DataSet) -> Result<Self, DataError> {
+    pub fn preset(source: DataSource, data: &DataSet, preset: Preset) -> Result<Self, DataError> {
+        let config = Self::paper(source, data)?;
+        let Some(stack) = preset.stack(config.classes.len(), config.shape) else {
+            return Ok(config);
+        };
+        Ok(config.stacked(stack))
+    }
+
+    /// The same with a stack and the settings that train it: Nesterov momentum, a cosine, no penalty
+    /// on norms and l1, label smoothing and a moving average, as airbench (Jordan 2024,
+    /// arXiv:2404.00498) and the common recipes of residual networks have them.
+    fn stacked(self, stack: DeepConfig) -> Self {
+        let kind = self.data.kind;
+        let mut config = Self {
+            model: NetworkConfig::Deep(stack),
+            nesterov: true,
+            weight_decay: 5e-4,
+            decay_kernels_only: true,
+            schedule: ScheduleKind::Cosine,
+            label_smoothing: 0.1,
+            clip_norm: 0.0,
+            ..self
+        };
+        match kind {
+            DataKind::Digits | DataKind::Idx => {
+                config.epochs = 20;
+                config.learning_rate = 0.05;
+                config.ema = 0.99;
+                config.augmentation.max_shift = 2.5;
+                config.augmentation.max_rotation = 15.0;
+                config.augmentation.max_scale = 0.15;
+            }
+            DataKind::Cifar10 | DataKind::Cifar100 | DataKind::Imagenette => {
+                config.epochs = 24;
+                config.warmup_epochs = 1.0;
+                config.learning_rate = 0.1;
+                config.ema = 0.999;
+                if kind != DataKind::Imagenette {
+                    config.augmentation.cutout = 8;
+                }
+            }
+            DataKind::Folder => {
+                config.ema = 0.99;
+            }
+        }
+        config
+    }
+
+    fn paper(source: DataSource, data: &DataSet) -> Result<Self, DataError> {
         let shape = data.shape;
         let kind = source.kind;
         let mut config = Self {

@@ -88,6 +88,28 @@ pub fn apply(
 }
 
 fn merge(base: &mut Value, patch: Value, path: &str, origin: &str) -> Result<(), ConfigError> {
+    // Elements of a list by their number, or all of them: model.stages.all.layers.
+    if let (Value::Array(list), Value::Object(patch)) = (&mut *base, &patch) {
+        let count = list.len();
+        for (key, value) in patch {
+            let full = format!("{path}.{key}");
+            let chosen = match (key.as_str(), key.parse::<usize>()) {
+                ("all", _) => 0..count,
+                (_, Ok(index)) if index < count => index..index + 1,
+                _ => {
+                    return Err(ConfigError::UnknownKey {
+                        origin: origin.into(),
+                        key: full,
+                        hint: format!("; a number below {count}, or all, is expected there"),
+                    });
+                }
+            };
+            for element in &mut list[chosen] {
+                merge(element, value.clone(), &full, origin)?;
+            }
+        }
+        return Ok(());
+    }
     let (base, patch) = match (base, patch) {
         (Value::Object(base), Value::Object(patch)) => (base, patch),
         (base, patch) => {
@@ -152,6 +174,23 @@ mod tests {
         assert_eq!(set("schedule=cosine").unwrap().schedule.name(), "cosine");
         assert_eq!(set("milestones=[0.5]").unwrap().milestones, [0.5]);
         assert!(set("augmentation.flip=true").unwrap().augmentation.flip);
+        let mut list = serde_json::json!({"stages": [{"layers": 1}, {"layers": 2}]});
+        let mut lay = |key: &str, value: i64| {
+            merge(
+                &mut list,
+                Value::Object(nested(key, value.into())),
+                "",
+                "--set",
+            )
+        };
+        lay("stages.all.layers", 4).unwrap();
+        lay("stages.1.layers", 5).unwrap();
+        let message = lay("stages.2.layers", 5).unwrap_err().to_string();
+        assert!(message.contains("below 2"), "{message}");
+        assert_eq!(
+            list,
+            serde_json::json!({"stages": [{"layers": 4}, {"layers": 5}]})
+        );
         let phantom = set("model.equilibrium.gradient={phantom={steps=3,damping=0.5}}").unwrap();
         let mut phantom = phantom;
         assert!(matches!(

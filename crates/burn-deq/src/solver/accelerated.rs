@@ -18,6 +18,9 @@ use crate::config::AcceleratedConfig;
 use crate::driver::{Iteration, Observation, Operator, Scalars};
 use crate::input::Rows;
 
+/// Below this quotient, momentum brings little, and it harms maps with negative eigenvalues.
+const LEAST_QUOTIENT: f64 = 0.5;
+
 /// FISTA on all samples of the batch at once. The coefficients stay on the device: a step reads
 /// back nothing but the norms.
 pub(crate) struct Accelerated {
@@ -49,6 +52,8 @@ impl Accelerated {
         let moved = self.y.clone() - before.clone();
         let length = inner(moved.clone(), moved.clone());
         let q = ratio(inner(d.clone(), moved), length).clamp(0.0, 1.0);
+        let fast = q.clone().lower_elem(LEAST_QUOTIENT);
+        let q = q.mask_fill(fast, 0.0);
         let root = (q.neg() + 1.0).sqrt();
         let best = (root.clone().neg() + 1.0) / (root + 1.0);
         let mut t = self.t.clone();

@@ -1,10 +1,10 @@
 //! Every solver on every problem of the catalogue, and the promised evaluation counts.
 
 use burn::module::Module;
-use burn::tensor::{DType, Device, Tensor};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 use burn_deq::{
     AndersonConfig, AndersonType, EquilibriumConfig, FixedPointMap, Gradient, LinearSolver, Method,
-    Solver, Status, Structure, WithModule,
+    Shared, Solver, Status, Structure, WithModule,
 };
 
 use crate::problems::{Place, Problem, accelerated, catalogue};
@@ -397,4 +397,60 @@ fn check_singular(seed: u64) {
         (norm - report.residual[0]).abs() < 1e-8,
         "{norm} {report:?}"
     );
+}
+
+/// The problems of the catalogue with a symmetric Jacobian that plain iteration solves.
+const SYMMETRIC: [&str; 8] = [
+    "cosine",
+    "tanh",
+    "Heron",
+    "decay",
+    "affine",
+    "slow affine",
+    "Kepler, e = 0.9",
+    "Bratu",
+];
+
+#[test]
+fn accelerated_descent_takes_no_more_evaluations_than_plain_iteration() {
+    for name in SYMMETRIC {
+        let problem = catalogue().into_iter().find(|p| p.name == name).unwrap();
+        let run = |solver: Solver| problem.solve(&solver.with_max_steps(5000), &Place::flex());
+        let (z, accelerated) = run(Solver::accelerated());
+        let (_, plain) = run(Solver::plain());
+        assert!(plain.all_converged(), "{name}: {plain:?}");
+        assert!(accelerated.all_converged(), "{name}: {accelerated:?}");
+        let [a, b] = [accelerated.evaluations, plain.evaluations];
+        println!("{name}: {a} and {b}");
+        assert!(a <= b, "{name}: {a} evaluations, plain {b}");
+        let error = problem.error_of(&z);
+        assert!(error <= problem.error.max(1e-6), "{name}: {error:e}");
+    }
+}
+
+/// A least-squares problem of condition 1000, by gradient steps of the inverse Lipschitz constant.
+#[test]
+fn accelerated_descent_needs_the_root_of_the_condition() {
+    let n = 50;
+    let slopes: Vec<f64> = (0..n)
+        .map(|k| 1.0 - 10f64.powf(-3.0 * k as f64 / (n - 1) as f64))
+        .collect();
+    let device = Device::flex();
+    let tensor =
+        |v: Vec<f64>| Tensor::<2>::from_data(TensorData::new(v, [1, n]), (&device, DType::F64));
+    let (slopes, one) = (tensor(slopes), tensor(vec![1.0; n]));
+    let map = |z: Tensor<2>, x: Shared<[Tensor<2>; 2]>| z * x.0[0].clone() + x.0[1].clone();
+    let evaluations = |solver: Solver| {
+        let solver = solver.with_relative(1e-8).with_max_steps(20_000);
+        let layer = EquilibriumConfig::new().with_forward(solver).init();
+        let out = layer.solve_map(
+            &map,
+            Shared([slopes.clone(), one.clone()]),
+            one.zeros_like(),
+        );
+        assert!(out.forward.all_converged());
+        out.forward.evaluations
+    };
+    let [fast, plain] = [Solver::accelerated(), Solver::plain()].map(evaluations);
+    assert!(fast * 8 <= plain, "{fast} and {plain}");
 }

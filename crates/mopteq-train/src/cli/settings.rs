@@ -6,8 +6,9 @@ use clap::Args;
 use clap::builder::PossibleValuesParser;
 use serde_json::{Map, Value, json};
 
-use mopteq::{NetworkKind, Precision};
+use mopteq::{NetworkConfig, NetworkKind, Precision};
 use mopteq_train::Error;
+use mopteq_train::Preset;
 use mopteq_train::config::{ConfigError, TrainConfig};
 use mopteq_train::data::{DataKind, DataSet, DataSource, RandAugment, Seen, difference};
 use mopteq_train::device::SelectedDevice;
@@ -58,7 +59,13 @@ pub struct Settings {
     /// Any setting by its name in config.json, such as model.channels=64; may be repeated.
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = parse_assignment)]
     set: Vec<(String, Value)>,
-    /// The network: mopteq, opteq (one branch), mdeq or residual (explicit) [default: mopteq].
+    /// Network and settings: fast (a stack of equilibria for CPUs), deep (twelve, 0.7 M parameters),
+    /// large (sixteen, about 10 M) or paper (the paper's small model) [default: fast, or paper with an
+    /// option of its model].
+    #[arg(long, value_parser = PossibleValuesParser::new(Preset::ALL.map(Preset::name)))]
+    preset: Option<String>,
+    /// A network to compare with the paper's, with its settings: mopteq, opteq (one branch), mdeq or
+    /// residual (explicit); deep is that of the preset fast.
     #[arg(long, value_parser = PossibleValuesParser::new(NetworkKind::ALL.map(NetworkKind::name)))]
     model: Option<String>,
     /// Where the activation of the hidden objective stands: s (inside) or p (outside, proximal)
@@ -179,7 +186,16 @@ impl Settings {
         let (mut config, data) = match &weights {
             None => {
                 let data = source.load()?;
-                (TrainConfig::preset(source, &data)?, data)
+                let preset = self.preset();
+                let config = TrainConfig::preset(source, &data, preset)?;
+                if preset != Preset::Paper && config.model.kind() != NetworkKind::Deep {
+                    warn(format_args!(
+                        "pictures of {} cannot be halved as often as the preset {} needs; preset paper",
+                        config.shape,
+                        preset.name()
+                    ));
+                }
+                (config, data)
             }
             Some(weights) => {
                 let mut data = source.load_as(weights.config().shape)?;
@@ -196,7 +212,18 @@ impl Settings {
             }
         };
         let kind = self.model.as_deref().and_then(NetworkKind::from_name);
-        if let (Some(kind), Some(preset)) = (kind, config.model.mopteqs()) {
+        if let (Some(kind), NetworkConfig::Deep(_)) = (kind, &config.model)
+            && kind != NetworkKind::Deep
+        {
+            return Err(ConfigError::Value {
+                origin: format!("--model {}", kind.name()),
+                reason: "it has the settings of the preset paper; leave --preset away".into(),
+            }
+            .into());
+        }
+        if let (Some(kind), Some(preset)) = (kind, config.model.mopteqs())
+            && kind != NetworkKind::Deep
+        {
             config.model = kind.comparable(preset);
         }
         if !file.is_empty() {
@@ -217,6 +244,23 @@ impl Settings {
         }
         config.validate()?;
         Ok((config, data, weights))
+    }
+
+    /// The preset that is asked for, or that the options are of.
+    fn preset(&self) -> Preset {
+        if let Some(preset) = self.preset.as_deref().and_then(Preset::from_name) {
+            return preset;
+        }
+        let other = self
+            .model
+            .as_deref()
+            .is_some_and(|m| m != NetworkKind::Deep.name());
+        let of_paper =
+            self.family.is_some() || self.precision.is_some() || self.perturbation.is_some();
+        match other || of_paper {
+            true => Preset::Paper,
+            false => Preset::default(),
+        }
     }
 
     fn source(

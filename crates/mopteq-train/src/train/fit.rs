@@ -9,7 +9,7 @@ use burn::optim::{GradientsAccumulator, GradientsParams, ModuleOptimizer};
 use burn::prelude::*;
 use burn::store::ModuleRecord;
 
-use super::parameters::{are_finite, average, norm, scale};
+use super::parameters::{are_finite, average, decay, norm, scale};
 use super::team::Team;
 use super::{StopFlag, Task, TrainError};
 use crate::Error;
@@ -339,6 +339,9 @@ impl<'a> Fit<'a> {
             if norm > config.clip_norm {
                 grads = scale(&self.model, grads, config.clip_norm / norm);
             }
+        }
+        if config.decay_kernels_only && config.weight_decay > 0.0 {
+            grads = decay(&self.model, grads, config.weight_decay);
         }
         let rate = self.schedule.rate(self.state.steps);
         let model = self.model.clone();

@@ -476,12 +476,15 @@ impl Task {
         // Burn's default dampening is 0.1; without it, this is the usual momentum.
         let momentum = MomentumConfig::new()
             .with_momentum(self.config.momentum)
+            .with_nesterov(self.config.nesterov)
             .with_dampening(0.0);
+        let decay = match self.config.decay_kernels_only {
+            true => 0.0,
+            false => self.config.weight_decay as f32,
+        };
         SgdConfig::new()
             .with_momentum(Some(momentum))
-            .with_weight_decay(Some(WeightDecayConfig::new(
-                self.config.weight_decay as f32,
-            )))
+            .with_weight_decay(Some(WeightDecayConfig::new(decay)))
             .init()
     }
 }

@@ -24,6 +24,25 @@ pub(super) fn scale(model: &Classifier, grads: GradientsParams, factor: f64) -> 
     visitor.0
 }
 
+/// The gradients with the penalty of kernels and matrices, the parameters of two dimensions or more.
+pub(super) fn decay(model: &Classifier, grads: GradientsParams, penalty: f64) -> GradientsParams {
+    struct Decay(GradientsParams, f64);
+    impl ModuleVisitor for Decay {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if D < 2 {
+                return;
+            }
+            if let Some(grad) = self.0.remove::<D>(param.id) {
+                let weight = param.val().without_autodiff();
+                self.0.register(param.id, grad + weight * self.1);
+            }
+        }
+    }
+    let mut visitor = Decay(grads, penalty);
+    model.visit(&mut visitor);
+    visitor.0
+}
+
 /// Euclidean norm of all gradients together.
 ///
 /// Burn's own clipping by the norm looks at each tensor alone, which changes the direction of

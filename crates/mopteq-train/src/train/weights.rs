@@ -13,6 +13,7 @@ use crate::classifier::Classifier;
 use crate::config::TrainConfig;
 use crate::data::{DataError, DataSet, DataSource, Seen};
 use crate::device::SelectedDevice;
+use crate::presets::Preset;
 use crate::run::RunFolder;
 use crate::ship;
 
@@ -144,7 +145,13 @@ impl Weights {
     ) -> Result<TrainConfig, DataError> {
         let base = match own_data {
             true => self.config.clone(),
-            false => TrainConfig::preset(source.clone(), data)?,
+            false => {
+                let preset = match self.config.model {
+                    NetworkConfig::Deep(_) => Preset::Fast,
+                    _ => Preset::Paper,
+                };
+                TrainConfig::preset(source.clone(), data, preset)?
+            }
         };
         Ok(TrainConfig {
             from: Some(self.path.display().to_string()),

@@ -31,6 +31,9 @@ use crate::step::{Inputs, SolveLimits, Solved, SolvedSample, StepFormula};
 /// Rows of memory are multiples of the longest vectors.
 const LANES: usize = 16;
 
+/// Below this Rayleigh quotient, momentum brings little.
+const LEAST_QUOTIENT: f64 = 0.5;
+
 thread_local! {
     static MEMORY: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
@@ -45,7 +48,8 @@ fn parts<const N: usize>(memory: &mut [f32], length: usize) -> [&mut [f32]; N] {
 fn momentum(limits: &SolveLimits, t: &mut f64, sums: [f64; 5]) -> f32 {
     let [_, _, uphill, along, length] = sums;
     let q = if length > 0.0 { along / length } else { 0.0 };
-    let root = (1.0 - q.clamp(0.0, 1.0)).sqrt();
+    let q = if q < LEAST_QUOTIENT { 0.0 } else { q.min(1.0) };
+    let root = (1.0 - q).sqrt();
     let best = (1.0 - root) / (1.0 + root);
     if limits.restart && uphill < 0.0 {
         *t = 1.0;
