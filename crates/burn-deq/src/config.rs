@@ -3,6 +3,8 @@
 use burn::config::Config;
 use burn::serde::{Deserialize, Serialize};
 
+use crate::error::{ConfigError, demand};
+use crate::solver::step::Custom;
 use crate::termination::{Branches, Check, Norm, Termination};
 
 /// Which least-squares problem the weights of Anderson acceleration solve.
@@ -105,6 +107,9 @@ pub enum Method {
     Anderson(AndersonConfig),
     /// Limited-memory Broyden.
     Broyden(BroydenConfig),
+    /// A solver of one's own. It does not serialise.
+    #[serde(skip)]
+    Custom(Custom),
 }
 
 impl Default for Method {
@@ -122,6 +127,18 @@ impl From<AndersonConfig> for Method {
 impl From<BroydenConfig> for Method {
     fn from(config: BroydenConfig) -> Self {
         Self::Broyden(config)
+    }
+}
+
+impl From<Custom> for Method {
+    fn from(custom: Custom) -> Self {
+        Self::Custom(custom)
+    }
+}
+
+impl From<Custom> for Solver {
+    fn from(custom: Custom) -> Self {
+        Method::from(custom).into()
     }
 }
 
@@ -366,32 +383,6 @@ pub enum Freezing {
     Assumed,
 }
 
-/// A setting that no solver can work with.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
-#[error("`{field}` is {value}; it must be {expected}")]
-pub struct ConfigError {
-    /// The path and name of the field.
-    pub field: String,
-    /// Its value.
-    pub value: f64,
-    /// The accepted values.
-    pub expected: &'static str,
-}
-
-/// Checks one number.
-pub(crate) fn demand(
-    field: &str,
-    value: f64,
-    ok: bool,
-    expected: &'static str,
-) -> Result<(), ConfigError> {
-    ok.then_some(()).ok_or_else(|| ConfigError {
-        field: field.to_owned(),
-        value,
-        expected,
-    })
-}
-
 fn demand_damping(field: &str, value: f64) -> Result<(), ConfigError> {
     let ok = value > 0.0 && value <= 2.0;
     demand(field, value, ok, "above 0 and at most 2")
@@ -436,6 +427,7 @@ impl Method {
                 demand_damping(&name("damping"), c.damping)?;
                 safeguard(c.safeguard)
             }
+            Self::Custom(_) => Ok(()),
         }
     }
 }

@@ -6,7 +6,8 @@
 use burn::tensor::Tensor;
 
 use crate::input::Input;
-use crate::linearisation::{Jacobian, PackedJacobian};
+use crate::linearisation::Jacobian;
+pub use crate::linearisation::PackedJacobian;
 use crate::state::State;
 
 /// Faster forms of a map. `None` declines.

@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use burn::serde::{Deserialize, Serialize};
 use burn::tensor::Tensor;
-use burn_deq::{Batching, FastMap, FixedPointMap, Input, Jacobian, PackedJacobian, Structure};
+use burn_deq::fast::{Batching, FastMap, PackedJacobian};
+use burn_deq::{FixedPointMap, Input, Jacobian, Structure};
 use deq_kernels::step::{Inputs, PackedProduct, StepFormula, StepProduct};
 
 use crate::constraint::Proximal;
