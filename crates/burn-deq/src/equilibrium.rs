@@ -91,6 +91,39 @@ impl Equilibrium {
         self.solve_map(&ModuleMap(f), input, z0)
     }
 
+    /// As [`solve`](Self::solve), for an f that also returns something beside the next state: attention
+    /// maps, a reconstruction, a penalty.
+    ///
+    /// The solves ignore this output. It is evaluated once, at [`Solution::state`] and on the tape: one
+    /// more evaluation of f. Its gradients pass to the module, to x, and through the fixed point.
+    ///
+    /// # Shapes
+    ///
+    /// As [`solve`](Self::solve). The output is whatever f returns.
+    ///
+    /// # Panics
+    ///
+    /// As [`solve`](Self::solve).
+    pub fn solve_with_output<M, S, X, A, F>(
+        &self,
+        module: &M,
+        f: F,
+        x: X,
+        z0: S,
+    ) -> (Solution<S>, A)
+    where
+        M: Module + 'static,
+        S: State,
+        X: Input,
+        F: Fn(&M, S, X) -> (S, A) + Clone + Send + 'static,
+    {
+        let inner = f.clone();
+        let state = move |module: &M, z: S, x: X| inner(module, z, x).0;
+        let solution = self.solve(module, state, x.clone(), z0);
+        let (_, output) = f(module, solution.state.clone(), x);
+        (solution, output)
+    }
+
     /// Solves z = f(z, x) from `z0` for a [`FixedPointMap`], with gradients for x.
     ///
     /// # Panics

@@ -6,6 +6,7 @@ mod gradients;
 mod jacobian;
 mod matrix;
 mod normalization;
+mod outputs;
 mod own;
 mod paths;
 mod problems;
