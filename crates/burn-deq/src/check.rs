@@ -2,12 +2,13 @@
 
 use burn::config::Config;
 use burn::tensor::{DType, Distribution, Tensor};
+use deq_kernels::vectors::{Rows, inner, ratio, square_norm};
 
-use crate::adjoint::{Forward, Linearised};
-use crate::input::{Input, Rows};
+use crate::forward::Forward;
+use crate::input::Input;
 use crate::linearisation::Structure;
+use crate::linearised::Linearised;
 use crate::map::FixedPointMap;
-use crate::solver::{inner, ratio, square_norm};
 use crate::state::{Packing, State};
 
 /// Settings of [`check_declarations`].

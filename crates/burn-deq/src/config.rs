@@ -3,6 +3,8 @@
 use burn::config::Config;
 use burn::serde::{Deserialize, Serialize};
 
+use crate::error::{ConfigError, demand};
+use crate::solver::step::Custom;
 use crate::termination::{Branches, Check, Norm, Termination};
 
 /// Which least-squares problem the weights of Anderson acceleration solve.
@@ -99,7 +101,7 @@ impl Default for BroydenConfig {
 /// y+ = f(y) + beta (f(y) - f(y-)), where f(y-) is the previous value of the map. beta is
 /// FISTA's (t - 1) / t+, and at most the best constant momentum for a map that contracts by q,
 /// (1 - sqrt(1 - q)) / (1 + sqrt(1 - q)). q is the Rayleigh quotient of the Jacobian along the last
-/// displacement of y; below 0.5, steps are plain. A sample restarts with t = 1
+/// displacement of y; where the Jacobian shows negative eigenvalues, steps are plain. A sample restarts with t = 1
 /// when its momentum points uphill (O'Donoghue and Candes 2015, doi:10.1007/s10208-013-9150-3).
 #[derive(Config, Debug, PartialEq)]
 pub struct AcceleratedConfig {
@@ -133,6 +135,9 @@ pub enum Method {
     Broyden(BroydenConfig),
     /// Accelerated proximal gradient descent.
     Accelerated(AcceleratedConfig),
+    /// A solver of one's own. It does not serialise.
+    #[serde(skip)]
+    Custom(Custom),
 }
 
 impl Default for Method {
@@ -156,6 +161,18 @@ impl From<BroydenConfig> for Method {
 impl From<AcceleratedConfig> for Method {
     fn from(config: AcceleratedConfig) -> Self {
         Self::Accelerated(config)
+    }
+}
+
+impl From<Custom> for Method {
+    fn from(custom: Custom) -> Self {
+        Self::Custom(custom)
+    }
+}
+
+impl From<Custom> for Solver {
+    fn from(custom: Custom) -> Self {
+        Method::from(custom).into()
     }
 }
 
@@ -405,32 +422,6 @@ pub enum Freezing {
     Assumed,
 }
 
-/// A setting that no solver can work with.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
-#[error("`{field}` is {value}; it must be {expected}")]
-pub struct ConfigError {
-    /// The path and name of the field.
-    pub field: String,
-    /// Its value.
-    pub value: f64,
-    /// The accepted values.
-    pub expected: &'static str,
-}
-
-/// Checks one number.
-pub(crate) fn demand(
-    field: &str,
-    value: f64,
-    ok: bool,
-    expected: &'static str,
-) -> Result<(), ConfigError> {
-    ok.then_some(()).ok_or_else(|| ConfigError {
-        field: field.to_owned(),
-        value,
-        expected,
-    })
-}
-
 fn demand_damping(field: &str, value: f64) -> Result<(), ConfigError> {
     let ok = value > 0.0 && value <= 2.0;
     demand(field, value, ok, "above 0 and at most 2")
@@ -479,6 +470,7 @@ impl Method {
                 let ok = (0.0..1.0).contains(&c.momentum);
                 demand(&name("momentum"), c.momentum, ok, "0 or more, and below 1")
             }
+            Self::Custom(_) => Ok(()),
         }
     }
 }

@@ -7,7 +7,8 @@ use burn::tensor::Tensor;
 
 use crate::config::{LinearSolver, Solver};
 use crate::input::Input;
-use crate::linearisation::{Jacobian, PackedJacobian};
+use crate::linearisation::Jacobian;
+pub use crate::linearisation::PackedJacobian;
 use crate::report::Report;
 use crate::state::State;
 

@@ -2,11 +2,12 @@
 
 use burn::config::Config;
 use burn::tensor::{DType, Distribution, Tensor};
+use deq_kernels::vectors::{ratio, square_norm};
 
-use crate::adjoint::{Forward, Linearised};
+use crate::forward::Forward;
 use crate::input::Input;
+use crate::linearised::Linearised;
 use crate::map::FixedPointMap;
-use crate::solver::{ratio, square_norm};
 use crate::state::{Packing, State};
 
 /// Settings of [`jacobian_norm`].

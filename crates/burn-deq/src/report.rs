@@ -219,3 +219,22 @@ impl AdjointMonitor {
             .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
+
+/// Wall time; browsers have no `Instant`.
+pub(crate) struct Clock(#[cfg(not(target_family = "wasm"))] std::time::Instant);
+
+impl Clock {
+    pub(crate) fn start() -> Self {
+        Self(
+            #[cfg(not(target_family = "wasm"))]
+            std::time::Instant::now(),
+        )
+    }
+
+    pub(crate) fn elapsed(&self) -> Duration {
+        #[cfg(not(target_family = "wasm"))]
+        return self.0.elapsed();
+        #[cfg(target_family = "wasm")]
+        Duration::ZERO
+    }
+}

@@ -3,13 +3,12 @@
 use std::time::Duration;
 
 use burn::tensor::{Bool, Tensor};
+use deq_kernels::vectors::{self, Rows, mask, split, square_norm};
 
-use crate::driver::{Iteration, Observation, Operator, Outcome, Requests, Scalars, mask, select};
 use crate::growth::{DeviceGrowth, Growth};
-use crate::input::Rows;
+use crate::iteration::{Iteration, Observation, Operator, Outcome, Requests, Scalars};
 use crate::report::{Report, Status};
 use crate::sample::{Judge, Norms, Sample, ratio};
-use crate::solver::{split, square_norm};
 use crate::termination::{Branches, Check, Norm, Termination};
 
 /// The bookkeeping of one solve.
@@ -432,7 +431,10 @@ fn root(norm: Norm, squares: Tensor<2>, width: usize) -> Tensor<2> {
 /// |f(z) - z|^2 and |f(z)|^2, `[active, 2]`.
 fn squares(observation: &Observation) -> Tensor<2> {
     let squares = observation.squares.clone();
-    squares.unwrap_or_else(|| Tensor::cat(counted(observation).map(square_norm).to_vec(), 1))
+    squares.unwrap_or_else(|| {
+        let [r, f] = counted(observation);
+        vectors::squares(&r, &f)
+    })
 }
 
 /// The elements of the residual and of f whose norms count.
@@ -444,4 +446,18 @@ fn counted(observation: &Observation) -> [Tensor<2>; 2] {
         Some(within) => x * within.clone(),
         None => x,
     })
+}
+
+/// Rows of `new` where `choose` is set, of `old` elsewhere. Uses a selection, because NaN * 0 is
+/// NaN.
+pub(crate) fn select(choose: &[bool], new: Tensor<2>, old: Tensor<2>) -> Tensor<2> {
+    if choose.iter().all(|m| *m) {
+        return new;
+    }
+    if !choose.contains(&true) {
+        return old;
+    }
+    let shape = old.dims();
+    let choose = mask(choose, &old).expand(shape);
+    old.mask_where(choose, new)
 }

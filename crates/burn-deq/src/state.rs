@@ -5,9 +5,9 @@
 //! step takes a handful of operations, whatever the number of branches.
 
 use burn::tensor::Tensor;
+use deq_kernels::vectors::{join, split};
 use deq_kernels::{grad_hook, joint_hook};
 
-use crate::solver::{join, split};
 /// One or several tensors whose first dimension is the batch.
 ///
 /// Implemented for `Tensor<D>`, `Vec` and arrays of states, and tuples of up to four states.

@@ -3,7 +3,7 @@
 use burn::config::Config;
 use burn::serde::{Deserialize, Serialize};
 
-use crate::config::{ConfigError, demand};
+use crate::error::{ConfigError, demand};
 
 /// A norm over all dimensions except the batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

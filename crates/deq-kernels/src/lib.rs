@@ -8,6 +8,8 @@
 //! - [`norm`], [`norm_relu`]: batch norm, alone and followed by ReLU.
 //! - [`mean_pool`]: means over the cells of a grid.
 //! - [`step`]: a step of proximal gradient descent on several branches, and its linearisation.
+//! - [`vectors`]: the solvers' work on vectors, and where the vectors that they remember are stored.
+//! - [`portably`]: runs with the portable forms only.
 //! - [`custom_gradient`], [`grad_hook`], [`joint_hook`]: values whose backward pass is a closure.
 //!
 //! Enable the feature with the name of your backend.
@@ -20,10 +22,14 @@ struct Readme;
 use burn::tensor::{Device, Tensor};
 
 pub mod convolution;
+mod formula;
 mod gradient;
+mod inputs;
 mod norm;
 mod pooling;
+mod solve;
 pub mod step;
+mod switch;
 pub mod vectors;
 
 #[cfg(feature = "flex")]
@@ -46,6 +52,7 @@ pub use norm::{norm, norm_relu};
 pub use pooling::mean_pool;
 #[cfg(feature = "cube")]
 pub use runtime::{Launches, keep_kernels, separate_kernels, watch_launches};
+pub use switch::{portably, side_by_side};
 
 /// Where a chain of small operations, each of which waits for the one before, runs fastest: on the
 /// CPU, if its backend is built in, otherwise on the device itself. Launches on a GPU would take

@@ -3,7 +3,9 @@
 use burn::nn::BatchNorm;
 use burn::tensor::Tensor;
 
-use crate::step::{Finish, Inputs, SolveLimits, Solved, StepFormula};
+use crate::formula::{Finish, StepFormula};
+use crate::inputs::Inputs;
+use crate::solve::{SolveLimits, Solved};
 
 type Made = Option<Vec<Tensor<4>>>;
 
@@ -19,9 +21,11 @@ pub(crate) fn mean_pool(_: &Tensor<4>, _: [usize; 2]) -> Option<Tensor<4>> {
     None
 }
 
-/// Nothing to prepare.
-#[derive(Clone, Debug, Default)]
-pub struct PreparedKernels;
+pub(crate) mod prepared {
+    /// Nothing to prepare.
+    #[derive(Clone, Debug, Default)]
+    pub struct PreparedKernels;
+}
 
 pub(crate) fn applies(_: &StepFormula, _: &[Tensor<4>], _: Inputs<'_>) -> bool {
     false
@@ -80,5 +84,50 @@ impl Product {
         _: [bool; 2],
     ) -> Made {
         match *self {}
+    }
+}
+
+/// The solvers' work on vectors.
+pub(crate) mod vectors {
+    use burn::tensor::Tensor;
+
+    use crate::vectors::store::{ConjugateStep, History, HistoryShape, Ring};
+
+    type Pair = [Tensor<2>; 2];
+
+    pub(crate) fn inner(_: &Tensor<2>, _: &Tensor<2>) -> Option<Tensor<2>> {
+        None
+    }
+
+    pub(crate) fn square_distance(_: &Tensor<2>, _: &Tensor<2>) -> Option<Tensor<2>> {
+        None
+    }
+
+    pub(crate) fn join(_: &[Tensor<2>], _: usize) -> Option<Tensor<2>> {
+        None
+    }
+
+    pub(crate) fn split(_: &Tensor<2>, _: &[usize]) -> Option<Vec<Tensor<2>>> {
+        None
+    }
+
+    pub(crate) fn ring(_: &Tensor<2>, _: usize) -> Option<Box<dyn Ring>> {
+        None
+    }
+
+    pub(crate) fn history(
+        _: HistoryShape,
+        _: &Tensor<2>,
+        _: &Tensor<2>,
+    ) -> Option<Box<dyn History>> {
+        None
+    }
+
+    pub(crate) fn conjugate_step(
+        _: [&Tensor<2>; 3],
+        _: Option<&Tensor<2>>,
+        moved: Pair,
+    ) -> Result<ConjugateStep, Pair> {
+        Err(moved)
     }
 }

@@ -2,16 +2,19 @@
 
 use burn::tensor::Tensor;
 
-use crate::step::{Finish, Inputs, StepFormula};
-use crate::vectors::{ConjugateStep, Points};
+use crate::formula::{Finish, StepFormula};
+use crate::inputs::Inputs;
+use crate::vectors::store::ConjugateStep;
 
-/// Nothing to prepare.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Prepared;
+pub(crate) mod prepared {
+    /// Nothing to prepare.
+    #[derive(Clone, Debug, Default)]
+    pub(crate) struct Prepared;
 
-impl Prepared {
-    pub(crate) fn with_other_injections(&self) -> Self {
-        Self
+    impl Prepared {
+        pub(crate) fn with_other_injections(&self) -> Self {
+            Self
+        }
     }
 }
 
@@ -70,7 +73,7 @@ pub(crate) fn most_points(_: &Tensor<2>) -> usize {
     0
 }
 
-pub(crate) fn products(_: &Points<'_>) -> Made {
+pub(crate) fn products(_: &[[Tensor<2>; 2]], _: &[usize], _: usize) -> Made {
     None
 }
 

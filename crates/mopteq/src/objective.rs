@@ -9,9 +9,10 @@ use std::sync::Arc;
 
 use burn::serde::{Deserialize, Serialize};
 use burn::tensor::Tensor;
+use burn_deq::fast::{Batching, FastMap, PackedJacobian, PackedSolution};
 use burn_deq::{
-    Batching, Check, FastMap, FixedPointMap, Input, Jacobian, LinearMethod, LinearSolver, Method,
-    Norm, PackedJacobian, PackedSolution, Report, Solver, Status, Structure, Termination,
+    Check, FixedPointMap, Input, Jacobian, LinearMethod, LinearSolver, Method, Norm, Report,
+    Solver, Status, Structure, Termination,
 };
 use deq_kernels::step::{Inputs, PackedProduct, SolveLimits, Solved, StepFormula, StepProduct};
 

@@ -1,23 +1,23 @@
 //! Limited-memory Broyden for all samples of a batch at once.
+//!
+//! ```text
+//! B = -I + U'V: the inverse Jacobian of r(z) = f(z) - z
+//! u = (dz - B dr) / <dz, B dr>,   v = B'dz       Sherman-Morrison: B+ = B + u v'
+//! z+ = z - damping B r
+//! ```
 
 use burn::tensor::{Bool, Tensor};
+use deq_kernels::vectors::{Ring, Rows, inner, ring, rounding, square_distance, square_norm};
 
-use super::ring::Ring;
-use super::{inner, rounding, square_distance, square_norm, squares};
+use super::step::{Iterate, Step};
 use crate::config::BroydenConfig;
-use crate::driver::{Iteration, Observation, Operator, Scalars};
-use crate::input::Rows;
 
-/// Broyden's good method; see [`BroydenConfig`].
+/// Broyden's good method; see [`BroydenConfig`] for the sources and the safeguard.
 ///
-/// The inverse Jacobian of r(z) = f(z) - z is B = -I + U'V, with the rank-one terms in two rings. A
-/// step makes four products with them. Every decision is a mask on the device: a step reads back
-/// nothing but the norms.
-pub(crate) struct Broyden {
+/// The rank-one terms are in two rings. A step makes four products with them. Every decision is a mask on
+/// the device: a step reads back nothing but the norms.
+pub(super) struct Broyden {
     config: BroydenConfig,
-    z: Tensor<2>,
-    /// The residual at z and its squares, between `observe` and `advance`.
-    observed: Option<[Tensor<2>; 2]>,
     previous: Option<Previous>,
     terms: Option<Terms>,
 }
@@ -28,7 +28,7 @@ struct Previous {
     r: Tensor<2>,
     /// |r|^2 and |f|^2, `[batch, 2]`.
     squares: Tensor<2>,
-    /// B r at that iterate.
+    /// B r.
     br: Tensor<2>,
     /// Samples whose step from that iterate was not plain.
     accelerated: Tensor<2, Bool>,
@@ -36,8 +36,8 @@ struct Previous {
 
 /// The rank-one terms.
 struct Terms {
-    u: Ring,
-    v: Ring,
+    u: Box<dyn Ring>,
+    v: Box<dyn Ring>,
     /// `[batch, m]`: the empty slots of each sample.
     empty: Tensor<2, Bool>,
     filled: usize,
@@ -46,26 +46,26 @@ struct Terms {
 impl Terms {
     fn new(like: &Tensor<2>, history: usize) -> Self {
         Self {
-            u: Ring::new(like, history),
-            v: Ring::new(like, history),
+            u: ring(like, history),
+            v: ring(like, history),
             empty: Tensor::full([like.dims()[0], history], true, &like.device()),
             filled: 0,
         }
     }
 
     /// The sum of the vectors b_j, weighted by <a_j, x>: sum_j b_j <a_j, x>, `[batch, n]`.
-    fn mix(&self, a: &Ring, b: &Ring, x: &Tensor<2>) -> Tensor<2> {
+    fn mix(&self, a: &dyn Ring, b: &dyn Ring, x: &Tensor<2>) -> Tensor<2> {
         b.combine(a.products(&[x]).mask_fill(self.empty.clone(), 0.0))
     }
 
     /// B x.
     fn apply(&self, x: Tensor<2>) -> Tensor<2> {
-        self.mix(&self.v, &self.u, &x) - x
+        self.mix(&*self.v, &*self.u, &x) - x
     }
 
     /// B'x.
     fn apply_transposed(&self, x: Tensor<2>) -> Tensor<2> {
-        self.mix(&self.u, &self.v, &x) - x
+        self.mix(&*self.u, &*self.v, &x) - x
     }
 
     /// Adds one term for the samples that are not in `without`.
@@ -82,38 +82,23 @@ impl Terms {
 }
 
 impl Broyden {
-    pub(crate) fn new(start: Tensor<2>, config: BroydenConfig) -> Self {
+    pub(super) fn new(config: &BroydenConfig) -> Self {
         Self {
-            config,
-            z: start,
-            observed: None,
+            config: config.clone(),
             previous: None,
             terms: None,
         }
     }
 }
 
-impl Iteration for Broyden {
-    fn observe(&mut self, map: &mut Operator<'_>) -> Observation {
-        let image = map.apply(self.z.clone());
-        let residual = image.clone() - self.z.clone();
-        let squares = squares(&residual, &image);
-        self.observed = Some([residual.clone(), squares.clone()]);
-        Observation {
-            state: self.z.clone(),
-            image: Some(image),
-            residual: Some(residual),
-            within: None,
-            squares: Some(squares),
-            extra: None,
-        }
-    }
-
-    fn advance(&mut self, _map: &mut Operator<'_>, _scalars: Option<&Scalars>) {
-        let Some([mut r, mut squares]) = self.observed.take() else {
-            return;
-        };
-        let mut z = self.z.clone();
+impl Step for Broyden {
+    fn step(&mut self, at: Iterate) -> Tensor<2> {
+        let Iterate {
+            mut z,
+            mut r,
+            mut squares,
+            ..
+        } = at;
         let [batch, width] = z.dims();
         let mut terms = match self.terms.take() {
             Some(terms) if terms.filled < self.config.history => terms,
@@ -160,7 +145,7 @@ impl Iteration for Broyden {
             let m = self.config.history;
             terms.empty = terms.empty.bool_or(back.expand([batch, m]));
         }
-        self.z = z.clone() - br.clone() * self.config.damping;
+        let next = z.clone() - br.clone() * self.config.damping;
         let accelerated = terms.empty.clone().bool_not().any_dim(1);
         self.terms = Some(terms);
         self.previous = Some(Previous {
@@ -170,11 +155,10 @@ impl Iteration for Broyden {
             br,
             accelerated,
         });
+        next
     }
 
     fn keep(&mut self, rows: &Rows) {
-        self.z = rows.of(self.z.clone());
-        self.observed = self.observed.take().map(|pair| pair.map(|t| rows.of(t)));
         self.previous = self.previous.take().map(|p| Previous {
             z: rows.of(p.z),
             r: rows.of(p.r),

@@ -1,10 +1,15 @@
 //! MINRES on (I - J) u = g for all samples of the batch at once.
+//!
+//! ```text
+//! Lanczos:   y = (I - J) v_k - beta_k v_(k-1),   alpha = <v_k, y>,   beta v_(k+1) = y - alpha v_k
+//! rotation:  gamma = |(gbar, beta)|,   c = gbar / gamma,   s = beta / gamma
+//! update:    w_k = (v_k - epsilon w_(k-2) - delta w_(k-1)) / gamma,   u+ = u + c phibar w_k
+//! ```
 
 use burn::tensor::{DType, Tensor};
+use deq_kernels::vectors::{Rows, inner_within, ratio};
 
-use super::{inner_within, ratio};
-use crate::driver::{Iteration, Observation, Operator, Scalars};
-use crate::input::Rows;
+use crate::iteration::{Iteration, Observation, Operator, Scalars};
 
 /// Solves u = J u + g, J symmetric, I - J possibly indefinite or singular, by the Lanczos process
 /// with Givens rotations of Paige and Saunders (1975, doi:10.1137/0712047). For a singular system
@@ -14,8 +19,8 @@ use crate::input::Rows;
 /// the driver can judge it in any norm.
 ///
 /// If J = A D with a diagonal D of zeros and ones, inner products are taken over the range of D:
-/// see [`ConjugateGradients`](super::conjugate_gradients::ConjugateGradients).
-pub(crate) struct Minres {
+/// see `conjugate_gradients`.
+pub(super) struct Minres {
     u: Tensor<2>,
     /// D.
     within: Option<Tensor<2>>,
@@ -33,7 +38,7 @@ struct Lanczos {
 
 impl Minres {
     /// Starts from `start`. `residual` is the residual there, if known.
-    pub(crate) fn new(
+    pub(super) fn new(
         start: Tensor<2>,
         residual: Option<Tensor<2>>,
         within: Option<Tensor<2>>,
@@ -71,7 +76,7 @@ impl Iteration for Minres {
             vectors: [v, v_old, w1, w2],
             scalars: [beta, dbar, epsilon, phibar, cs, sn, largest],
         } = self.lanczos.take().unwrap_or_else(|| {
-            let beta = inner_within(&self.within, r.clone(), r.clone()).sqrt();
+            let beta = inner_within(self.within.as_ref(), r.clone(), r.clone()).sqrt();
             let (zero, zeros) = (beta.zeros_like(), r.zeros_like());
             Lanczos {
                 vectors: [
@@ -93,9 +98,9 @@ impl Iteration for Minres {
         });
         // One step of the Lanczos process.
         let y = v.clone() - map.linear(v.clone()) - v_old * beta;
-        let alpha = inner_within(&self.within, v.clone(), y.clone());
+        let alpha = inner_within(self.within.as_ref(), v.clone(), y.clone());
         let y = y - v.clone() * alpha.clone();
-        let beta = inner_within(&self.within, y.clone(), y.clone()).sqrt();
+        let beta = inner_within(self.within.as_ref(), y.clone(), y.clone()).sqrt();
         let v_new = y.clone() * ratio(beta.ones_like(), beta.clone());
         // Applies the previous rotation to the new column, then a rotation that annihilates its
         // last entry.

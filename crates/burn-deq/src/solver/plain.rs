@@ -1,55 +1,23 @@
-//! Damped plain iteration (Picard, Krasnoselskij-Mann).
+//! Damped plain iteration (Picard, Krasnoselskij-Mann): z+ = z + damping (f(z) - z).
 
 use burn::tensor::Tensor;
+use deq_kernels::vectors::Rows;
 
-use crate::driver::{Iteration, Observation, Operator, Scalars};
-use crate::input::Rows;
+use super::step::{Iterate, Step};
 
-/// z+ = z + damping (f(z) - z).
-pub(crate) struct Plain {
-    z: Tensor<2>,
-    damping: f64,
-    /// f(z) and the residual, between `observe` and `advance`.
-    observed: Option<[Tensor<2>; 2]>,
+/// The method has no state.
+pub(super) struct Plain {
+    pub(super) damping: f64,
 }
 
-impl Plain {
-    pub(crate) fn new(start: Tensor<2>, damping: f64) -> Self {
-        Self {
-            z: start,
-            damping,
-            observed: None,
-        }
-    }
-}
-
-impl Iteration for Plain {
-    fn observe(&mut self, map: &mut Operator<'_>) -> Observation {
-        let image = map.apply(self.z.clone());
-        let residual = image.clone() - self.z.clone();
-        self.observed = Some([image.clone(), residual.clone()]);
-        Observation {
-            state: self.z.clone(),
-            image: Some(image),
-            residual: Some(residual),
-            within: None,
-            squares: None,
-            extra: None,
+impl Step for Plain {
+    fn step(&mut self, at: Iterate) -> Tensor<2> {
+        if self.damping == 1.0 {
+            at.f
+        } else {
+            at.z + at.r * self.damping
         }
     }
 
-    fn advance(&mut self, _map: &mut Operator<'_>, _scalars: Option<&Scalars>) {
-        if let Some([f, r]) = self.observed.take() {
-            self.z = if self.damping == 1.0 {
-                f
-            } else {
-                self.z.clone() + r * self.damping
-            };
-        }
-    }
-
-    fn keep(&mut self, rows: &Rows) {
-        self.z = rows.of(self.z.clone());
-        self.observed = self.observed.take().map(|pair| pair.map(|t| rows.of(t)));
-    }
+    fn keep(&mut self, _rows: &Rows) {}
 }

@@ -8,7 +8,7 @@ use burn::tensor::{Tensor, TensorData};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::{Floats, tensor};
+use super::memory::{Floats, tensor};
 use crate::gradient::custom_gradient;
 
 /// Numbers that are summed in f32 before the sum is added to an f64.

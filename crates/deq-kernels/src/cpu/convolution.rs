@@ -4,7 +4,7 @@ use burn::tensor::Tensor;
 use rayon::prelude::*;
 
 use super::kernel::{Packed, add_kernel_gradient};
-use super::{Floats, SAMPLES_A_TASK, tensor};
+use super::memory::{Floats, SAMPLES_A_TASK, tensor};
 use crate::gradient::custom_gradient;
 
 /// Larger kernels would run past the slack at the end of a plane.

@@ -14,8 +14,7 @@ use std::cell::RefCell;
 
 use pulp::{Arch, Simd, WithSimd};
 
-use super::kernel::{VECTORS, WIDE};
-use super::{lend, room};
+use super::memory::{VECTORS, WIDE, lend, room};
 
 /// Pixels per block: the first-level cache holds a few planes of this size.
 const PIXELS_AT_ONCE: usize = 1024;

@@ -3,7 +3,7 @@
 use pulp::{Simd, WithSimd};
 
 use super::pooling::Lines;
-use crate::step::{Activation, Finish, Prox};
+use crate::formula::{Activation, Finish, Prox};
 
 /// The operation between the two convolutions.
 #[derive(Clone, Copy)]

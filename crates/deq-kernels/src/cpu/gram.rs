@@ -9,9 +9,9 @@ use std::cell::RefCell;
 use rayon::prelude::*;
 
 use super::kernel::{Packed, add_kernel_gradient};
+use super::memory::{Floats, SAMPLES_A_TASK, lend, room};
 use super::pooling::Grid;
-use super::{Floats, SAMPLES_A_TASK, lend, room};
-use crate::step::StepFormula;
+use crate::formula::StepFormula;
 
 thread_local! {
     /// E z and E v.

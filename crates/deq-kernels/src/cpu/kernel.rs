@@ -4,12 +4,9 @@ use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::direct::{self, Raster};
+use super::memory::{VECTORS, WIDE};
 use super::{winograd, winograd_gradient};
 
-/// Vectors of pixels in a block.
-pub(super) const VECTORS: usize = 2;
-/// Number of registers from which blocks have 8 output channels instead of 4.
-pub(super) const WIDE: usize = 32;
 /// Multiplications above which a convolution is spread over the cores: some tens of microseconds.
 const WORTH_SPREADING: usize = 1 << 21;
 /// Pixels of all samples above which a kernel gradient is computed by bands. With fewer, summing

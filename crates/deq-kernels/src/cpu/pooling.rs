@@ -4,7 +4,7 @@ use burn::tensor::Tensor;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::{Floats, tensor};
+use super::memory::{Floats, tensor};
 use crate::gradient::custom_gradient;
 
 /// Means over cells of equal size, with their gradient. `None` if there is no fast form.

@@ -6,8 +6,8 @@ use rayon::prelude::*;
 
 use super::elementwise::{Middle, apply};
 use super::kernel::{Packed, add_kernel_gradient};
-use super::{Floats, SAMPLES_A_TASK, lend, room};
-use crate::step::{Kernel, StepFormula};
+use super::memory::{Floats, SAMPLES_A_TASK, lend, room};
+use crate::formula::{Kernel, StepFormula};
 
 /// Numbers of the state per block: the second-level cache holds everything computed from them.
 const AT_ONCE: usize = 1 << 16;

@@ -8,17 +8,9 @@ use pulp::Arch;
 use super::elementwise::{Combine, Conclude, Couple, Last, Middle, apply};
 use super::gram;
 use super::kernel::Packed;
-use super::room;
-use crate::step::{Finish, Kernel, StepFormula};
-
-/// Kernels of one branch.
-#[derive(Clone, Debug)]
-pub(crate) struct Kernels {
-    pub(crate) forward: Packed,
-    pub(crate) transposed: Packed,
-    /// Whether all weights are finite; then they map zero to zero.
-    pub(crate) finite: bool,
-}
+use super::memory::room;
+use super::prepared::Kernels;
+use crate::formula::{Finish, Kernel, StepFormula};
 
 /// What to compute for a sample.
 #[derive(Clone, Copy)]

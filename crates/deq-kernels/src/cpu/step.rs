@@ -1,44 +1,21 @@
 //! Steps, products and gradients of a batch; [`sample`](super::sample) computes one sample.
 
 use std::cell::RefCell;
-use std::sync::{Arc, OnceLock};
 
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 
 use super::convolution::convolves;
-use super::kernel::Packed;
-use super::sample::{Job, Kernels, Sample, Scratch};
-use super::{Floats, gram, lend, pullback, tensor};
+use super::memory::{Floats, lend, tensor};
+use super::prepared::Kernels;
+use super::sample::{Job, Sample, Scratch};
+use super::{gram, pullback};
+use crate::formula::{Finish, Kernel, StepFormula};
 use crate::gradient::custom_gradient;
-use crate::step::{Finish, Inputs, Kernel, Prepared, StepFormula};
+use crate::inputs::{Inputs, Prepared};
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
-}
-
-/// Kernels in the memory order of the convolutions, prepared at first use and shared by all copies.
-#[derive(Clone, Debug, Default)]
-pub struct PreparedKernels(Arc<OnceLock<Option<Vec<Kernels>>>>);
-
-impl PreparedKernels {
-    fn get(&self, kernels: &[Tensor<4>]) -> Option<&[Kernels]> {
-        let fold = |kernel: &Tensor<4>| {
-            let weights = Floats::new(kernel)?;
-            let [out, channels, k, l] = weights.dims;
-            if !convolves([1, channels, 1, 1], [out, channels, k, l]) {
-                return None;
-            }
-            let shape = [out, channels, k];
-            Some(Kernels {
-                forward: Packed::new(weights.elements(), shape),
-                transposed: Packed::transposed(weights.elements(), shape),
-                finite: weights.elements().iter().all(|w| w.is_finite()),
-            })
-        };
-        let all = || kernels.iter().map(fold).collect();
-        self.0.get_or_init(all).as_deref()
-    }
 }
 
 /// Slopes of the activation or a mask, branch by branch.

@@ -13,8 +13,7 @@ use std::cell::RefCell;
 
 use pulp::{Arch, Simd, WithSimd};
 
-use super::kernel::VECTORS;
-use super::{lend, room};
+use super::memory::{VECTORS, lend, room};
 
 /// Rows of a band.
 pub(super) const ROWS: usize = 4;

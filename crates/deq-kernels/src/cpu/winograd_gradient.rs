@@ -7,9 +7,8 @@ use std::cell::RefCell;
 
 use pulp::{Arch, Simd, WithSimd};
 
-use super::kernel::WIDE;
+use super::memory::{WIDE, lend, room};
 use super::winograd::{INPUT, PRODUCTS, ROWS, SUMS, WEIGHTS, count, enter, load, pixels};
-use super::{lend, room};
 
 /// Transformed elements per block of a kernel gradient: the second-level cache holds them.
 const GRADIENT_AT_ONCE: usize = 1 << 18;

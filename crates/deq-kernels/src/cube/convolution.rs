@@ -5,8 +5,8 @@ use std::sync::Arc;
 use burn::tensor::{DType, Tensor};
 
 use super::launch::{CubeStep, Setup};
-use super::limits;
 use super::plan::{Formula, Job, Plan};
+use super::tensors::limits;
 use crate::gradient::custom_gradient;
 
 /// The convolution with a kernel `[out, in, k, k]` that keeps the resolution, with gradients for both.

@@ -6,7 +6,7 @@ use burn::tensor::{DType, Tensor};
 
 use super::launch::{CubeStep, Setup};
 use super::plan::{Formula, Job, Plan};
-use super::{elements, flat, limits, rows};
+use super::tensors::{elements, flat, limits, rows};
 use crate::gradient::custom_gradient;
 
 /// Kernels bounded at their directions, and the directions after a power iteration if one is wanted;

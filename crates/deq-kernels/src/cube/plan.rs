@@ -1,10 +1,10 @@
 //! How a step is shared out among cubes: fixed for the sizes of a model, so that the kernels are
 //! compiled once for it.
 
-use crate::step::{Activation, Kernel, Prox, StepFormula};
+use crate::formula::{Activation, Kernel, Prox, StepFormula};
 
-use super::Limits;
 use super::kernels::{BLOCK, GRADIENT_BLOCK, GRADIENT_COLUMNS, ROWS};
+use super::tensors::Limits;
 
 /// Rows of a tile at most.
 const TILE_ROWS: usize = 8;

@@ -1,34 +1,15 @@
 //! A step of an objective on packed states.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use burn::tensor::{DType, Tensor};
 
 use super::launch::{CubeStep, Setup};
 use super::plan::{Formula, Job, Plan};
-use super::{elements, flat, limits, plain, rows};
+use super::tensors::{elements, flat, limits, plain, rows};
+use crate::formula::{Finish, Kernel, StepFormula};
 use crate::gradient::custom_gradient;
-use crate::step::{Finish, Inputs, Kernel, StepFormula};
-
-/// The plan for kernels, and the kernels laid out.
-type Kernels = (Arc<Plan>, Tensor<1>);
-
-/// Kernels and injections in the forms that the kernels read, made at first use.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Prepared {
-    kernels: Arc<OnceLock<Option<Kernels>>>,
-    injections: Arc<OnceLock<Tensor<2>>>,
-}
-
-impl Prepared {
-    /// The kernels alone.
-    pub(crate) fn with_other_injections(&self) -> Self {
-        Self {
-            kernels: self.kernels.clone(),
-            injections: Arc::default(),
-        }
-    }
-}
+use crate::inputs::Inputs;
 
 /// A formula with its inputs on a device.
 struct Bound<'a> {

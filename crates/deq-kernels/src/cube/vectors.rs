@@ -5,8 +5,9 @@ use burn::tensor::{DType, Tensor};
 
 use super::kernels::vectors::POINTS;
 use super::launch::CubeKernels;
-use super::{limits, plan};
-use crate::vectors::{ConjugateStep, Points};
+use super::plan;
+use super::tensors::limits;
+use crate::vectors::store::ConjugateStep;
 
 /// Units of a cube that works on a vector, at most.
 const VECTOR_UNITS: usize = 512;
@@ -33,16 +34,23 @@ pub(crate) fn most_points(like: &Tensor<2>) -> usize {
     units_for(&[like]).map_or(0, |_| POINTS)
 }
 
-/// See [`crate::vectors::Points::products`].
-pub(crate) fn products(of: &Points<'_>) -> Option<Tensor<2>> {
-    let all: Vec<&Tensor<2>> = of.points.iter().flatten().collect();
+/// With points (z, f), the oldest first, the `slots` of the differences of neighbours, r = f - z of each
+/// point, d_k = r_(k+1) - r_k in the slot of k, and the newest r, f and d:
+/// |r|^2, |f|^2, then <d, d_k> by slot, then <r, d_k> by slot, `[batch, 2 + 2 width]`. A slot without
+/// a difference holds zeros.
+pub(crate) fn products(
+    points: &[[Tensor<2>; 2]],
+    slots: &[usize],
+    width: usize,
+) -> Option<Tensor<2>> {
+    let all: Vec<&Tensor<2>> = points.iter().flatten().collect();
     let units = units_for(&all)?;
-    let count = of.points.len();
-    if count > POINTS || of.slots.len() + 1 != count {
+    let count = points.len();
+    if count > POINTS || slots.len() + 1 != count {
         return None;
     }
     // What is not there is not looked at.
-    let mut at = (0..POINTS).flat_map(|k| of.points[k.min(count - 1)].clone());
+    let mut at = (0..POINTS).flat_map(|k| points[k.min(count - 1)].clone());
     let mut next = || at.next().expect("two tensors a point").into_dispatch();
     Some(Tensor::from_dispatch(<Dispatch as CubeKernels>::gram(
         next(),
@@ -59,13 +67,14 @@ pub(crate) fn products(of: &Points<'_>) -> Option<Tensor<2>> {
         next(),
         next(),
         next(),
-        of.slots.to_vec(),
-        of.width,
+        slots.to_vec(),
+        width,
         units,
     )))
 }
 
-/// See [`crate::vectors::combine`].
+/// The sum of `x` with these weights, `[batch, k]`; a vector with weight zero does not count, whatever it
+/// holds.
 pub(crate) fn combine(weights: &Tensor<2>, x: &[Tensor<2>]) -> Option<Tensor<2>> {
     let units = units_for(&x.iter().collect::<Vec<_>>())?;
     let fits = weights.dims() == [x[0].dims()[0], x.len()] && weights.dtype() == DType::F32;
@@ -102,10 +111,12 @@ pub(crate) fn conjugate_step(
     let rr = rr.clone().into_dispatch();
     let masked = within.is_some();
     let made = <Dispatch as CubeKernels>::conjugate(u, r, p, product, mask, rr, masked, units);
+    let squares = Tensor::<2>::from_dispatch(made.3);
     Some(ConjugateStep {
         u: Tensor::from_dispatch(made.0),
         r: Tensor::from_dispatch(made.1),
         p: Tensor::from_dispatch(made.2),
-        squares: Tensor::from_dispatch(made.3),
+        rr: squares.clone().narrow(1, 0, 1),
+        squares,
     })
 }

@@ -407,7 +407,7 @@ impl Case {
 }
 
 fn agree(what: &str, a: &[f64], b: &[f64], bound: f64) -> Result<(), TestCaseError> {
-    let scale = b.iter().fold(1e-2, |m: f64, v| m.max(v.abs()));
+    let scale = b.iter().fold(0.1, |m: f64, v| m.max(v.abs()));
     for (a, b) in a.iter().zip(b) {
         prop_assert!((a - b).abs() <= bound * scale, "{what}: {a} and {b}");
     }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use burn::module::Module;
 use burn::tensor::{DType, Tensor};
-use burn_deq::{Batching, FixedPointMap, Jacobian, Status};
+use burn_deq::fast::Batching;
+use burn_deq::{FixedPointMap, Jacobian, Status};
 use mopteq::{
     ActivationConfig, ActivationPotential, Branches, Constraint, Context, Coupling, Family,
     HiddenObjective, KernelEnergy, MOptEqsConfig, Pairs, Proximity, Quadratic, Reconstruction,

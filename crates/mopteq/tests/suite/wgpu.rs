@@ -3,7 +3,8 @@
 
 use burn::module::Module;
 use burn::tensor::{DType, Device, Tensor};
-use burn_deq::{Batching, EquilibriumConfig, FixedPointMap, Jacobian, Solver};
+use burn_deq::fast::Batching;
+use burn_deq::{EquilibriumConfig, FixedPointMap, Jacobian, Solver};
 use mopteq::{Branches, Context, Family, MOptEqs};
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;

@@ -4,9 +4,10 @@ use burn::tensor::Tensor;
 use pulp::{Arch, Simd, WithSimd};
 
 use super::LANES;
+use crate::cpu::memory::{Floats, room};
 use crate::cpu::pooling::Grid;
-use crate::cpu::{Floats, room};
-use crate::step::{Inputs, Kernel, Prox, StepFormula};
+use crate::formula::{Kernel, Prox, StepFormula};
+use crate::inputs::Inputs;
 
 /// Rows of G in a block of the product.
 const ROWS: usize = 8;

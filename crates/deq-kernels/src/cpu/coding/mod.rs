@@ -25,14 +25,13 @@ use rayon::prelude::*;
 
 use self::codes::Codes;
 use self::passes::{Curve, Descend, Extrapolate, Turn, Value};
-use super::{Floats, lend, room};
-use crate::step::{Inputs, SolveLimits, Solved, SolvedSample, StepFormula};
+use super::memory::{Floats, lend, room};
+use crate::formula::StepFormula;
+use crate::inputs::Inputs;
+use crate::solve::{SolveLimits, Solved, SolvedSample};
 
 /// Rows of memory are multiples of the longest vectors.
 const LANES: usize = 16;
-
-/// Below this Rayleigh quotient, momentum brings little.
-const LEAST_QUOTIENT: f64 = 0.5;
 
 thread_local! {
     static MEMORY: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
@@ -45,10 +44,14 @@ fn parts<const N: usize>(memory: &mut [f32], length: usize) -> [&mut [f32]; N] {
 }
 
 /// The momentum of accelerated descent: see `burn_deq`'s method.
-fn momentum(limits: &SolveLimits, t: &mut f64, sums: [f64; 5]) -> f32 {
-    let [_, _, uphill, along, length] = sums;
-    let q = if length > 0.0 { along / length } else { 0.0 };
-    let q = if q < LEAST_QUOTIENT { 0.0 } else { q.min(1.0) };
+fn momentum(limits: &SolveLimits, t: &mut f64, sums: [f64; 6]) -> f32 {
+    let [_, _, uphill, along, length, square] = sums;
+    let fine = length > 0.0 && square <= along;
+    let q = if fine {
+        (along / length).clamp(0.0, 1.0)
+    } else {
+        0.0
+    };
     let root = (1.0 - q).sqrt();
     let best = (1.0 - root) / (1.0 + root);
     if limits.restart && uphill < 0.0 {

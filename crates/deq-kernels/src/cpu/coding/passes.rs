@@ -55,14 +55,14 @@ macro_rules! pass {
 
 pass! {
     /// The value f of the map at y from its product: |r|^2, |f|^2, and with d = f - f- the products
-    /// <r, d>, <d, y - y-> and |y - y-|^2.
-    Value { y, c, before, image; f; keep, step; 5 } {
+    /// <r, d>, <d, y - y->, |y - y-|^2 and |d|^2.
+    Value { y, c, before, image; f; keep, step; 6 } {
         let v = keep * y - step * *f + step * c;
         // Keeps NaN.
         let value = if v < 0.0 { 0.0 } else { v };
         *f = value;
         let (r, d, moved) = (value - y, value - image, y - before);
-        [r * r, value * value, r * d, d * moved, moved * moved]
+        [r * r, value * value, r * d, d * moved, moved * moved, d * d]
     }
 }
 

@@ -2,10 +2,11 @@
 
 use burn::tensor::{DType, Tensor, TensorData};
 
-use super::{Floats, Real};
+use super::floats::Floats;
+use super::real::Real;
 
 /// Concatenates the tensors along a dimension in one pass, if the host can read them.
-pub(in crate::solver) fn join(parts: &[Tensor<2>], dim: usize) -> Option<Tensor<2>> {
+pub(crate) fn join(parts: &[Tensor<2>], dim: usize) -> Option<Tensor<2>> {
     fn rows<T: Real>(parts: &[Floats], widths: &[usize], count: usize) -> TensorData {
         let width: usize = widths.iter().sum();
         let mut joined: Vec<T> = Vec::with_capacity(count * width);
@@ -42,7 +43,7 @@ pub(in crate::solver) fn join(parts: &[Tensor<2>], dim: usize) -> Option<Tensor<
 
 /// Splits the columns of a tensor into parts of these widths, if the host can read it. Makes one
 /// pass and copies, because views would be copied more slowly later.
-pub(in crate::solver) fn split(x: &Tensor<2>, widths: &[usize]) -> Option<Vec<Tensor<2>>> {
+pub(crate) fn split(x: &Tensor<2>, widths: &[usize]) -> Option<Vec<Tensor<2>>> {
     fn columns<T: Real>(x: &Floats, width: usize, from: usize, count: usize) -> Vec<T> {
         let x: &[T] = x.elements();
         let mut part = Vec::with_capacity(x.len() / width.max(1) * count);

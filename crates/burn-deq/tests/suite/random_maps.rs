@@ -1,19 +1,18 @@
 //! A thousand random maps of eight kinds under every solver: every reported convergence is real.
 //!
-//! The host cannot read tensors on an autodiff device in place, so Anderson acceleration and the
-//! rings take the path of a GPU there. Every sample of a batch is a separate map.
+//! Every sample of a batch is a separate map.
 
 mod maps;
 
 use burn::tensor::{DType, Device, Tensor};
-use rayon::prelude::*;
+use burn_deq::{
+    AndersonConfig, AndersonType, Branches, BroydenConfig, Check, Declared, EquilibriumConfig,
+    Freezing, Gradient, LinearMethod, LinearSolver, Method, Norm, Report, Solver, Start, Status,
+    Structure, Termination,
+};
+use deq_kernels::{portably, side_by_side};
 
-use self::maps::{Batch, distance, length, symmetric, thousand};
-use super::{linear, nonlinear};
-use crate::config::{AndersonConfig, AndersonType, BroydenConfig, LinearMethod, Method};
-use crate::driver::{Operator, Requests, drive};
-use crate::report::Status;
-use crate::termination::{Branches, Check, Norm, Termination};
+use self::maps::{Batch, Maps, distance, length, symmetric, thousand};
 
 fn methods() -> Vec<Method> {
     let anderson = AndersonConfig::new();
@@ -44,8 +43,8 @@ fn methods() -> Vec<Method> {
 #[derive(Clone, Copy, Debug)]
 struct Way {
     dtype: DType,
-    /// Whether tensors behave as on a GPU.
-    on_device: bool,
+    /// Whether the portable forms run, as on a GPU.
+    portable: bool,
     freeze: bool,
     check: Check,
     norm: Norm,
@@ -117,18 +116,56 @@ fn rows(t: Tensor<2>) -> Vec<Vec<f64>> {
     values.chunks(width).map(<[f64]>::to_vec).collect()
 }
 
+/// The first element and the others, as branches of a state.
+fn branches(z: Tensor<2>) -> Vec<Tensor<2>> {
+    match z.dims()[1] {
+        1 => vec![z],
+        n => z.split_with_sizes(vec![1, n - 1], 1),
+    }
+}
+
+/// The state and the report of a solve from `start`. Linear methods solve the backward pass of an affine
+/// map, u = J'u + f(0), with a symmetric J.
+fn solve_by(
+    method: &LinearMethod,
+    (way, rule): (&Way, &Termination),
+    maps: &Maps,
+    start: Tensor<2>,
+) -> (Tensor<2>, Report) {
+    let map = |z: Vec<Tensor<2>>, maps: Maps| branches(maps.apply(Tensor::cat(z, 1)));
+    let mut config = EquilibriumConfig::new().with_freezing(match way.freeze {
+        true => Freezing::Assumed,
+        false => Freezing::Off,
+    });
+    let LinearMethod::FixedPoint(method) = method else {
+        let mut linear = LinearSolver::from(method.clone());
+        linear.termination = rule.clone();
+        config.forward = Solver::plain().with_max_steps(0);
+        config.gradient = Gradient::implicit(linear);
+        let map = Declared::new(map).with_structure(Structure::Symmetric);
+        let from = Start {
+            state: branches(start.clone()),
+            adjoint: Some(start),
+        };
+        let out = config.init().solve_from(&map, maps.tracked(), from);
+        let z = Tensor::cat(out.state, 1);
+        let g = maps.constant().autodiff();
+        (z * g).sum().backward();
+        let adjoint = out.adjoint;
+        return (adjoint.solution().unwrap(), adjoint.report().unwrap());
+    };
+    config.forward = Solver::from(method.clone());
+    config.forward.termination = rule.clone();
+    let out = config.init().solve_map(&map, maps.clone(), branches(start));
+    (Tensor::cat(out.state, 1), out.forward)
+}
+
 /// Solves a batch; counts, and describes what was called converged and is not.
 fn solve(batch: &Batch, method: &LinearMethod, way: &Way, counts: &mut Counts) -> Vec<String> {
-    let plain = Device::flex();
-    let device = if way.on_device {
-        plain.clone().autodiff()
-    } else {
-        plain.clone()
-    };
+    let device = Device::flex();
     let maps = batch.maps.to(&device, way.dtype);
-    let data = batch.start.to_data();
     let [count, n] = batch.start.dims();
-    let start = Tensor::<2>::from_data(data, (&device, way.dtype));
+    let start = Tensor::<2>::from_data(batch.start.to_data(), (&device, way.dtype));
     let rule = Termination {
         relative: way.relative,
         norm: way.norm,
@@ -137,20 +174,11 @@ fn solve(batch: &Batch, method: &LinearMethod, way: &Way, counts: &mut Counts) -
         max_steps: way.max_steps,
         ..Termination::default()
     };
-    let requests = Requests {
-        freeze: way.freeze,
-        branches: if n > 1 { vec![1, n - 1] } else { vec![1] },
-        ..Requests::default()
-    };
-    let mut iteration = match method {
-        LinearMethod::FixedPoint(method) => nonlinear(method, start.clone()),
-        method => linear(method, start.clone(), None, None),
-    };
+    let run = || solve_by(method, (way, &rule), &maps, start);
+    let (state, report) = if way.portable { portably(run) } else { run() };
     let carried = !matches!(method, LinearMethod::FixedPoint(_));
-    let mut operator = Operator::new(maps);
-    let outcome = drive(iteration.as_mut(), &mut operator, start, &rule, requests);
-    let state = outcome.state.into_data();
-    let state = Tensor::<2>::from_data(state, (&plain, DType::F64));
+    let state = state.into_data();
+    let state = Tensor::<2>::from_data(state, (&device, DType::F64));
     let image = batch.maps.apply(state.clone());
     let residual = image.clone() - state.clone();
     let norm = |v: &[f64]| match way.norm {
@@ -169,8 +197,8 @@ fn solve(batch: &Batch, method: &LinearMethod, way: &Way, counts: &mut Counts) -
     );
     let mut wrong = Vec::new();
     for i in 0..count {
-        counts.count(outcome.report.status[i], batch.solutions[i].is_some());
-        if !outcome.report.status[i].is_converged() {
+        counts.count(report.status[i], batch.solutions[i].is_some());
+        if !report.status[i].is_converged() {
             continue;
         }
         let of = |v: &[Vec<f64>]| {
@@ -196,7 +224,7 @@ fn solve(batch: &Batch, method: &LinearMethod, way: &Way, counts: &mut Counts) -
 fn ways() -> Vec<Way> {
     let way = Way {
         dtype: DType::F32,
-        on_device: false,
+        portable: false,
         freeze: false,
         check: Check::Every(1),
         norm: Norm::L2,
@@ -214,12 +242,12 @@ fn ways() -> Vec<Way> {
             ..way
         });
         ways.push(Way {
-            on_device: true,
+            portable: true,
             branches: Branches::Each,
             ..way
         });
         ways.push(Way {
-            on_device: true,
+            portable: true,
             check: Check::Every(3),
             freeze: true,
             ..way
@@ -264,7 +292,7 @@ fn check(batches: &[Batch], methods: Vec<LinearMethod>) {
         let of = |way| outcomes(batches, method, &way);
         ways().into_iter().map(of).collect::<Vec<_>>()
     };
-    let found: Vec<_> = methods.par_iter().flat_map(each).collect();
+    let found: Vec<_> = side_by_side(methods.iter().collect(), each).concat();
     let (lines, wrong): (Vec<String>, Vec<Vec<String>>) = found.into_iter().unzip();
     println!("{}", lines.join("\n"));
     let wrong = wrong.concat();

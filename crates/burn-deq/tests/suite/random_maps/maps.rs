@@ -2,9 +2,7 @@
 
 use burn::tensor::activation::relu;
 use burn::tensor::{DType, Device, Tensor, TensorData};
-
-use crate::driver::PackedMap;
-use crate::input::Rows;
+use burn_deq::{Input, Rows};
 
 /// A stream of numbers in [-1, 1).
 struct Numbers(u64);
@@ -59,6 +57,11 @@ pub(super) struct Maps {
 }
 
 impl Maps {
+    /// f(0).
+    pub(super) fn constant(&self) -> Tensor<2> {
+        self.apply(self.c.zeros_like())
+    }
+
     pub(super) fn apply(&self, z: Tensor<2>) -> Tensor<2> {
         let u = z / self.scale.clone();
         let uw = u.clone().unsqueeze_dim::<3>(1).matmul(self.w.clone());
@@ -98,22 +101,39 @@ impl Maps {
     }
 }
 
-impl PackedMap for Maps {
-    fn apply(&self, z: Tensor<2>) -> Tensor<2> {
-        Maps::apply(self, z)
+impl Maps {
+    /// The same maps with gradients for c.
+    pub(super) fn tracked(&self) -> Self {
+        Self {
+            c: self.c.clone().autodiff().require_grad(),
+            ..self.to(&self.w.device().autodiff(), self.w.dtype())
+        }
+    }
+}
+
+impl Input for Maps {
+    fn plain(&self) -> Self {
+        Self {
+            kind: self.kind,
+            w: self.w.clone().without_autodiff(),
+            c: self.c.clone().without_autodiff(),
+            scale: self.scale.clone().without_autodiff(),
+            g: self.g.clone().without_autodiff(),
+        }
     }
 
-    fn linear(&self, p: Tensor<2>) -> Tensor<2> {
-        let pw = p.unsqueeze_dim::<3>(1).matmul(self.w.clone());
-        pw.squeeze_dim(1)
+    fn is_autodiff(&self) -> bool {
+        self.w.is_autodiff()
     }
 
-    fn keep(&mut self, rows: &Rows) -> bool {
-        self.w = rows.of(self.w.clone());
-        self.c = rows.of(self.c.clone());
-        self.scale = rows.of(self.scale.clone());
-        self.g = rows.of(self.g.clone());
-        true
+    fn select(&self, rows: &Rows) -> Option<Self> {
+        Some(Self {
+            kind: self.kind,
+            w: rows.of(self.w.clone()),
+            c: rows.of(self.c.clone()),
+            scale: rows.of(self.scale.clone()),
+            g: rows.of(self.g.clone()),
+        })
     }
 }
 

@@ -1,0 +1,83 @@
+//! Whole solves of a step's fixed point, each sample by itself from start to end.
+
+use burn::tensor::Tensor;
+
+use crate::cpu;
+use crate::formula::StepFormula;
+use crate::inputs::Inputs;
+
+/// When a sample of a whole solve is finished, and how it is accelerated.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SolveLimits {
+    /// Relative and absolute tolerance: |f(z) - z| <= absolute + relative |f(z)|.
+    pub tolerance: [f64; 2],
+    /// Largest number of evaluations.
+    pub max_steps: usize,
+    /// Largest momentum of accelerated descent; 0 takes plain steps.
+    pub momentum: f64,
+    /// Whether a sample restarts when its momentum points uphill.
+    pub restart: bool,
+}
+
+impl SolveLimits {
+    /// Whether the tolerance is met, or the numbers are no numbers, from |f(z) - z|^2 and |f(z)|^2.
+    pub(crate) fn met(&self, residual: f64, image: f64) -> bool {
+        let [relative, absolute] = self.tolerance;
+        let missed = residual.sqrt() > absolute + relative * image.sqrt();
+        !missed || !(residual + image).is_finite()
+    }
+
+    pub(crate) fn sample(&self, steps: usize, residual: f64, image: f64) -> SolvedSample {
+        SolvedSample {
+            steps,
+            residual: residual.sqrt(),
+            image: image.sqrt(),
+            met: (residual + image).is_finite() && self.met(residual, image),
+        }
+    }
+}
+
+/// The outcome of a whole solve for one sample.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SolvedSample {
+    /// Evaluations of the map.
+    pub steps: usize,
+    /// |f(z) - z|.
+    pub residual: f64,
+    /// |f(z)|.
+    pub image: f64,
+    /// Whether the tolerance was met.
+    pub met: bool,
+}
+
+/// The outcome of a whole solve, `[batch, n]`.
+#[derive(Clone, Debug)]
+pub struct Solved {
+    /// z, or u of the backward solve.
+    pub state: Tensor<2>,
+    /// f(z) of a forward solve.
+    pub image: Tensor<2>,
+    /// What each sample took.
+    pub samples: Vec<SolvedSample>,
+}
+
+impl StepFormula {
+    /// The fixed point of the step from a plain z packed as `[batch, n]`, each sample by itself from
+    /// start to end. `None` if there is no such form. The step must be a contraction with a step of
+    /// at most the inverse of the gradient's Lipschitz constant.
+    pub fn solve(&self, z: &Tensor<2>, x: Inputs<'_>, limits: &SolveLimits) -> Option<Solved> {
+        cpu::solve(self, z, x, limits)
+    }
+
+    /// The solution of u = J'u + g, where J is the Jacobian of the step at the point where its packed
+    /// value is `value`. Conditions as for [`solve`](Self::solve).
+    pub fn solve_adjoint(
+        &self,
+        value: &Tensor<2>,
+        x: Inputs<'_>,
+        g: &Tensor<2>,
+        limits: &SolveLimits,
+    ) -> Option<Solved> {
+        cpu::solve_adjoint(self, value, x, g, limits)
+    }
+}

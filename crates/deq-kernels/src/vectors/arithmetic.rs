@@ -1,0 +1,56 @@
+//! Inner products, and tensors side by side.
+
+use burn::tensor::{DType, Tensor};
+
+use crate::cpu;
+
+/// Inner product of each sample: `[batch, n], [batch, n] -> [batch, 1]`.
+pub fn inner(x: Tensor<2>, y: Tensor<2>) -> Tensor<2> {
+    cpu::vectors::inner(&x, &y).unwrap_or_else(|| (x * y).sum_dim(1))
+}
+
+/// As [`inner`], over the elements where `within` is 1, if it is given.
+pub fn inner_within(within: Option<&Tensor<2>>, x: Tensor<2>, y: Tensor<2>) -> Tensor<2> {
+    match within {
+        Some(within) => inner(x * within.clone(), y),
+        None => inner(x, y),
+    }
+}
+
+/// Sum of squares over all dimensions except the batch: `[batch, n] -> [batch, 1]`.
+pub fn square_norm(x: Tensor<2>) -> Tensor<2> {
+    inner(x.clone(), x)
+}
+
+/// |r|^2 and |f|^2, `[batch, 2]`.
+pub fn squares(r: &Tensor<2>, f: &Tensor<2>) -> Tensor<2> {
+    Tensor::cat([r, f].map(|x| square_norm(x.clone())).to_vec(), 1)
+}
+
+/// |x - y|^2 of each sample: `[batch, n], [batch, n] -> [batch, 1]`.
+pub fn square_distance(x: &Tensor<2>, y: &Tensor<2>) -> Tensor<2> {
+    cpu::vectors::square_distance(x, y).unwrap_or_else(|| square_norm(x.clone() - y.clone()))
+}
+
+/// a / b, or 0 if b is not positive.
+pub fn ratio(a: Tensor<2>, b: Tensor<2>) -> Tensor<2> {
+    let bad = b.clone().greater_elem(0.0).bool_not();
+    (a / b).mask_fill(bad, 0.0)
+}
+
+/// Rounding error of a difference of two residuals, relative to the length of their states: a unit
+/// in the last place of each z and each f. A map's own arithmetic adds more.
+pub fn rounding(dtype: DType) -> f64 {
+    4.0 * dtype.finfo().map_or(f64::EPSILON, |info| info.epsilon)
+}
+
+/// Concatenates tensors along a dimension.
+pub fn join(parts: Vec<Tensor<2>>, dim: usize) -> Tensor<2> {
+    cpu::vectors::join(&parts, dim).unwrap_or_else(|| Tensor::cat(parts, dim))
+}
+
+/// Splits the columns of a tensor into parts of these widths.
+pub fn split(x: Tensor<2>, widths: &[usize]) -> Vec<Tensor<2>> {
+    let parts = cpu::vectors::split(&x, widths);
+    parts.unwrap_or_else(|| x.split_with_sizes(widths.to_vec(), 1))
+}
