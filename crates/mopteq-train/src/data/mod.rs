@@ -44,7 +44,7 @@ use serde::{Deserialize, Serialize};
 pub use augment::Augmentation;
 pub use batch::{Batch, Normalisation, PictureBatcher, RawBatch, Sample};
 pub use cache::{Spilled, cache_folder, memory_budget};
-pub use decode::{decode, decode_file};
+pub use decode::{decode, decode_file, decode_within};
 pub use download::{Download, DownloadError};
 pub(crate) use entries::{are_settings, is_inspection};
 pub use idx::{IdxError, read_images, read_labels, read_pictures};
