@@ -68,12 +68,10 @@ impl ServerArguments {
             ));
         }
         if json {
-            let address = address.to_string();
-            say(
-                json!({"event": "listening", "address": address, "url": format!("http://{address}/")}),
-            );
+            let (address, url) = (address.to_string(), server.url());
+            say(json!({"event": "listening", "address": address, "url": url}));
         } else {
-            say(format_args!("{what}http://{address}/"));
+            say(format_args!("{what}{}", server.url()));
             say("stop     with Ctrl-C");
         }
         server.run(stop)

@@ -37,7 +37,7 @@ pub fn decode(file: &str, bytes: &[u8], shape: PictureShape) -> Result<Vec<u8>, 
 /// # Errors
 ///
 /// As [`decode`], and when it has more.
-pub fn decode_within(
+pub(crate) fn decode_within(
     file: &str,
     bytes: &[u8],
     shape: PictureShape,

@@ -7,6 +7,7 @@ mod batch;
 mod error;
 mod http;
 mod metrics;
+mod model;
 mod play;
 mod query;
 mod queue;
@@ -72,6 +73,11 @@ impl Server {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// An address for a browser on this machine.
+    pub fn url(&self) -> String {
+        format!("http://{}/", reachable(self.address))
     }
 
     /// Answers requests until `stop` is set. What was begun by then is finished.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -75,10 +75,12 @@ pub(super) struct Service {
     pub(super) connections: AtomicUsize,
     /// Whether the thread of the model is there.
     pub(super) computing: AtomicBool,
+    /// Whether the last batch failed.
+    pub(super) failing: AtomicBool,
     hosts: Hosts,
     room: Room,
     gate: Gate,
-    settings: ServeSettings,
+    pub(super) settings: ServeSettings,
     about: About,
 }
 
@@ -129,6 +131,7 @@ impl Service {
             stopping: AtomicBool::new(false),
             connections: AtomicUsize::new(0),
             computing: AtomicBool::new(true),
+            failing: AtomicBool::new(false),
             hosts,
             room: Room::new(BODIES * settings.most_bytes),
             gate: Gate::new(cores),
@@ -306,6 +309,9 @@ impl Service {
                 &state("the model failed; restart the server"),
             ));
         }
+        if self.failing.load(Ordering::Relaxed) {
+            return Err(Response::json(503, &state("the last batch failed")));
+        }
         match self.stopping.load(Ordering::Relaxed) {
             true => Err(Response::json(503, &state("stopping"))),
             false => Ok(Response::json(200, &state("ok"))),
@@ -402,59 +408,5 @@ impl Handler for Service {
 
     fn stops(&self) -> bool {
         self.stopping.load(Ordering::Relaxed)
-    }
-}
-
-impl Service {
-    /// Answers what waits, until the queue is closed and empty.
-    pub(super) fn compute(&self, predictor: &Predictor) {
-        let batch = predictor.config().batch_size.max(1);
-        let others = || self.connections.load(Ordering::Relaxed) > 1 && !self.stops();
-        while let Some(work) = self.queue.next(batch, self.settings.batch_wait, others) {
-            match work {
-                super::queue::Work::Classify(jobs) => self.classify_jobs(predictor, jobs),
-                super::queue::Work::Look(look) if look.expires > Instant::now() => {
-                    let _ = look.reply.send(play::look(predictor, &look.request));
-                }
-                super::queue::Work::Look(_) => {}
-            }
-        }
-    }
-
-    fn classify_jobs(&self, predictor: &Predictor, mut jobs: Vec<Job>) {
-        let now = Instant::now();
-        jobs.retain(|job| job.expires > now);
-        let all: Vec<Pixels> = jobs
-            .iter()
-            .flat_map(|job| job.pictures.iter().cloned())
-            .collect();
-        if all.is_empty() {
-            return;
-        }
-        match predictor.answer(&all) {
-            Ok(answers) => {
-                self.metrics.batch(all.len());
-                let solves = answers.iter().flatten().filter_map(|answer| answer.solve);
-                solves.for_each(|solve| self.metrics.solve(solve.steps));
-                let mut answers = answers.into_iter();
-                for job in jobs {
-                    let own = answers.by_ref().take(job.pictures.len()).collect();
-                    // Who waited may be gone.
-                    let _ = job.reply.send(Ok(own));
-                }
-            }
-            Err(error) => {
-                self.metrics.faults.fetch_add(1, Ordering::Relaxed);
-                let message = crate::Error::from(error).one_line();
-                for job in jobs {
-                    let _ = job.reply.send(Err(message.clone()));
-                }
-            }
-        }
-    }
-
-    /// How long a stop waits for what is in flight.
-    pub(super) fn patience(&self) -> Duration {
-        self.settings.limits.answer + Duration::from_secs(1)
     }
 }

@@ -2,6 +2,7 @@
 
 mod ancestry;
 mod answers;
+mod browser;
 mod changes;
 mod data;
 mod download;
@@ -19,3 +20,4 @@ mod server;
 mod serving;
 mod support;
 mod using;
+mod webdriver;

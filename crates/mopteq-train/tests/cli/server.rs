@@ -146,9 +146,9 @@ impl Answer {
             .get(9..12)
             .unwrap_or_else(|| panic!("no answer: {head:?}"));
         let status = status.parse().unwrap();
-        let mut lines = head.lines();
-        let length = lines.find_map(|line| line.strip_prefix("Content-Length: "));
-        let mut body = vec![0; length.unwrap().parse().unwrap()];
+        let mut headers = head.lines().filter_map(|line| line.split_once(':'));
+        let length = headers.find(|(name, _)| name.eq_ignore_ascii_case("content-length"));
+        let mut body = vec![0; length.unwrap().1.trim().parse().unwrap()];
         stream.read_exact(&mut body).unwrap();
         Self { status, head, body }
     }

@@ -7,7 +7,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::{Head, Response};
+use super::{Head, Method, Response};
 
 /// The names and addresses that this server answers to.
 #[derive(Debug)]
@@ -39,7 +39,10 @@ impl Hosts {
             return Err(Response::error(421, &message));
         }
         let foreign = || Response::error(403, "the request comes from a page of another origin");
-        if head.header("sec-fetch-site") == Some("cross-site") {
+        // Who follows a link from another page to this one sees the page; the other page sees nothing.
+        let follows =
+            head.method == Method::Get && head.header("sec-fetch-mode") == Some("navigate");
+        if head.header("sec-fetch-site") == Some("cross-site") && !follows {
             return Err(foreign());
         }
         let mut origins = head.headers("origin");

@@ -158,9 +158,9 @@ fn measure(
         }
         Ok(all)
     };
-    let starts = stack(paths.iter().map(|path| path.part(0)));
-    let before = values(&starts, &context(paths.len()))?;
-    let iterates = stack(paths.iter().map(|path| path.states.clone()));
+    let starts = filled(stack(paths.iter().map(|path| path.part(0))));
+    let before = values(&starts, &context(starts[0].dims()[0]))?;
+    let iterates = filled(stack(paths.iter().map(|path| path.states.clone())));
     let x = context(iterates[0].dims()[0]);
     let after = values(&objective.apply(iterates, x.clone()), &x)?;
     let mut first = 0;
@@ -208,6 +208,21 @@ fn stack(states: impl IntoIterator<Item = Branches>) -> Branches {
         .collect()
 }
 
+/// The batch filled up to a power of two with its last state, where the device compiles for every new
+/// size of a batch. What comes of that is not looked at.
+fn filled(states: Branches) -> Branches {
+    let fill = |z: Tensor<4>| {
+        let count = z.dims()[0];
+        let more = count.next_power_of_two() - count;
+        if more == 0 || !deq_kernels::compiles_at_run_time(&z.device()) {
+            return z;
+        }
+        let last = z.clone().narrow(0, count - 1, 1).repeat_dim(0, more);
+        Tensor::cat(vec![z, last], 0)
+    };
+    states.into_iter().map(fill).collect()
+}
+
 /// The iterates of the solver and of the way back as pictures.
 fn frames(model: &MOptEqs, paths: &[Trajectory]) -> Result<Vec<Frame>, String> {
     let shown: Vec<(&'static str, &Trajectory)> =
@@ -215,7 +230,7 @@ fn frames(model: &MOptEqs, paths: &[Trajectory]) -> Result<Vec<Frame>, String> {
             .into_iter()
             .filter_map(|(name, path)| Some((name, path?)))
             .collect();
-    let stacked = stack(shown.iter().map(|(_, path)| path.states.clone()));
+    let stacked = filled(stack(shown.iter().map(|(_, path)| path.states.clone())));
     let mut pictures = Vec::new();
     for branch in &stacked {
         pictures.push(maps(branch)?.into_iter());
@@ -236,4 +251,37 @@ fn frames(model: &MOptEqs, paths: &[Trajectory]) -> Result<Vec<Frame>, String> {
         }
     }
     Ok(all)
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use std::sync::Arc;
+
+    use mopteq::{Quadratic, Reconstruction, Setting, Step, Term};
+
+    use super::*;
+    use crate::config::TrainConfig;
+
+    #[test]
+    fn an_objective_that_reconstructs_shows_what_it_makes_of_its_input() {
+        let device = Device::flex();
+        let config = TrainConfig::digits();
+        let config = config.model.mopteqs().unwrap();
+        let setting = Setting {
+            branches: config.branches,
+            kernel_norm: config.norm_bound,
+        };
+        let terms: Vec<Arc<dyn Term>> = vec![
+            Arc::new(Quadratic { weight: 0.1 }),
+            Arc::new(Reconstruction),
+        ];
+        let objective = HiddenObjective::new(terms, None, Step::Guaranteed, &setting).unwrap();
+        let model = config.init(&device).unwrap().with_objective(objective);
+        let images = Tensor::ones([1, 1, 28, 28], &device);
+        let stage = look(&model, images, &Controls::default()).unwrap().stage;
+        assert_eq!(stage.terms, ["quadratic", "reconstruction"]);
+        let sizes: Vec<usize> = stage.reconstruction.iter().map(|map| map.rows).collect();
+        assert_eq!(sizes, [16, 8, 4]);
+        assert!(stage.reconstruction[0].high > 0.0);
+    }
 }
