@@ -84,11 +84,11 @@ impl Classifier {
         (prediction.logits, SolveStats::of(&prediction.forward))
     }
 
-    /// As [`infer`](Self::infer), with the solve of the first `count` pictures alone.
-    pub fn infer_first(&self, images: Tensor<4>, count: usize) -> (Tensor<2>, Option<SolveStats>) {
+    /// As [`infer`](Self::infer), with the report of the solves of the first `count` pictures.
+    pub fn infer_first(&self, images: Tensor<4>, count: usize) -> (Tensor<2>, Report) {
         let mut prediction = self.model.forward(images);
         prediction.forward.truncate(count);
-        (prediction.logits, SolveStats::of(&prediction.forward))
+        (prediction.logits, prediction.forward)
     }
 
     /// The model without the loss.
@@ -155,6 +155,32 @@ impl SolveStats {
             residual: report.mean_relative_residual(),
             converged: report.count(Status::Converged) as f64 / samples as f64,
         })
+    }
+}
+
+/// How the solve of one picture went.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct PictureSolve {
+    /// Steps to the state that was used.
+    pub steps: usize,
+    /// Its residual relative to the norm of f(z).
+    pub residual: f64,
+    /// Whether it met the tolerance.
+    pub converged: bool,
+}
+
+impl PictureSolve {
+    /// Those of a report, picture by picture; none of a model without a solver.
+    pub fn of(report: &Report) -> Vec<Self> {
+        let residuals = report.steps.iter().zip(&report.relative_residual);
+        residuals
+            .zip(&report.status)
+            .map(|((steps, residual), status)| Self {
+                steps: *steps,
+                residual: *residual,
+                converged: status.is_converged(),
+            })
+            .collect()
     }
 }
 

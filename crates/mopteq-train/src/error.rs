@@ -1,6 +1,6 @@
 //! The error of the whole program.
 
-use crate::{config, data, device, predict, report, run, ship, train};
+use crate::{config, data, device, predict, report, run, serve, ship, train};
 
 /// Whatever can go wrong between the command line and the result.
 ///
@@ -31,6 +31,9 @@ pub enum Error {
     /// A model could not be exported or imported.
     #[error(transparent)]
     Ship(#[from] ship::ShipError),
+    /// A server could not start or go on.
+    #[error(transparent)]
+    Serve(#[from] serve::ServeError),
     /// The report could not be made.
     #[error(transparent)]
     Report(#[from] report::ReportError),

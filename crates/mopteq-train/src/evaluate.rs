@@ -3,7 +3,7 @@
 use burn::prelude::*;
 use serde::Serialize;
 
-use crate::classifier::{Classifier, SolveStats};
+use crate::classifier::{Classifier, PictureSolve, SolveStats};
 use crate::config::TrainConfig;
 use crate::crash::{self, Crash};
 use crate::data::{Augmentation, Picture, PictureBatcher, Sample};
@@ -98,6 +98,8 @@ pub struct Outcome {
     pub rows: Vec<Vec<f64>>,
     /// How the forward solves went.
     pub forward: Option<SolveStats>,
+    /// The same, one a picture; none for a model without a solver.
+    pub solves: Vec<PictureSolve>,
 }
 
 impl Outcome {
@@ -123,7 +125,7 @@ pub fn infer(
     let whole = deq_kernels::compiles_at_run_time(device);
     let read = || {
         let mut rows = Vec::with_capacity(pictures.len());
-        let mut solves = SolveSums::default();
+        let (mut sums, mut solves) = (SolveSums::default(), Vec::new());
         for chunk in pictures.chunks(config.batch_size) {
             let plain = |picture| Sample {
                 picture,
@@ -140,17 +142,19 @@ pub fn infer(
             let padded = chunk.iter().chain(last.take(padding));
             let samples: Vec<Sample<'_>> = padded.map(plain).collect();
             let batch = batcher.stack(&samples).map_err(|error| error.to_string())?;
-            let (logits, solve) = model.infer_first(batch.to_device(device).images, chunk.len());
+            let (logits, report) = model.infer_first(batch.to_device(device).images, chunk.len());
             let values: Vec<f64> = logits
                 .try_into_vec_as()
                 .map_err(|error| error.to_string())?;
             let all = values.chunks_exact(values.len() / samples.len());
             rows.extend(all.take(chunk.len()).map(<[f64]>::to_vec));
-            solves.add(solve);
+            sums.add(SolveStats::of(&report));
+            solves.extend(PictureSolve::of(&report));
         }
         Ok::<_, String>(Outcome {
             rows,
-            forward: solves.mean(),
+            forward: sums.mean(),
+            solves,
         })
     };
     crash::catch(read)?.map_err(|message| Crash {
@@ -344,6 +348,7 @@ mod tests {
         let outcome = Outcome {
             rows: vec![vec![f64::NAN, 1.0], vec![0.0, 1.0]],
             forward: None,
+            solves: Vec::new(),
         };
         assert_eq!(outcome.finite(), 1);
         let pictures = vec![Picture::new(vec![0], 0); 2];
@@ -380,6 +385,7 @@ mod tests {
         let outcome = Outcome {
             rows,
             forward: None,
+            solves: Vec::new(),
         };
         let pictures = [picture(0), picture(0), picture(1), picture(5)];
         let classes: Vec<String> = (0..6).map(|c| c.to_string()).collect();

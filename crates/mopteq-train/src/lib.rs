@@ -40,6 +40,7 @@ pub mod report;
 pub mod run;
 pub mod schedule;
 mod seed;
+pub mod serve;
 pub mod settings;
 pub mod ship;
 pub mod train;

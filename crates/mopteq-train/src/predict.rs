@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::Error;
 use crate::checkpoint::{Position, Which, load_model};
-use crate::classifier::Classifier;
+use crate::classifier::{Classifier, PictureSolve};
 use crate::config::TrainConfig;
 use crate::crash::Crash;
 use crate::data::{
@@ -72,6 +72,15 @@ pub struct Likelihood {
     pub probability: f64,
 }
 
+/// The answer for one picture.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct Answer {
+    /// The classes, the likeliest first.
+    pub classes: Vec<Likelihood>,
+    /// How its solve went; `None` for a model without a solver.
+    pub solve: Option<PictureSolve>,
+}
+
 /// A trained model with what is needed to use it.
 pub struct Predictor {
     model: Classifier,
@@ -112,6 +121,11 @@ impl Predictor {
         self.position
     }
 
+    /// Folder of the run.
+    pub fn run(&self) -> &RunFolder {
+        &self.run
+    }
+
     /// Config of the run.
     pub fn config(&self) -> &TrainConfig {
         &self.config
@@ -138,22 +152,36 @@ impl Predictor {
     ///
     /// When the device fails.
     pub fn classify(&self, pictures: &[Pixels]) -> Result<Vec<Vec<Likelihood>>, PredictError> {
+        let answers = self.answer(pictures)?;
+        let total = answers.len();
+        let finite: Vec<_> = answers.into_iter().flatten().map(|a| a.classes).collect();
+        match total - finite.len() {
+            0 => Ok(finite),
+            failed => Err(PredictError::NotFinite { failed, total }),
+        }
+    }
+
+    /// The answer for each picture; `None` where the model gives no finite numbers. Pictures hold
+    /// `shape().len()` values.
+    ///
+    /// # Errors
+    ///
+    /// When the device fails.
+    pub fn answer(&self, pictures: &[Pixels]) -> Result<Vec<Option<Answer>>, PredictError> {
         let unlabelled = |pixels: &Pixels| Picture::new(pixels.clone(), 0);
         let pictures: Vec<Picture> = pictures.iter().map(unlabelled).collect();
-        let ranked = |logits: Vec<f64>| {
-            let mut ranked: Vec<Likelihood> = softmax(&logits)
-                .into_iter()
-                .zip(&self.config.classes)
-                .map(|(probability, class)| Likelihood {
-                    class: class.clone(),
-                    probability,
-                })
-                .collect();
-            ranked.sort_by(|a, b| b.probability.total_cmp(&a.probability));
-            ranked
-        };
-        let outcome = self.infer(&pictures)?;
-        Ok(outcome.rows.into_iter().map(ranked).collect())
+        let device = &self.device.device;
+        let outcome = evaluate::infer(&self.model, &self.config, &pictures, device)?;
+        let mut solves = outcome.solves.into_iter();
+        let answers = outcome.rows.iter().map(|logits| {
+            let solve = solves.next();
+            let is_finite = logits.iter().all(|logit| logit.is_finite());
+            is_finite.then(|| Answer {
+                classes: ranked(logits, &self.config.classes),
+                solve,
+            })
+        });
+        Ok(answers.collect())
     }
 
     /// Logits of pictures.
@@ -271,6 +299,20 @@ impl Predictor {
             ignored: data.ignored,
         })
     }
+}
+
+/// The classes by their logits, the likeliest first.
+pub(crate) fn ranked(logits: &[f64], classes: &[String]) -> Vec<Likelihood> {
+    let mut ranked: Vec<Likelihood> = softmax(logits)
+        .into_iter()
+        .zip(classes)
+        .map(|(probability, class)| Likelihood {
+            class: class.clone(),
+            probability,
+        })
+        .collect();
+    ranked.sort_by(|a, b| b.probability.total_cmp(&a.probability));
+    ranked
 }
 
 /// Data that a model was not trained on.

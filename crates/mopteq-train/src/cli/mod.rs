@@ -4,6 +4,7 @@ mod bench;
 mod data;
 mod model;
 mod runs;
+mod serve;
 mod settings;
 mod ship;
 mod train;
@@ -39,6 +40,7 @@ const RUNS: &str = "runs";
         mopteq train --resume runs/digits-1          go on after an interruption\n  \
         mopteq eval --run runs/digits-1              accuracy, calibration, solver cost\n  \
         mopteq predict --run runs/digits-1 five.png  classify a picture\n  \
+        mopteq play --run runs/digits-1              draw one and watch its equilibrium\n  \
         mopteq runs                                  compare runs"
 )]
 pub struct Arguments {
@@ -71,6 +73,10 @@ enum Command {
     Predict(model::PredictArguments),
     /// Look inside: how one picture's equilibrium is found, and what it looks like.
     Inspect(model::InspectArguments),
+    /// Open a local page: draw or drop a picture, and watch its equilibrium being found.
+    Play(serve::PlayArguments),
+    /// Answer other programs: pictures in, classes out, as JSON over HTTP.
+    Serve(serve::ServeArguments),
     /// Write the report of a run again.
     Report(model::ReportArguments),
     /// List and compare runs.
@@ -191,6 +197,8 @@ pub fn run(arguments: Arguments, stop: &StopFlag) -> Result<(), Error> {
         Some(Command::Eval(arguments)) => model::eval(&arguments, json),
         Some(Command::Predict(arguments)) => model::predict(&arguments, json),
         Some(Command::Inspect(arguments)) => model::inspect(&arguments, json),
+        Some(Command::Play(arguments)) => serve::play(&arguments, json, stop),
+        Some(Command::Serve(arguments)) => serve::serve(&arguments, json, stop),
         Some(Command::Report(arguments)) => model::report(&arguments),
         Some(Command::Runs(arguments)) => runs::run(&arguments, json),
         Some(Command::Data(command)) => data::run(&command, json),

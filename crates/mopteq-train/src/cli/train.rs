@@ -198,9 +198,9 @@ pub fn explain(error: &mut clap::Error) {
     }
 }
 
-/// Ctrl-C and SIGTERM ask the training to save and stop; a second one stops it at once. Where
-/// there are no signals, the training just cannot be asked.
-fn stop_on_signals(stop: &StopFlag) {
+/// Ctrl-C and SIGTERM ask the program to finish and stop; a second one stops it at once. Where there
+/// are no signals, it just cannot be asked.
+pub(super) fn stop_on_signals(stop: &StopFlag) {
     use signal_hook::consts::{SIGINT, SIGTERM};
     use signal_hook::flag::{register, register_conditional_shutdown};
     for (signal, code) in [(SIGINT, 130), (SIGTERM, 143)] {

@@ -29,7 +29,21 @@ const LONG: u64 = 8;
 ///
 /// When the bytes are no picture that can be read.
 pub fn decode(file: &str, bytes: &[u8], shape: PictureShape) -> Result<Vec<u8>, DataError> {
-    Ok(fit(open(file, bytes)?, shape))
+    decode_within(file, bytes, shape, u64::MAX)
+}
+
+/// The same of a picture that has no more than `most` pixels; others are refused by their head.
+///
+/// # Errors
+///
+/// As [`decode`], and when it has more.
+pub(crate) fn decode_within(
+    file: &str,
+    bytes: &[u8],
+    shape: PictureShape,
+    most: u64,
+) -> Result<Vec<u8>, DataError> {
+    Ok(fit(open(file, bytes, most)?, shape))
 }
 
 /// Brings values of one shape to another, as [`decode`] does with a file.
@@ -173,11 +187,21 @@ pub(super) fn looks_like_a_picture(start: &[u8]) -> bool {
     image::guess_format(start).is_ok_and(|format| formats.contains(&format))
 }
 
-fn open(file: &str, bytes: &[u8]) -> Result<DynamicImage, DataError> {
-    let read = || -> image::ImageResult<DynamicImage> {
+fn open(file: &str, bytes: &[u8], most: u64) -> Result<DynamicImage, DataError> {
+    let mut too_many = None;
+    let mut read = || -> image::ImageResult<DynamicImage> {
         let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format()?;
         let mut decoder = reader.into_decoder()?;
         let orientation = decoder.orientation()?;
+        let (width, height) = decoder.dimensions();
+        if u64::from(width) * u64::from(height) > most {
+            let reason = format!("it has {width} x {height} pixels, more than the {most} allowed");
+            too_many = Some(reason);
+            let kind = image::error::LimitErrorKind::DimensionError;
+            return Err(image::ImageError::Limits(
+                image::error::LimitError::from_kind(kind),
+            ));
+        }
         if decoder.total_bytes() > LARGEST {
             let kind = image::error::LimitErrorKind::DimensionError;
             return Err(image::ImageError::Limits(
@@ -188,8 +212,13 @@ fn open(file: &str, bytes: &[u8]) -> Result<DynamicImage, DataError> {
         picture.apply_orientation(orientation);
         Ok(picture)
     };
+    let found = read();
+    if let Some(reason) = too_many {
+        let file = file.into();
+        return Err(DataError::NotAPicture { file, reason });
+    }
     // A picture without extent has nothing to scale.
-    match read() {
+    match found {
         _ if is_cut_off(bytes) => Err("it is cut off: a part of it is missing".to_owned()),
         Ok(_) if is_damaged(bytes) => Err("a part of it is missing or damaged".to_owned()),
         Ok(picture) if picture.width() > 0 && picture.height() > 0 => Ok(picture),
@@ -317,6 +346,11 @@ mod tests {
             values.chunks(4).all(|row| row[0] == 0 && row[3] == 255),
             "{values:?}"
         );
+        // The limit is on the pixels and not on the bytes.
+        let wide = png(GrayImage::new(30, 4).into());
+        assert_eq!(decode_within("wide", &wide, GREY, 120).unwrap(), [0; 16]);
+        let error = decode_within("wide", &wide, GREY, 119).unwrap_err();
+        assert!(error.to_string().contains("30 x 4 pixels"), "{error}");
         // A small file that claims to be large.
         let mut bytes = png(GrayImage::new(1, 1).into());
         bytes[16..24].copy_from_slice(&[0, 0, 0xff, 0xff, 0, 0, 0xff, 0xff]);

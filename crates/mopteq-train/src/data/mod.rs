@@ -44,6 +44,7 @@ use serde::{Deserialize, Serialize};
 pub use augment::Augmentation;
 pub use batch::{Batch, Normalisation, PictureBatcher, RawBatch, Sample};
 pub use cache::{Spilled, cache_folder, memory_budget};
+pub(crate) use decode::decode_within;
 pub use decode::{decode, decode_file};
 pub use download::{Download, DownloadError};
 pub(crate) use entries::{are_settings, is_inspection};

@@ -113,11 +113,12 @@ fn test<'a>(run: &RunFolder, task: &'a Task, summary: Summary) -> Result<Tested<
     })
 }
 
-/// The outcome of the first pictures. How the solves went is known of all together only.
+/// The outcome of the first pictures, with the averages of all.
 fn first(outcome: &Outcome, count: usize) -> Outcome {
     Outcome {
         rows: outcome.rows.iter().take(count).cloned().collect(),
         forward: outcome.forward,
+        solves: outcome.solves.iter().take(count).copied().collect(),
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod ancestry;
 mod answers;
+mod browser;
 mod changes;
 mod data;
 mod download;
@@ -12,7 +13,11 @@ mod inputs;
 mod layouts;
 mod litter;
 mod mistakes;
+mod playing;
 mod resume;
 mod runs;
+mod server;
+mod serving;
 mod support;
 mod using;
+mod webdriver;
