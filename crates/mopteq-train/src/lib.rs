@@ -17,6 +17,7 @@
 struct Readme;
 
 pub mod bench;
+pub mod card;
 pub mod checkpoint;
 pub mod classifier;
 pub mod config;
@@ -33,6 +34,7 @@ pub mod inspect;
 pub mod memory;
 pub mod metrics;
 pub mod names;
+pub mod onnx;
 pub mod predict;
 mod presets;
 pub mod progress;

@@ -14,5 +14,6 @@ mod litter;
 mod mistakes;
 mod resume;
 mod runs;
+mod ship;
 mod support;
 mod using;
