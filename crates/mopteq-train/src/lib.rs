@@ -28,6 +28,7 @@ pub mod data;
 pub mod device;
 mod error;
 pub mod evaluate;
+mod events;
 pub mod files;
 pub mod history;
 pub mod inspect;

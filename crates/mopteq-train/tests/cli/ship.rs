@@ -104,3 +104,33 @@ fn the_card_of_own_pictures_leaves_their_licence_open() {
     assert!(card.contains("`apples`, `berries`, `clouds`"), "{card}");
     assert!(!card.contains(&*path.to_string_lossy()), "{card}");
 }
+
+#[test]
+fn a_log_is_kept_only_if_it_is_asked_for_and_resumes_go_on_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    train(path, &["--epochs", "1", "--out", "quiet"]);
+    assert!(!path.join("quiet/tensorboard").exists());
+    train(
+        path,
+        &["--epochs", "2", "--log", "tensorboard", "--out", "run"],
+    );
+    let size = || {
+        let log = path.join("run/tensorboard");
+        let names = files(log.clone());
+        let length = |name: &String| fs::metadata(log.join(name)).unwrap().len();
+        (names.len(), names.iter().map(length).sum::<u64>())
+    };
+    let (count, whole) = size();
+    assert_eq!(count, 1);
+    // As if it had been killed before the second epoch was saved.
+    fs::remove_file(path.join("run/summary.json")).unwrap();
+    fs::remove_dir_all(path.join("run/checkpoint/epoch-0002")).unwrap();
+    succeed(path, &["train", "--device", "cpu", "--resume", "run"]);
+    let (count, again) = size();
+    // The second file says what it is and where it goes on.
+    assert!(
+        count == 2 && (whole + 1..whole + 200).contains(&again),
+        "{whole} {again}"
+    );
+}
