@@ -16,6 +16,9 @@ pub struct Classifier {
     model: Network,
     #[module(skip)]
     label_smoothing: f64,
+    /// So many plain steps in inference, in place of the model's solver.
+    #[module(skip)]
+    plain_steps: Option<usize>,
 }
 
 impl Classifier {
@@ -40,7 +43,14 @@ impl Classifier {
         Ok(Self {
             model: network.init(device)?,
             label_smoothing: config.label_smoothing,
+            plain_steps: None,
         })
+    }
+
+    /// The same with exactly so many plain steps from 0 in inference, in place of its solver.
+    pub fn with_plain_steps(mut self, steps: usize) -> Self {
+        self.plain_steps = Some(steps);
+        self
     }
 
     /// Draws all parameters now. Burn draws them when they are first used, which may be after
@@ -80,12 +90,16 @@ impl Classifier {
 
     /// Logits `[batch, classes]` of normalised pictures, and how the forward solve went.
     pub fn infer(&self, images: Tensor<4>) -> (Tensor<2>, Option<SolveStats>) {
-        let prediction = self.model.forward(images);
-        (prediction.logits, SolveStats::of(&prediction.forward))
+        let count = images.dims()[0];
+        let (logits, report) = self.infer_first(images, count);
+        (logits, SolveStats::of(&report))
     }
 
     /// As [`infer`](Self::infer), with the report of the solves of the first `count` pictures.
     pub fn infer_first(&self, images: Tensor<4>, count: usize) -> (Tensor<2>, Report) {
+        if let Some(steps) = self.plain_steps {
+            return (self.model.after_plain_steps(images, steps), Report::default());
+        }
         let mut prediction = self.model.forward(images);
         prediction.forward.truncate(count);
         (prediction.logits, prediction.forward)

@@ -17,6 +17,7 @@
 struct Readme;
 
 pub mod bench;
+pub mod card;
 pub mod checkpoint;
 pub mod classifier;
 pub mod config;
@@ -27,12 +28,14 @@ pub mod data;
 pub mod device;
 mod error;
 pub mod evaluate;
+mod events;
 pub mod files;
 pub mod history;
 pub mod inspect;
 pub mod memory;
 pub mod metrics;
 pub mod names;
+pub mod onnx;
 pub mod predict;
 mod presets;
 pub mod progress;

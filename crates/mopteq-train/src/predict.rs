@@ -116,6 +116,13 @@ impl Predictor {
         })
     }
 
+    /// Takes exactly so many plain steps from 0 in place of the model's solver, as an ONNX graph of
+    /// these steps does.
+    pub fn with_plain_steps(mut self, steps: usize) -> Self {
+        self.model = self.model.with_plain_steps(steps);
+        self
+    }
+
     /// Where in the training the model was saved.
     pub fn position(&self) -> Position {
         self.position

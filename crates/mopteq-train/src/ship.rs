@@ -27,8 +27,13 @@ use crate::run::RunFolder;
 #[derive(Debug, thiserror::Error)]
 pub enum ShipError {
     /// The ending says no format.
-    #[error("{0}: the name must end in .safetensors or .bpk (Burn's pack)")]
+    #[error(
+        "{0}: the name must end in .safetensors or .bpk (Burn's pack); --onnx FILE writes ONNX"
+    )]
     Format(PathBuf),
+    /// The ending is not that of ONNX.
+    #[error("--onnx {0}: the name must end in .onnx")]
+    OnnxName(PathBuf),
     /// The file could not be written.
     #[error("{file}: cannot be written ({reason})")]
     Write {

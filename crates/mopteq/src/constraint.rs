@@ -7,6 +7,7 @@ use burn::serde::{Deserialize, Serialize};
 use burn::tensor::Tensor;
 
 use crate::context::{Branches, indicator, map_branches, sum_samples};
+use crate::graph::{Builder, Op, Value};
 
 /// A convex function r of the state whose proximal map, prox(v) = argmin over u of step r(u) + 1/2
 /// |u - v|^2, is known and piecewise linear with slopes 0 and 1.
@@ -28,6 +29,13 @@ pub trait Proximal: Debug + Send + Sync {
 
     /// The configuration, if the crate provides this function.
     fn config(&self) -> Option<Constraint> {
+        None
+    }
+
+    /// [`prox`](Self::prox) of a branch as operations of a graph. Without them, a network with this
+    /// constraint cannot be exported as a graph.
+    fn operations(&self, graph: &mut Builder, v: Value, step: f64) -> Option<Value> {
+        let _ = (graph, v, step);
         None
     }
 }
@@ -126,6 +134,22 @@ impl Proximal for Constraint {
             }
             Self::Sparse { weight } => indicator(v.clone().greater_elem(step * weight), &v),
             Self::L1 { weight } => indicator(v.clone().abs().greater_elem(step * weight), &v),
+        })
+    }
+
+    fn operations(&self, graph: &mut Builder, v: Value, step: f64) -> Option<Value> {
+        Some(match *self {
+            Self::NonNegative => graph.relu(v),
+            Self::Sparse { weight } => {
+                let shifted = graph.function(Op::Shift(-step * weight), v);
+                graph.relu(shifted)
+            }
+            Self::Interval { low, high } => graph.clamp(v, low, high),
+            Self::L1 { weight } => {
+                let t = step * weight;
+                let within = graph.clamp(v, -t, t);
+                graph.combine(&[(1.0, v), (-1.0, within)])
+            }
         })
     }
 }

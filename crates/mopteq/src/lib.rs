@@ -18,6 +18,7 @@ mod constraint;
 mod context;
 mod diagnostics;
 mod error;
+pub mod graph;
 mod interchange;
 mod models;
 mod norm;
@@ -33,6 +34,7 @@ pub use diagnostics::{
     Agreement, IterateRecord, Trace, agreement, branch_energies, sensitivity, trace,
 };
 pub use error::ConfigError;
+pub use graph::{Graph, GraphError};
 pub use interchange::{Weights, WeightsError};
 pub use models::{
     Coding, CodingConfig, CodingForm, Core, CoreConfig, Deep, DeepConfig, Family, Fusion,

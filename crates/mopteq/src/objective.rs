@@ -19,6 +19,7 @@ use deq_kernels::step::{Inputs, PackedProduct, SolveLimits, Solved, StepFormula,
 use crate::constraint::Proximal;
 use crate::context::{Branches, Context, multiply};
 use crate::error::ConfigError;
+use crate::graph::{Builder, Combination, GraphError, Operands, Value};
 use crate::terms::{Curvature, Hessian, Setting, Sum, Term, step_formula};
 
 /// The step size of the map along -dG/dz.
@@ -165,6 +166,38 @@ impl HiddenObjective {
             .zip(self.gradient(z, x))
             .map(|(z, g)| z.clone() - if step == 1.0 { g } else { g * step })
             .collect()
+    }
+
+    /// The map as operations of a graph.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if a term or the constraint has no operations, such as a custom one.
+    pub(crate) fn operations(
+        &self,
+        graph: &mut Builder,
+        z: &[Value],
+        x: &Operands,
+    ) -> Result<Vec<Value>, GraphError> {
+        let mut sums: Vec<Combination> = z.iter().map(|z| vec![(1.0, *z)]).collect();
+        for term in self.terms() {
+            let gradient = term.operations(graph, z, x);
+            let gradient = gradient.ok_or_else(|| GraphError::Term(term.name().to_owned()))?;
+            for (sum, part) in sums.iter_mut().zip(gradient) {
+                let part = part.into_iter();
+                sum.extend(part.map(|(factor, value)| (-self.step * factor, value)));
+            }
+        }
+        let descended = sums.iter().map(|sum| graph.combine(sum));
+        let descended: Vec<Value> = descended.collect();
+        let Some(constraint) = &self.constraint else {
+            return Ok(descended);
+        };
+        let prox = |v| {
+            let value = constraint.operations(graph, v, self.step);
+            value.ok_or_else(|| GraphError::Constraint(constraint.name().to_owned()))
+        };
+        descended.into_iter().map(prox).collect()
     }
 
     /// The Jacobian of the map at z; the arguments are plain tensors.

@@ -146,6 +146,9 @@ struct RunArguments {
     /// Most steps of the solver [default: that of the run].
     #[arg(long, value_name = "STEPS")]
     steps: Option<usize>,
+    /// Exactly --steps plain steps z -> f(z) from 0 in place of the solver, as in an ONNX graph.
+    #[arg(long, requires = "steps")]
+    plain_steps: bool,
     #[command(flatten)]
     device: DeviceArgument,
 }
@@ -154,7 +157,10 @@ impl RunArguments {
     fn predictor(&self) -> Result<(RunFolder, Predictor), Error> {
         let run = RunFolder::open(&self.run)?;
         let device = self.device.select()?;
-        let predictor = Predictor::load(&run, self.checkpoint, device, self.steps)?;
+        let mut predictor = Predictor::load(&run, self.checkpoint, device, self.steps)?;
+        if let Some(steps) = self.steps.filter(|_| self.plain_steps) {
+            predictor = predictor.with_plain_steps(steps);
+        }
         Ok((run, predictor))
     }
 }

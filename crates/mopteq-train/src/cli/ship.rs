@@ -5,18 +5,37 @@ use std::path::PathBuf;
 use clap::Args;
 
 use mopteq_train::Error;
-use mopteq_train::progress::say;
+use mopteq_train::card::{self, Card, Exported};
+use mopteq_train::onnx::{self, Iteration, OPSETS};
+use mopteq_train::progress::{note, say};
 use mopteq_train::ship;
 
 #[derive(Args)]
 #[command(after_help = "Examples:\n  \
     mopteq export --run runs/digits-1 digits.safetensors\n  \
-    mopteq export --run runs/digits-1 --checkpoint best digits.bpk")]
+    mopteq export --run runs/digits-1 --checkpoint best digits.bpk\n  \
+    mopteq export --run runs/digits-1 --onnx digits.onnx            a loop that ends by its residual\n  \
+    mopteq export --run runs/digits-1 --onnx digits.onnx --steps 8  eight plain steps")]
 pub struct ExportArguments {
     #[command(flatten)]
     run: super::RunArguments,
-    /// The file: .safetensors, or .bpk for Burn's own pack. Its config goes beside it, as .json.
-    file: PathBuf,
+    /// The file of the weights: .safetensors, or .bpk for Burn's own pack. Its config goes beside
+    /// it, as .json, and a model card, as README.md.
+    #[arg(required_unless_present = "onnx")]
+    file: Option<PathBuf>,
+    /// Write the network as an ONNX graph, too. With --steps K, an equilibrium is K plain steps;
+    /// without, a loop that ends by the tolerance of the run.
+    #[arg(long, value_name = "FILE")]
+    onnx: Option<PathBuf>,
+    /// The version of ONNX's operators, 21 to 28, for runtimes that do not read the current one.
+    #[arg(
+        long,
+        value_name = "VERSION",
+        requires = "onnx",
+        default_value_t = OPSETS[1],
+        value_parser = clap::value_parser!(i64).range(OPSETS[0]..=OPSETS[1])
+    )]
+    opset: i64,
 }
 
 #[derive(Args)]
@@ -32,13 +51,35 @@ pub struct ImportArguments {
 }
 
 pub fn export(arguments: &ExportArguments) -> Result<(), Error> {
-    let (_, predictor) = arguments.run.predictor()?;
-    ship::export(&predictor, &arguments.file)?;
-    say(format_args!(
-        "model in {}, its config in {}",
-        arguments.file.display(),
-        ship::config_path(&arguments.file).display()
-    ));
+    let (run, predictor) = arguments.run.predictor()?;
+    if let Some(file) = &arguments.file {
+        ship::export(&predictor, file)?;
+        say(format_args!(
+            "model in {}, its config in {}",
+            file.display(),
+            ship::config_path(file).display()
+        ));
+    }
+    let mut solver = String::new();
+    if let Some(file) = &arguments.onnx {
+        let iteration = arguments
+            .run
+            .steps
+            .map_or(Iteration::Loop, Iteration::Steps);
+        solver = onnx::export(&predictor, file, iteration, arguments.opset)?;
+        say(format_args!("ONNX graph in {}: {solver}", file.display()));
+    }
+    let exported = Exported {
+        weights: arguments.file.as_deref(),
+        onnx: arguments.onnx.as_deref().map(|file| (file, &*solver)),
+    };
+    match card::write(&predictor, &run, exported)? {
+        Card::Written(path) => say(format_args!("model card in {}", path.display())),
+        Card::Left(path, reason) => note(format_args!(
+            "no model card: {} exists, and {reason}; export into another folder for one",
+            path.display()
+        )),
+    }
     Ok(())
 }
 

@@ -40,9 +40,20 @@ pub struct TrainArguments {
         conflicts_with = "device"
     )]
     devices: Vec<DeviceChoice>,
+    /// Write a log that other programs follow: tensorboard, into the folder tensorboard of the run.
+    /// A resumed run goes on with the log that it has.
+    #[arg(long, value_enum, value_name = "READER")]
+    log: Option<LogReader>,
     /// Plain lines instead of the dashboard.
     #[arg(long)]
     plain: bool,
+}
+
+/// Programs that a training can be followed by.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum LogReader {
+    /// TensorBoard's event files.
+    Tensorboard,
 }
 
 impl TrainArguments {
@@ -58,7 +69,7 @@ impl TrainArguments {
 pub fn run(arguments: &TrainArguments, json: bool, stop: &StopFlag) -> Result<(), Error> {
     // Whatever is wrong with the request is found before the first file is written.
     let devices = arguments.select()?;
-    let (task, run, start) = match &arguments.resume {
+    let (mut task, run, start) = match &arguments.resume {
         Some(path) => {
             let run = RunFolder::open(path)?;
             let moved = arguments.data.source()?;
@@ -119,6 +130,9 @@ pub fn run(arguments: &TrainArguments, json: bool, stop: &StopFlag) -> Result<()
             (task, run, Position::default())
         }
     };
+    if let Some(LogReader::Tensorboard) = arguments.log {
+        task.log_events();
+    }
     let tell = if json { note } else { say };
     tell(format!("run     {}", run.path().display()));
     for device in &devices {

@@ -17,6 +17,7 @@ use crate::checkpoint::{self, Position, Snapshot, State};
 use crate::classifier::{ClassificationItem, Classifier, TrainingStep};
 use crate::data::{Loader, PictureBatcher, RawBatch};
 use crate::evaluate::{batcher, evaluate, infer, likeliest};
+use crate::events::{self, EventLog};
 use crate::history::{EpochRow, History};
 use crate::metrics;
 use crate::progress::{Display, Extent, View, display};
@@ -49,6 +50,8 @@ pub(super) struct Fit<'a> {
     gradients: GradientsAccumulator<Classifier>,
     gathered: usize,
     saved: Instant,
+    /// What TensorBoard reads, if it was asked for.
+    events: Option<EventLog>,
 }
 
 impl<'a> Fit<'a> {
@@ -87,6 +90,10 @@ impl<'a> Fit<'a> {
         let loader = Loader::new(pictures, batcher, config.batch_size, config.seed, workers)
             .in_whole_batches(devices.iter().any(deq_kernels::compiles_at_run_time));
         let steps = loader.batches().div_ceil(config.accumulation) * config.epochs;
+        let events = match task.log_events || events::are_kept(run) {
+            true => Some(EventLog::open(run, batches(start, &loader))?),
+            false => None,
+        };
         Ok(Self {
             task,
             run,
@@ -102,6 +109,7 @@ impl<'a> Fit<'a> {
             gradients: GradientsAccumulator::new(),
             gathered: 0,
             saved: Instant::now(),
+            events,
         })
     }
 
@@ -153,16 +161,23 @@ impl<'a> Fit<'a> {
         self.replay_noise()?;
         let started = Instant::now();
         let before = self.state.seconds;
-        let batches = self.loader.batches();
+        let batches_each = self.loader.batches();
         display.start_epoch();
         for raw in self.loader.epoch(epoch, self.state.position.batches) {
             let raw = raw?;
+            let [pictures, loss] = [self.state.sums.pictures as f64, self.state.sums.loss];
             self.batch(epoch, raw)?;
             self.state.position.batches += 1;
+            let step = batches(self.state.position, &self.loader);
+            if let Some(events) = &mut self.events {
+                let sums = &self.state.sums;
+                let mean = (sums.loss - loss) / (sums.pictures as f64 - pictures);
+                events.scalars(step, &[("loss/batch", mean)]);
+            }
             self.state.seconds = before + started.elapsed().as_secs_f64();
             display.batch(epoch, &self.state.sums);
             // Gathered gradients are not saved: only the end of a step can be gone on from.
-            if self.gathered == 0 && self.state.position.batches < batches {
+            if self.gathered == 0 && self.state.position.batches < batches_each {
                 if stop.is_set() || display.wants_to_stop() {
                     return Ok(false);
                 }
@@ -195,6 +210,9 @@ impl<'a> Fit<'a> {
             values,
         };
         display.end_epoch(&row);
+        if let Some(events) = &mut self.events {
+            events.epoch(epoch * batches_each, &row);
+        }
         self.history.truncate(epoch - 1);
         self.history.epochs.push(row);
         self.state = State {
@@ -399,4 +417,9 @@ impl<'a> Fit<'a> {
         self.saved = Instant::now();
         Ok(())
     }
+}
+
+/// Batches of the whole run before a position.
+fn batches(position: Position, loader: &Loader) -> usize {
+    position.epochs * loader.batches() + position.batches
 }

@@ -3,10 +3,10 @@
 mod error;
 mod fit;
 mod parameters;
+mod stop;
 mod team;
 mod weights;
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use burn::module::Module;
@@ -32,6 +32,7 @@ use crate::seed::{Stream, derive};
 pub use error::TrainError;
 pub(crate) use error::{crashed, remedy};
 use parameters::are_finite;
+pub use stop::StopFlag;
 pub use weights::{Weights, WeightsError};
 
 /// The final result of a run, as it is kept in `summary.json`.
@@ -76,27 +77,6 @@ pub struct Summary {
     pub training_seconds: f64,
 }
 
-/// A wish to stop that can come from another thread or from a signal handler.
-#[derive(Clone, Debug, Default)]
-pub struct StopFlag(Arc<AtomicBool>);
-
-impl StopFlag {
-    /// The flag itself, for signal handlers to set.
-    pub fn shared(&self) -> Arc<AtomicBool> {
-        self.0.clone()
-    }
-
-    /// Asks the training to save and stop after the current batch.
-    pub fn set(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether it was asked to stop.
-    pub fn is_set(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
 /// A training that has been found possible: its config is sound, its data are there, and the
 /// devices can hold its model.
 pub struct Task {
@@ -116,6 +96,8 @@ pub struct Task {
     weights: Option<Weights>,
     /// What the final model made of the test pictures, for the report.
     outcome: OnceLock<Outcome>,
+    /// TensorBoard can follow the training.
+    log_events: bool,
 }
 
 impl Task {
@@ -213,6 +195,7 @@ impl Task {
             moved: false,
             weights: None,
             outcome: OnceLock::new(),
+            log_events: false,
         })
     }
 
@@ -265,6 +248,12 @@ impl Task {
             device.can_train(&self.config.model)?;
         }
         Ok(())
+    }
+
+    /// Lets TensorBoard follow the training: it reads the folder `tensorboard` of the run. A run that
+    /// was followed before is followed without asking.
+    pub fn log_events(&mut self) {
+        self.log_events = true;
     }
 
     /// What the final model made of the test pictures, once this task has trained it.

@@ -18,6 +18,7 @@ mod resume;
 mod runs;
 mod server;
 mod serving;
+mod ship;
 mod support;
 mod using;
 mod webdriver;

@@ -12,6 +12,7 @@ use deq_kernels::convolution::convolve;
 use crate::constraint::Constraint;
 use crate::context::{Branches, Context};
 use crate::error::ConfigError;
+use crate::graph::{Builder, GraphError, Op, Operands, Value};
 use crate::norm::BoundedKernel;
 use crate::objective::{HiddenObjective, Step};
 use crate::resample::resample;
@@ -339,6 +340,52 @@ impl Coding {
         let start = self.start(&g);
         let equilibrium = self.config.equilibrium.init();
         equilibrium.solve_map(&self.objective, self.context(g), start)
+    }
+
+    /// The codes as operations of a graph.
+    pub(crate) fn operations(
+        &self,
+        graph: &mut Builder,
+        g: Value,
+    ) -> Result<Vec<Value>, GraphError> {
+        let [_, height, width] = graph.picture(g);
+        let sizes = (0..self.channels.len()).map(|i| [height >> i, width >> i]);
+        let x = match &self.dictionary {
+            Dictionary::Kernels(kernels) => Operands {
+                kernels: BoundedKernel::kernels(kernels)
+                    .into_iter()
+                    .map(Tensor::without_autodiff)
+                    .collect(),
+                cross: Vec::new(),
+                injections: vec![g],
+            },
+            Dictionary::Patches(patches) => {
+                let [weight, gram] = patches.normalised().map(Tensor::without_autodiff);
+                let l1 = patches.threshold.val().without_autodiff().clamp_min(0.0);
+                let mut first = 0;
+                let injections = self.channels.iter().zip(sizes.clone()).map(|(c, size)| {
+                    let rows = weight.clone().narrow(0, first, *c);
+                    let codes = graph.convolve(g, rows);
+                    let (factor, codes) = graph.resample(codes, size);
+                    let shift = l1.clone().narrow(0, first, *c).neg();
+                    first += c;
+                    let scale = shift.ones_like() * factor;
+                    let shape = vec![*c, size[0], size[1]];
+                    graph.push(Op::Affine { scale, shift }, &[codes], shape)
+                });
+                Operands {
+                    injections: injections.collect(),
+                    kernels: vec![gram],
+                    cross: Vec::new(),
+                }
+            }
+        };
+        let shapes = self.channels.iter().zip(sizes);
+        let shapes: Vec<_> = shapes.map(|(c, [h, w])| vec![*c, h, w]).collect();
+        let rule = &self.config.equilibrium.forward.termination;
+        graph.equilibrium(&shapes, rule, |graph, z| {
+            self.objective.operations(graph, z, &x)
+        })
     }
 
     /// What codes make of the dictionary, at the resolution of the input: the input as the layer

@@ -11,6 +11,7 @@ use burn_deq::{EquilibriumConfig, FixedPointMap, Input, Solution, Solver};
 use crate::constraint::Constraint;
 use crate::context::{Branches, Context, CrossKernel, Precision};
 use crate::error::ConfigError;
+use crate::graph::{Builder, CrossOperand, GraphError, Operands, Value};
 use crate::norm::BoundedKernel;
 use crate::objective::{HiddenObjective, Step};
 use crate::perturbation::{Perturbation, PerturbationGradient};
@@ -314,6 +315,36 @@ impl Core {
     pub fn equilibrium(&self, context: &Context) -> Solution<Branches> {
         let equilibrium = self.config.equilibrium.init();
         equilibrium.solve_map(&self.objective, context.clone(), self.start(context))
+    }
+
+    /// Algorithm 1 as operations of a graph, in the type of the parameters.
+    pub(crate) fn operations(
+        &self,
+        graph: &mut Builder,
+        injections: Vec<Value>,
+    ) -> Result<Vec<Value>, GraphError> {
+        let shape = |c: &Value| {
+            let [_, height, width] = graph.picture(*c);
+            vec![self.config.channels, height, width]
+        };
+        let shapes: Vec<Vec<usize>> = injections.iter().map(shape).collect();
+        let plain = |kernel: Tensor<4>| kernel.without_autodiff();
+        let kernels = BoundedKernel::kernels(&self.kernels);
+        let x = Operands {
+            kernels: kernels.into_iter().map(plain).collect(),
+            cross: (self.cross.iter())
+                .map(|c| CrossOperand {
+                    to: c.to,
+                    from: c.from,
+                    kernel: plain(c.kernel.kernel()),
+                })
+                .collect(),
+            injections,
+        };
+        let rule = &self.config.equilibrium.forward.termination;
+        graph.equilibrium(&shapes, rule, |graph, z| {
+            self.objective.operations(graph, z, &x)
+        })
     }
 
     /// The equilibrium for training: perturbed and followed by the perturbation's steps.

@@ -6,7 +6,7 @@ use burn::nn::conv::Conv2d;
 use burn::nn::{BatchNorm, BatchNormConfig};
 use burn::serde::{Deserialize, Serialize};
 use burn::tensor::{Device, Tensor};
-use burn_deq::{AdjointMonitor, EquilibriumConfig, Report, Solution};
+use burn_deq::{AdjointMonitor, EquilibriumConfig, FixedPointMap, Report, Solution};
 use deq_kernels::{convolution, mean_pool, norm};
 
 use super::coding::{Coding, CodingConfig};
@@ -15,6 +15,7 @@ use super::parts::{Fusion, Head, HeadShape, Stem, StemShape, same_convolution, t
 use super::{LayerSolve, Prediction, check_pictures};
 use crate::context::{Branches, Context};
 use crate::error::ConfigError;
+use crate::graph::{Builder, Graph, GraphError, Op, Value};
 use crate::objective::HiddenObjective;
 use crate::resample::resample;
 
@@ -360,6 +361,41 @@ impl Layer {
         }
     }
 
+    /// z = 0 for this input.
+    fn start(&self, g: &Tensor<4>) -> Branches {
+        match &self.implicit {
+            Implicit::Coding(coding) => coding.start(g),
+            Implicit::Core(free) => free.core.start(&free.context(g.clone())),
+        }
+    }
+
+    /// The layer as operations of a graph.
+    fn operations(&self, graph: &mut Builder, g: Value) -> Result<Value, GraphError> {
+        let [_, height, width] = graph.picture(g);
+        let state = match &self.implicit {
+            Implicit::Coding(coding) => coding.operations(graph, g)?,
+            Implicit::Core(free) => {
+                let injections = free.injections.iter().enumerate().map(|(i, u)| {
+                    let g = graph.mean_pool(g, [height >> i, width >> i]);
+                    graph.module_convolution(g, u)
+                });
+                let injections = injections.collect();
+                free.core.operations(graph, injections)?
+            }
+        };
+        let raised = state.iter().map(|z| {
+            let part = graph.resample(*z, [height, width]);
+            graph.combine(&[part])
+        });
+        let raised: Vec<Value> = raised.collect();
+        let channels = raised.iter().map(|z| graph.shape(*z)[0]).sum();
+        let stacked = match raised[..] {
+            [alone] => alone,
+            _ => graph.push(Op::Concat, &raised, vec![channels, height, width]),
+        };
+        Ok(graph.batch_norm(stacked, &self.norm))
+    }
+
     /// The layer's output from its equilibrium.
     fn output(&self, state: &Branches) -> Tensor<4> {
         let [_, _, height, width] = state[0].dims();
@@ -442,6 +478,52 @@ impl Deep {
     /// Panics if the pictures do not have the configured shape.
     pub fn states(&self, images: Tensor<4>) -> Branches {
         self.run(images, |_, layer, input| layer.equilibrium(input).state)
+    }
+
+    /// As [`Network::after_plain_steps`](crate::Network::after_plain_steps).
+    ///
+    /// # Panics
+    ///
+    /// Panics if the pictures do not have the configured shape.
+    pub fn after_plain_steps(&self, images: Tensor<4>, steps: usize) -> Tensor<2> {
+        let outputs = self.run(images, |_, layer, input| {
+            let start = layer.start(&input);
+            let context = layer.context(input);
+            let step = |z, _| layer.objective().apply(z, context.clone());
+            (0..steps).fold(start, step)
+        });
+        self.head.classify(&outputs[outputs.len() - 1..].to_vec())
+    }
+
+    /// As [`Network::graph`](crate::Network::graph).
+    ///
+    /// # Errors
+    ///
+    /// As [`Network::graph`](crate::Network::graph).
+    pub fn graph(&self) -> Result<Graph, GraphError> {
+        let config = &self.config;
+        let [height, width] = config.input_size;
+        let (mut graph, images) = Builder::new([config.input_channels, height, width]);
+        let mut x = self.stem.operations(&mut graph, images);
+        for (stage, layers) in config.stages.iter().zip(&self.stages) {
+            if stage.pool {
+                let [_, height, width] = graph.picture(x);
+                x = graph.mean_pool(x, [height / 2, width / 2]);
+            }
+            let mut before = x;
+            for (k, layer) in layers.iter().enumerate() {
+                let y = layer.operations(&mut graph, x)?;
+                if !config.skip || k % 2 == 0 {
+                    x = y;
+                    continue;
+                }
+                let fits = graph.shape(before) == graph.shape(y);
+                let skip = if fits { before } else { x };
+                x = graph.combine(&[(1.0, y), (1.0, skip)]);
+                before = x;
+            }
+        }
+        Ok(self.head.finish(graph, &[x]))
     }
 
     /// What every layer sees in pictures `[batch, input_channels, height, width]`.

@@ -11,6 +11,7 @@ use super::{
 };
 use crate::context::Branches;
 use crate::error::ConfigError;
+use crate::graph::{Graph, GraphError};
 
 /// Configuration of a [`Network`]. When serialised, the field `network` tells the kinds apart.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -284,6 +285,36 @@ impl Network {
             Self::Mdeq(m) => m.equilibrium(images).state,
             Self::Deep(m) => m.states(images),
             Self::Residual(m) => m.stages(images),
+        }
+    }
+
+    /// Class scores after so many plain steps z -> f(z) from 0 in place of a solve, as the network's
+    /// [`graph`](Self::graph) has them. An explicit network takes none.
+    ///
+    /// # Panics
+    ///
+    /// As [`forward`](Self::forward).
+    pub fn after_plain_steps(&self, images: Tensor<4>, steps: usize) -> Tensor<2> {
+        match self {
+            Self::MOptEqs(m) => m.after_plain_steps(images, steps),
+            Self::Mdeq(m) => m.after_plain_steps(images, steps),
+            Self::Deep(m) => m.after_plain_steps(images, steps),
+            Self::Residual(m) => m.forward(images).logits,
+        }
+    }
+
+    /// The network for inference as a list of operations. Its input are normalised pictures. A
+    /// fixed point is iterated plainly from 0, in the type of the parameters.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if a part has no operations, such as a custom term of the objective.
+    pub fn graph(&self) -> Result<Graph, GraphError> {
+        match self {
+            Self::MOptEqs(m) => m.graph(),
+            Self::Mdeq(m) => Ok(m.graph()),
+            Self::Deep(m) => m.graph(),
+            Self::Residual(m) => Ok(m.graph()),
         }
     }
 

@@ -11,6 +11,7 @@ use burn::tensor::{Device, Int, Tensor};
 use deq_kernels::{convolution, mean_pool, norm_relu};
 
 use crate::context::{Branches, map_branches};
+use crate::graph::{Builder, Graph, Value};
 
 /// Convolution, batch norm, ReLU: `[batch, in, height, width] -> [batch, out, h, w]`.
 #[derive(Module, Debug)]
@@ -52,6 +53,17 @@ impl StemShape {
 impl Stem {
     pub(crate) fn forward(&self, images: Tensor<4>) -> Tensor<4> {
         norm_relu(&self.norm, convolution::forward(&self.conv, images))
+    }
+
+    pub(crate) fn operations(&self, graph: &mut Builder, images: Value) -> Value {
+        let x = self.without_relu(graph, images);
+        graph.relu(x)
+    }
+
+    /// Convolution and batch norm only.
+    pub(crate) fn without_relu(&self, graph: &mut Builder, images: Value) -> Value {
+        let x = graph.module_convolution(images, &self.conv);
+        graph.batch_norm(x, &self.norm)
     }
 }
 
@@ -136,6 +148,35 @@ impl Head {
     /// Class scores of every pixel of the finest branch, `[batch, dense classes, h, w]`.
     pub(crate) fn dense(&self, state: &Branches) -> Option<Tensor<4>> {
         self.dense.as_ref().map(|d| d.forward(state[0].clone()))
+    }
+
+    /// The finished graph of a network whose states these are.
+    pub(crate) fn finish(&self, mut graph: Builder, state: &[Value]) -> Graph {
+        let dense = self
+            .dense
+            .as_ref()
+            .map(|conv| graph.module_convolution(state[0], conv));
+        let fused = match self.fusion {
+            Fusion::Pools => state.to_vec(),
+            Fusion::Average => {
+                let [_, height, width] = graph.picture(state[0]);
+                let share = 1.0 / state.len() as f64;
+                let up = |z: &Value| {
+                    let [_, h, w] = graph.picture(*z);
+                    (share, graph.upsample(*z, [height / h, width / w]))
+                };
+                let sum: Vec<_> = state.iter().map(up).collect();
+                vec![graph.combine(&sum)]
+            }
+        };
+        let pools = fused.into_iter().zip(&self.norms).map(|(z, norm)| {
+            let [_, height, width] = graph.picture(z);
+            let pooled = graph.mean_pool(z, [self.grid.min(height), self.grid.min(width)]);
+            graph.batch_norm(pooled, norm)
+        });
+        let pools = pools.collect();
+        let logits = graph.classify(pools, &self.linear);
+        graph.finish(logits, dense)
     }
 
     /// The gradient of the cross entropy with respect to a plain state. Without labels, it uses the

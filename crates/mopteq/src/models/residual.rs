@@ -12,6 +12,7 @@ use super::parts::{Fusion, Head, HeadShape, Stem, StemShape, same_convolution, t
 use super::{Prediction, check_pictures};
 use crate::context::Branches;
 use crate::error::ConfigError;
+use crate::graph::{Builder, Graph, Value};
 
 /// Configuration of [`Residual`].
 #[derive(Config, Debug, PartialEq)]
@@ -148,6 +149,16 @@ impl Block {
         let h = convolution::forward(&self.second, h);
         (x + self.second_norm.forward(h)).clamp_min(0.0)
     }
+
+    fn operations(&self, graph: &mut Builder, x: Value) -> Value {
+        let h = graph.module_convolution(x, &self.first);
+        let h = graph.batch_norm(h, &self.first_norm);
+        let h = graph.relu(h);
+        let h = graph.module_convolution(h, &self.second);
+        let h = graph.batch_norm(h, &self.second_norm);
+        let sum = graph.combine(&[(1.0, x), (1.0, h)]);
+        graph.relu(sum)
+    }
 }
 
 /// A residual network without an equilibrium: a stem, a stage of residual blocks per resolution
@@ -207,5 +218,24 @@ impl Residual {
             outputs.push(x.clone());
         }
         outputs
+    }
+
+    /// As [`Network::graph`](crate::Network::graph).
+    pub fn graph(&self) -> Graph {
+        let [height, width] = self.config.input_size;
+        let (mut graph, images) = Builder::new([self.config.input_channels, height, width]);
+        let mut x = self.stem.operations(&mut graph, images);
+        let mut outputs = Vec::with_capacity(self.stages.len());
+        for (i, stage) in self.stages.iter().enumerate() {
+            if i > 0 {
+                let [_, height, width] = graph.picture(x);
+                x = graph.mean_pool(x, [height / 2, width / 2]);
+            }
+            for block in stage {
+                x = block.operations(&mut graph, x);
+            }
+            outputs.push(x);
+        }
+        self.head.finish(graph, &outputs)
     }
 }

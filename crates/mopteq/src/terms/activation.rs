@@ -9,6 +9,7 @@ use burn::tensor::activation::{sigmoid, softplus};
 
 use super::{Curvature, Formula, Hessian, Setting, Term};
 use crate::context::{Branches, Context, indicator, map_branches, multiply, sum_samples};
+use crate::graph::{Builder, Combination, Op, Operands, Value};
 
 /// A non-decreasing, 1-Lipschitz scalar function, applied elementwise, with its antiderivative.
 ///
@@ -195,5 +196,31 @@ impl Term for ActivationPotential {
 
     fn formula(&self) -> Option<Formula> {
         self.activation.config().map(Formula::ActivationPotential)
+    }
+
+    fn operations(
+        &self,
+        graph: &mut Builder,
+        z: &[Value],
+        x: &Operands,
+    ) -> Option<Vec<Combination>> {
+        let function = match self.activation.config()? {
+            ActivationConfig::Relu => Op::Relu,
+            ActivationConfig::LeakyRelu { slope } => Op::LeakyRelu(slope),
+            ActivationConfig::Softplus => Op::Softplus,
+            ActivationConfig::Tanh => Op::Tanh,
+        };
+        let sums = x.w(graph, z).into_iter().zip(&x.injections);
+        let activate = |(mut sum, c): (Combination, &Value)| {
+            sum.push((1.0, *c));
+            let a = graph.combine(&sum);
+            graph.function(function.clone(), a)
+        };
+        let h: Vec<Value> = sums.map(activate).collect();
+        let mut gradient = x.w_transposed(graph, &h);
+        for (factor, _) in gradient.iter_mut().flatten() {
+            *factor = -*factor;
+        }
+        Some(gradient)
     }
 }

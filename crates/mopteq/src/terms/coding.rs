@@ -9,6 +9,7 @@ use deq_kernels::convolution::{convolve, transposed};
 
 use super::{Curvature, Formula, Hessian, Setting, Term};
 use crate::context::{Branches, Context, half_square, inner};
+use crate::graph::{Builder, Combination, Operands, Value};
 use crate::resample::resample;
 
 /// 1/2 |g - sum_i E_i D_i z_i|^2, where D_i, the kernels of the context, are convolutions at the
@@ -69,6 +70,27 @@ impl Term for JointReconstruction {
         let square = setting.kernel_norm * setting.kernel_norm;
         Curvature::new(0.0, setting.branches as f64 * square)
     }
+
+    fn operations(
+        &self,
+        graph: &mut Builder,
+        z: &[Value],
+        x: &Operands,
+    ) -> Option<Vec<Combination>> {
+        let size = graph_size(graph, *z.first()?);
+        let mut sum = vec![(-1.0, *x.injections.first()?)];
+        for (z, d) in z.iter().zip(&x.kernels) {
+            let part = graph.convolve(*z, d.clone());
+            sum.push(graph.resample(part, size));
+        }
+        let difference = graph.combine(&sum);
+        let codes = z.iter().zip(&x.kernels).map(|(z, d)| {
+            let size = graph_size(graph, *z);
+            let (factor, part) = graph.resample(difference, size);
+            vec![(factor, graph.convolve(part, transposed(d.clone())))]
+        });
+        Some(codes.collect())
+    }
 }
 
 /// 1/2 |p - sum_i D_i E_i z_i|^2 - 1/2 |p|^2 for every patch p of the picture: each patch around a
@@ -125,6 +147,36 @@ impl Term for PatchReconstruction {
     fn formula(&self) -> Option<Formula> {
         Some(Formula::PatchReconstruction)
     }
+
+    fn operations(
+        &self,
+        graph: &mut Builder,
+        z: &[Value],
+        x: &Operands,
+    ) -> Option<Vec<Combination>> {
+        let (gram, size) = (x.kernels.first()?, graph_size(graph, *z.first()?));
+        let channels: Vec<usize> = z.iter().map(|z| graph.shape(*z)[0]).collect();
+        let first = |branch: usize| channels[..branch].iter().sum::<usize>();
+        let raised: Vec<_> = z.iter().map(|z| graph.resample(*z, size)).collect();
+        let rows = z.iter().zip(&x.injections).enumerate();
+        let parts = rows.map(|(i, (z, c))| {
+            let columns = raised.iter().enumerate().map(|(j, (factor, z))| {
+                let block = gram.clone().narrow(0, first(i), channels[i]);
+                let block = block.narrow(1, first(j), channels[j]);
+                (*factor, graph.convolve(*z, block))
+            });
+            let columns: Combination = columns.collect();
+            let image = graph.combine(&columns);
+            let size = graph_size(graph, *z);
+            vec![graph.resample(image, size), (-1.0, *c)]
+        });
+        Some(parts.collect())
+    }
+}
+
+fn graph_size(graph: &Builder, value: Value) -> [usize; 2] {
+    let [_, height, width] = graph.picture(value);
+    [height, width]
 }
 
 fn finest(z: &Branches) -> [usize; 2] {

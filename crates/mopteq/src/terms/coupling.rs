@@ -5,6 +5,7 @@ use burn::tensor::Tensor;
 
 use super::{Curvature, Formula, Hessian, Setting, Term};
 use crate::context::{Branches, Context, half_square};
+use crate::graph::{Builder, Combination, Operands, Value};
 use crate::resample::resample;
 
 /// The pairs of branches that a [`Coupling`] joins.
@@ -118,5 +119,28 @@ impl Term for Coupling {
 
     fn formula(&self) -> Option<Formula> {
         Some(Formula::Coupling(*self))
+    }
+
+    fn operations(
+        &self,
+        graph: &mut Builder,
+        z: &[Value],
+        _x: &Operands,
+    ) -> Option<Vec<Combination>> {
+        let mut sums: Vec<Combination> = vec![Vec::new(); z.len()];
+        let size = |graph: &Builder, k: usize| {
+            let [_, height, width] = graph.picture(z[k]);
+            [height, width]
+        };
+        for (i, j) in self.pairs(z.len()) {
+            let area = |k: usize| size(graph, k).iter().product::<usize>();
+            let (fine, coarse) = if area(i) >= area(j) { (i, j) } else { (j, i) };
+            let down = graph.resample(z[fine], size(graph, coarse));
+            let r = graph.combine(&[down, (-1.0, z[coarse])]);
+            let (factor, up) = graph.resample(r, size(graph, fine));
+            sums[coarse].push((-self.strength, r));
+            sums[fine].push((self.strength * factor, up));
+        }
+        Some(sums)
     }
 }

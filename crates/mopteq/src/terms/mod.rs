@@ -67,6 +67,7 @@ pub use quadratic::{KernelEnergy, Proximity, Quadratic, Reconstruction};
 pub use smoothness::Smoothness;
 
 use crate::context::{Branches, Context, add, inner};
+use crate::graph::{Builder, Combination, Operands, Value};
 
 /// The Hessian of a term at a point: u -> H u, branch by branch in the shape of the state.
 pub type Hessian = Box<dyn Fn(&Branches) -> Branches + Send>;
@@ -155,6 +156,18 @@ pub trait Term: Debug + Send + Sync {
     /// The term's formula, if it is one of [`Formula`]. On the CPU, objectives that consist of such
     /// terms are evaluated as a whole.
     fn formula(&self) -> Option<Formula> {
+        None
+    }
+
+    /// The gradient as operations of a graph, one sum per branch. Without them, a network with this
+    /// term cannot be exported as a graph.
+    fn operations(
+        &self,
+        graph: &mut Builder,
+        z: &[Value],
+        x: &Operands,
+    ) -> Option<Vec<Combination>> {
+        let _ = (graph, z, x);
         None
     }
 }

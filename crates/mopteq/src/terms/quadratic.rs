@@ -4,6 +4,7 @@ use burn::tensor::Tensor;
 
 use super::{Curvature, Formula, Hessian, Setting, Term};
 use crate::context::{Branches, Context, half_square, map_branches};
+use crate::graph::{Builder, Combination, Operands, Value};
 
 /// weight/2 |z|^2.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -52,6 +53,15 @@ impl Term for Quadratic {
     fn formula(&self) -> Option<Formula> {
         Some(Formula::Quadratic(*self))
     }
+
+    fn operations(
+        &self,
+        _graph: &mut Builder,
+        z: &[Value],
+        _x: &Operands,
+    ) -> Option<Vec<Combination>> {
+        Some(z.iter().map(|z| vec![(self.weight, *z)]).collect())
+    }
 }
 
 /// 1/2 |z - c|^2, where c is the injection.
@@ -88,6 +98,16 @@ impl Term for Proximity {
 
     fn formula(&self) -> Option<Formula> {
         Some(Formula::Proximity)
+    }
+
+    fn operations(
+        &self,
+        _graph: &mut Builder,
+        z: &[Value],
+        x: &Operands,
+    ) -> Option<Vec<Combination>> {
+        let pairs = z.iter().zip(&x.injections);
+        Some(pairs.map(|(z, c)| vec![(1.0, *z), (-1.0, *c)]).collect())
     }
 }
 
@@ -128,6 +148,21 @@ impl Term for Reconstruction {
     fn formula(&self) -> Option<Formula> {
         Some(Formula::Reconstruction)
     }
+
+    fn operations(
+        &self,
+        graph: &mut Builder,
+        z: &[Value],
+        x: &Operands,
+    ) -> Option<Vec<Combination>> {
+        let sums = x.w(graph, z).into_iter().zip(&x.injections);
+        let difference = |(mut sum, c): (Combination, &Value)| {
+            sum.push((-1.0, *c));
+            graph.combine(&sum)
+        };
+        let difference: Vec<Value> = sums.map(difference).collect();
+        Some(x.w_transposed(graph, &difference))
+    }
 }
 
 /// 1/2 |W z|^2, where W is the block operator of the context.
@@ -158,5 +193,15 @@ impl Term for KernelEnergy {
 
     fn formula(&self) -> Option<Formula> {
         Some(Formula::KernelEnergy)
+    }
+
+    fn operations(
+        &self,
+        graph: &mut Builder,
+        z: &[Value],
+        x: &Operands,
+    ) -> Option<Vec<Combination>> {
+        let a = x.w_values(graph, z);
+        Some(x.w_transposed(graph, &a))
     }
 }

@@ -4,6 +4,7 @@ use burn::tensor::Tensor;
 
 use super::{Curvature, Hessian, Setting, Term};
 use crate::context::{Branches, Context, map_branches, sum_samples};
+use crate::graph::{Builder, Combination, Operands, Value};
 
 /// alpha/2 sum of the squared differences between neighbouring pixels, horizontally and vertically.
 /// Its gradient is alpha times the discrete Laplacian of the pixel grid with free (Neumann)
@@ -66,5 +67,15 @@ impl Term for Smoothness {
     fn curvature(&self, _setting: &Setting) -> Curvature {
         // 4 sin^2 < 4 along each of the two dimensions.
         Curvature::new(0.0, 8.0 * self.strength)
+    }
+
+    fn operations(
+        &self,
+        graph: &mut Builder,
+        z: &[Value],
+        _x: &Operands,
+    ) -> Option<Vec<Combination>> {
+        let laplacian = |z: &Value| vec![(self.strength, graph.laplacian(*z))];
+        Some(z.iter().map(laplacian).collect())
     }
 }

@@ -6,6 +6,7 @@ mod config;
 mod constraints;
 mod diagnostics;
 mod gradients;
+mod graph;
 mod interchange;
 mod mdeq;
 mod models;

@@ -145,6 +145,23 @@ pub fn randomised<M: Module>(model: M, dtype: DType, scale: f64) -> M {
     }))
 }
 
+/// A model in f32 whose batch norms differ from the identity, too.
+pub fn varied<M: Module>(model: M) -> M {
+    let mut numbers = Numbers::new(23);
+    model.map(&mut Cast(DType::F32, |v: Vec<f64>| {
+        let all = |value: f64| v.iter().all(|x| *x == value);
+        // Factors and variances stay positive.
+        let (base, scale) = if all(1.0) {
+            (1.0, 0.3)
+        } else if all(0.0) {
+            (0.0, 0.3)
+        } else {
+            (0.0, 0.5)
+        };
+        v.iter().map(|_| base + scale * numbers.next()).collect()
+    }))
+}
+
 /// A model in f64 with reproducible weights and close estimates of the norms.
 pub fn model_f64(config: &MOptEqsConfig) -> MOptEqs {
     let model = randomised(config.init(&Device::flex()).unwrap(), DType::F64, 0.5);

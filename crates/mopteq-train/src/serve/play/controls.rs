@@ -125,11 +125,12 @@ impl Controls {
         };
         let mut all = Vec::new();
         let mut own = config.clone();
-        if let Some(equilibrium) = own.equilibrium_mut() {
+        if let Some(equilibrium) = own.equilibria_mut().first() {
             let forward = &equilibrium.forward;
             let name = match &forward.method {
                 Method::Anderson(_) => "Anderson",
                 Method::Broyden(_) => "Broyden",
+                Method::Accelerated(_) => "accelerated descent",
                 _ => "plain",
             };
             let mut choices =

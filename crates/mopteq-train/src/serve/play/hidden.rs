@@ -14,7 +14,8 @@ pub(super) struct Found {
     pub(super) logits: Vec<f64>,
     /// Before the perturbation.
     pub(super) calm: Option<Vec<f64>>,
-    pub(super) stage: Stage,
+    /// The equilibria, in the order of the data.
+    pub(super) stages: Vec<Stage>,
 }
 
 /// The iterates of a solve whose residuals are known, stacked as a batch.
@@ -136,7 +137,7 @@ pub(super) fn look(
     Ok(Found {
         logits,
         calm,
-        stage,
+        stages: vec![stage],
     })
 }
 
@@ -278,7 +279,7 @@ mod tests {
         let objective = HiddenObjective::new(terms, None, Step::Guaranteed, &setting).unwrap();
         let model = config.init(&device).unwrap().with_objective(objective);
         let images = Tensor::ones([1, 1, 28, 28], &device);
-        let stage = look(&model, images, &Controls::default()).unwrap().stage;
+        let stage = look(&model, images, &Controls::default()).unwrap().stages.remove(0);
         assert_eq!(stage.terms, ["quadratic", "reconstruction"]);
         let sizes: Vec<usize> = stage.reconstruction.iter().map(|map| map.rows).collect();
         assert_eq!(sizes, [16, 8, 4]);

@@ -144,12 +144,12 @@ fn find(predictor: &Predictor, request: &LookRequest) -> Result<View, String> {
         Network::MOptEqs(model) => hidden::look(model, images, controls)?,
         _ => other::look(predictor, images, controls)?,
     };
-    let (mut stage, mut classes) = (found.stage, ranked(&found.logits, &config.classes));
+    let (mut stages, mut classes) = (found.stages, ranked(&found.logits, &config.classes));
     // Of all classes, the frames keep those of the answer.
     let place = |class: &String| config.classes.iter().position(|known| known == class);
     classes.truncate(TOP);
     let places: Vec<usize> = classes.iter().filter_map(|l| place(&l.class)).collect();
-    for frame in &mut stage.frames {
+    for frame in stages.iter_mut().flat_map(|stage| &mut stage.frames) {
         let chosen = places.iter().filter_map(|place| frame.classes.get(*place));
         frame.classes = chosen.copied().collect();
     }
@@ -160,7 +160,7 @@ fn find(predictor: &Predictor, request: &LookRequest) -> Result<View, String> {
         classes,
         calm,
         picture: STANDARD.encode(values),
-        stages: vec![stage],
+        stages,
         milliseconds: 0.0,
     })
 }

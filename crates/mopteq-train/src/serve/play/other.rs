@@ -1,6 +1,8 @@
-//! Models without a hidden objective: what their solver reports, and their states.
+//! Stacks of equilibria, and models without a hidden objective: what their solvers report, and their
+//! states.
 
 use burn::prelude::*;
+use mopteq::{Deep, LayerSolve, Network};
 
 use super::controls::Controls;
 use super::hidden::Found;
@@ -19,7 +21,7 @@ pub(super) fn look(
     let mut config = predictor.config().clone();
     let mut tolerance = None;
     let mut with = |plain: bool| -> Result<Classifier, String> {
-        if let Some(equilibrium) = config.equilibrium_mut() {
+        for equilibrium in config.equilibria_mut() {
             let mut solver = controls.solver(&equilibrium.forward);
             tolerance = Some(solver.termination.relative);
             if plain {
@@ -32,6 +34,10 @@ pub(super) fn look(
         Ok(model.load_record(own.clone().into_record()))
     };
     let (solver, plain) = (with(false)?, with(true)?);
+    if let Network::Deep(network) = solver.network() {
+        let plain = plain.network().forward(images.clone()).layers;
+        return layers(network, images, &plain, tolerance);
+    }
     let prediction = solver.network().forward(images.clone());
     let report = &prediction.forward;
     let logits: Vec<f64> = prediction.logits.clone().try_into_vec_as().map_err(text)?;
@@ -55,7 +61,49 @@ pub(super) fn look(
     Ok(Found {
         logits,
         calm: None,
-        stage,
+        stages: vec![stage],
+    })
+}
+
+/// The equilibria of a stack, one after the other. `plain` are those of plain iteration.
+fn layers(
+    network: &Deep,
+    images: Tensor<4>,
+    plain: &[LayerSolve],
+    tolerance: Option<f64>,
+) -> Result<Found, String> {
+    let prediction = network.forward(images.clone());
+    let logits: Vec<f64> = prediction.logits.try_into_vec_as().map_err(text)?;
+    let seen = network.layers(images);
+    let solves = prediction.layers.iter().zip(plain).zip(&seen);
+    let stages = solves.map(|((solve, plain), seen)| {
+        let report = &solve.forward;
+        let own = |picture: &Tensor<4>| branch_maps(std::slice::from_ref(picture));
+        Ok(Stage {
+            name: solve.name.clone(),
+            status: report.status.first().map(ToString::to_string),
+            tolerance,
+            solver: path(report),
+            plain: path(&plain.forward),
+            frames: vec![Frame {
+                path: "solve",
+                step: report.steps.first().copied().unwrap_or(0),
+                branches: branch_maps(&seen.state)?,
+                classes: softmax(&logits),
+            }],
+            inputs: own(&seen.input)?,
+            reconstruction: match &seen.reconstruction {
+                Some(picture) => own(picture)?,
+                None => Vec::new(),
+            },
+            ..Stage::default()
+        })
+    });
+    let stages = stages.collect::<Result<_, String>>()?;
+    Ok(Found {
+        logits,
+        calm: None,
+        stages,
     })
 }
 

@@ -9,6 +9,8 @@ use deq_kernels::convolution::convolve;
 
 use super::MdeqConfig;
 use crate::context::Branches;
+use crate::graph::{Builder, Value};
+
 /// A convolution without bias whose weight is g v / |v| for every output channel (weight
 /// normalisation, Salimans and Kingma 2016, arXiv:1602.07868).
 #[derive(Module, Debug)]
@@ -47,10 +49,20 @@ impl NormedConv {
         }
     }
 
-    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+    fn weight(&self) -> Tensor<4> {
         let v = self.weight_v.val();
-        let [_, _, k, _] = v.dims();
-        let weight = v.clone() * (self.weight_g.val() / length(v));
+        v.clone() * (self.weight_g.val() / length(v))
+    }
+
+    fn operations(&self, graph: &mut Builder, x: Value) -> Value {
+        let weight = self.weight().without_autodiff();
+        let half = weight.dims()[2] / 2;
+        graph.convolution(x, weight, None, [self.stride; 2], [half; 2])
+    }
+
+    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let weight = self.weight();
+        let [_, _, k, _] = weight.dims();
         let (s, p) = (self.stride, k / 2);
         if s == 1 {
             return convolve(x, weight);
@@ -96,6 +108,20 @@ impl Block {
         let h = self.gn2.forward(h) + x;
         self.gn3.forward(h.clamp_min(0.0))
     }
+
+    fn operations(&self, graph: &mut Builder, x: Value, injection: Option<Value>) -> Value {
+        let h = self.conv1.operations(graph, x);
+        let h = graph.group_norm(h, &self.gn1);
+        let h = graph.relu(h);
+        let mut h = self.conv2.operations(graph, h);
+        if let Some(injection) = injection {
+            h = graph.combine(&[(1.0, injection), (1.0, h)]);
+        }
+        let h = graph.group_norm(h, &self.gn2);
+        let h = graph.combine(&[(1.0, h), (1.0, x)]);
+        let h = graph.relu(h);
+        graph.group_norm(h, &self.gn3)
+    }
 }
 
 #[derive(Module, Debug)]
@@ -113,6 +139,11 @@ struct ConvNorm {
 impl ConvNorm {
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         self.gnorm.forward(self.conv.forward(x))
+    }
+
+    fn operations(&self, graph: &mut Builder, x: Value) -> Value {
+        let x = self.conv.operations(graph, x);
+        graph.group_norm(x, &self.gnorm)
     }
 }
 
@@ -138,6 +169,16 @@ impl Fuse {
         let nearest = InterpolateOptions::new(InterpolateMode::Nearest);
         let s = self.scale as f32;
         interpolate(x, nearest.with_scale_factor([s, s]))
+    }
+
+    fn operations(&self, graph: &mut Builder, mut x: Value) -> Value {
+        for (k, part) in self.net.iter().enumerate() {
+            if k > 0 {
+                x = graph.relu(x);
+            }
+            x = part.operations(graph, x);
+        }
+        graph.upsample(x, [self.scale; 2])
     }
 }
 
@@ -237,6 +278,43 @@ impl Cell {
                     });
                 let sum = parts.reduce(|a, b| a + b).expect("there are branches");
                 post.forward(sum.clamp_min(0.0))
+            })
+            .collect()
+    }
+
+    /// One application as operations of a graph.
+    pub(super) fn operations(
+        &self,
+        graph: &mut Builder,
+        z: &[Value],
+        injection: Value,
+    ) -> Vec<Value> {
+        let mut injection = Some(injection);
+        let branches = z.iter().zip(&self.branches);
+        let blocks: Vec<Value> = branches
+            .map(|(z, branch)| {
+                branch
+                    .blocks
+                    .iter()
+                    .fold(*z, |z, block| block.operations(graph, z, injection.take()))
+            })
+            .collect();
+        if self.fuse_layers.is_empty() {
+            return blocks;
+        }
+        let layers = self.fuse_layers.iter().zip(&self.post_fuse_layers);
+        layers
+            .map(|(layers, post)| {
+                let parts = layers.iter().zip(&blocks);
+                let parts: Vec<(f64, Value)> = parts
+                    .map(|(layer, block)| match layer {
+                        Some(layer) => (1.0, layer.operations(graph, *block)),
+                        None => (1.0, *block),
+                    })
+                    .collect();
+                let sum = graph.combine(&parts);
+                let sum = graph.relu(sum);
+                post.operations(graph, sum)
             })
             .collect()
     }

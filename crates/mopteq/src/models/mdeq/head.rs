@@ -7,6 +7,7 @@ use burn::tensor::{Device, Tensor};
 
 use super::MdeqConfig;
 use crate::context::Branches;
+use crate::graph::{Builder, Value};
 use crate::models::parts::Stem;
 
 /// Ratio of a bottleneck's output channels to its inner ones.
@@ -88,6 +89,14 @@ impl FixedNorm {
         };
         (x - mean) / (var + Self::EPSILON).sqrt()
     }
+
+    fn operations(&self, graph: &mut Builder, x: Value) -> Value {
+        let plain = |s: &RunningState<Tensor<1>>| s.value_sync().without_autodiff();
+        let [mean, var] = [&self.running_mean, &self.running_var].map(plain);
+        let var = var.to_device(&mean.device());
+        let identity = [mean.ones_like(), mean.zeros_like()];
+        graph.normalise(x, identity, [mean, var], Self::EPSILON)
+    }
 }
 
 /// 1 x 1, 3 x 3 and 1 x 1 convolutions with a projected shortcut.
@@ -125,6 +134,28 @@ impl Bottleneck {
         let h = self.bn2.forward(self.conv2.forward(h)).clamp_min(0.0);
         let h = self.bn3.forward(self.conv3.forward(h));
         (h + shortcut).clamp_min(0.0)
+    }
+
+    fn operations(&self, graph: &mut Builder, x: Value) -> Value {
+        let shortcut = match &self.downsample {
+            Some(stem) => stem.without_relu(graph, x),
+            None => x,
+        };
+        let parts = [
+            (&self.conv1, &self.bn1),
+            (&self.conv2, &self.bn2),
+            (&self.conv3, &self.bn3),
+        ];
+        let mut h = x;
+        for (k, (conv, norm)) in parts.into_iter().enumerate() {
+            if k > 0 {
+                h = graph.relu(h);
+            }
+            h = graph.module_convolution(h, conv);
+            h = norm.operations(graph, h);
+        }
+        let sum = graph.combine(&[(1.0, shortcut), (1.0, h)]);
+        graph.relu(sum)
     }
 }
 
@@ -168,5 +199,18 @@ impl MdeqHead {
             .zip(&self.downsamp_modules)
             .fold(first, |y, (wide, down)| wide + down.forward(y));
         self.final_layer.forward(sum)
+    }
+
+    pub(super) fn operations(&self, graph: &mut Builder, state: &[Value]) -> Value {
+        let modules = state.iter().zip(&self.incre_modules);
+        let widened: Vec<Value> = modules
+            .map(|(z, module)| module.operations(graph, *z))
+            .collect();
+        let mut sum = widened[0];
+        for (wide, down) in widened[1..].iter().zip(&self.downsamp_modules) {
+            let lower = down.operations(graph, sum);
+            sum = graph.combine(&[(1.0, *wide), (1.0, lower)]);
+        }
+        self.final_layer.operations(graph, sum)
     }
 }

@@ -8,6 +8,8 @@ mod head;
 #[cfg(feature = "pytorch")]
 mod pytorch;
 
+use std::convert::Infallible;
+
 use burn::config::Config;
 use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
@@ -23,6 +25,7 @@ use super::parts::{Stem, trainable};
 use super::{Prediction, check_pictures};
 use crate::context::{Branches, map_branches};
 use crate::error::ConfigError;
+use crate::graph::{Builder, Graph};
 
 /// Configuration of [`Mdeq`].
 #[derive(Config, Debug, PartialEq)]
@@ -194,9 +197,8 @@ impl Mdeq {
             adjoint,
             ..
         } = self.equilibrium(images);
-        let y = adaptive_avg_pool2d(self.head.forward(state), [1, 1]);
         Prediction {
-            logits: self.classifier.forward(y.squeeze_dims::<2>(&[2, 3])),
+            logits: self.classify(state),
             dense: None,
             forward,
             adjoint,
@@ -211,19 +213,9 @@ impl Mdeq {
     ///
     /// As [`forward`](Self::forward).
     pub fn equilibrium(&self, images: Tensor<4>) -> Solution<Branches> {
-        check_pictures(&images, self.config.input_channels, self.config.input_size);
         let training = images.device().is_autodiff();
-        let stem = self.downsample.iter().chain(&self.stage0);
-        let injection = stem.fold(images, |x, part| part.forward(x));
-        let [batch, _, height, width] = injection.dims();
+        let (injection, start) = self.input(images);
         let plain = (&injection.device().without_autodiff(), injection.dtype());
-        let start: Branches = self
-            .config
-            .channels
-            .iter()
-            .enumerate()
-            .map(|(i, c)| Tensor::zeros([batch, *c, height >> i, width >> i], plain))
-            .collect();
         let masks = if training && self.config.dropout > 0.0 {
             (start.iter())
                 .map(|z| vec![z.clone(); self.config.blocks])
@@ -239,5 +231,58 @@ impl Mdeq {
         let equilibrium = self.config.equilibrium.init();
         let input = (injection, masks);
         equilibrium.solve(&self.full_stage, Cell::forward, input, start)
+    }
+
+    /// The injection and z = 0.
+    fn input(&self, images: Tensor<4>) -> (Tensor<4>, Branches) {
+        check_pictures(&images, self.config.input_channels, self.config.input_size);
+        let stem = self.downsample.iter().chain(&self.stage0);
+        let injection = stem.fold(images, |x, part| part.forward(x));
+        let [batch, _, height, width] = injection.dims();
+        let plain = (&injection.device().without_autodiff(), injection.dtype());
+        let channels = self.config.channels.iter().enumerate();
+        let start = channels
+            .map(|(i, c)| Tensor::zeros([batch, *c, height >> i, width >> i], plain))
+            .collect();
+        (injection, start)
+    }
+
+    fn classify(&self, state: Branches) -> Tensor<2> {
+        let y = adaptive_avg_pool2d(self.head.forward(state), [1, 1]);
+        self.classifier.forward(y.squeeze_dims::<2>(&[2, 3]))
+    }
+
+    /// As [`Network::after_plain_steps`](crate::Network::after_plain_steps).
+    ///
+    /// # Panics
+    ///
+    /// As [`forward`](Self::forward).
+    pub fn after_plain_steps(&self, images: Tensor<4>, steps: usize) -> Tensor<2> {
+        let (injection, start) = self.input(images);
+        let step = |z, _| self.full_stage.forward(z, (injection.clone(), Vec::new()));
+        self.classify((0..steps).fold(start, step))
+    }
+
+    /// As [`Network::graph`](crate::Network::graph).
+    pub fn graph(&self) -> Graph {
+        let config = &self.config;
+        let [height, width] = config.input_size;
+        let (mut graph, images) = Builder::new([config.input_channels, height, width]);
+        let stem = self.downsample.iter().chain(&self.stage0);
+        let injection = stem.fold(images, |x, part| part.operations(&mut graph, x));
+        let [_, height, width] = graph.picture(injection);
+        let channels = config.channels.iter().enumerate();
+        let shapes: Vec<Vec<usize>> = channels
+            .map(|(i, c)| vec![*c, height >> i, width >> i])
+            .collect();
+        let rule = &config.equilibrium.forward.termination;
+        let map = |graph: &mut Builder, z: &[_]| {
+            Ok::<_, Infallible>(self.full_stage.operations(graph, z, injection))
+        };
+        let Ok(state) = graph.equilibrium(&shapes, rule, map);
+        let y = self.head.operations(&mut graph, &state);
+        let y = graph.mean_pool(y, [1, 1]);
+        let logits = graph.classify(vec![y], &self.classifier);
+        graph.finish(logits, None)
     }
 }

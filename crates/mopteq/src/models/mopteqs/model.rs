@@ -3,11 +3,12 @@
 use burn::module::Module;
 use burn::nn::conv::Conv2d;
 use burn::tensor::{Int, Tensor};
-use burn_deq::Solution;
+use burn_deq::{FixedPointMap, Solution};
 use deq_kernels::{convolution, mean_pool};
 
 use super::config::MOptEqsConfig;
 use crate::context::{Branches, Context};
+use crate::graph::{Builder, Graph, GraphError, Value};
 use crate::models::core::Core;
 use crate::models::parts::{Head, Stem, trainable};
 use crate::models::{Prediction, check_pictures};
@@ -148,8 +149,45 @@ impl MOptEqs {
         self.core.equilibrium(context)
     }
 
+    /// As [`Network::after_plain_steps`](crate::Network::after_plain_steps).
+    ///
+    /// # Panics
+    ///
+    /// As [`forward`](Self::forward).
+    pub fn after_plain_steps(&self, images: Tensor<4>, steps: usize) -> Tensor<2> {
+        let context = self.context(images);
+        let step = |z, _| self.core.objective().apply(z, context.clone());
+        self.classify((0..steps).fold(self.core.start(&context), step))
+    }
+
     /// Class scores `[batch, classes]` of an equilibrium.
     pub fn classify(&self, state: Branches) -> Tensor<2> {
         self.head.classify(&state)
+    }
+
+    /// As [`Network::graph`](crate::Network::graph).
+    ///
+    /// # Errors
+    ///
+    /// As [`Network::graph`](crate::Network::graph).
+    pub fn graph(&self) -> Result<Graph, GraphError> {
+        let MOptEqsConfig {
+            input_channels,
+            input_size: [height, width],
+            ..
+        } = self.config;
+        let (mut graph, images) = Builder::new([input_channels, height, width]);
+        let g = self.stem.operations(&mut graph, images);
+        let mut from = g;
+        let mut injections = Vec::<Value>::with_capacity(self.injections.len());
+        for (size, u) in self.config.sizes().into_iter().zip(&self.injections) {
+            // The mean of means is the same where the cells of one grid subdivide those of another.
+            let [_, h, w] = graph.picture(from);
+            let nested = h.is_multiple_of(size[0]) && w.is_multiple_of(size[1]);
+            from = graph.mean_pool(if nested { from } else { g }, size);
+            injections.push(graph.module_convolution(from, u));
+        }
+        let state = self.core.operations(&mut graph, injections)?;
+        Ok(self.head.finish(graph, &state))
     }
 }
