@@ -98,7 +98,10 @@ impl Classifier {
     /// As [`infer`](Self::infer), with the report of the solves of the first `count` pictures.
     pub fn infer_first(&self, images: Tensor<4>, count: usize) -> (Tensor<2>, Report) {
         if let Some(steps) = self.plain_steps {
-            return (self.model.after_plain_steps(images, steps), Report::default());
+            return (
+                self.model.after_plain_steps(images, steps),
+                Report::default(),
+            );
         }
         let mut prediction = self.model.forward(images);
         prediction.forward.truncate(count);

@@ -46,6 +46,17 @@ impl Preset {
         Self::ALL.into_iter().find(|preset| preset.name() == name)
     }
 
+    /// Whether only the paper's model has a setting of this name, and not a stack.
+    pub fn is_of_paper(setting: &str) -> bool {
+        let has = |model: NetworkConfig| {
+            let value = serde_json::to_value(&model).unwrap_or_default();
+            value.get(setting).is_some()
+        };
+        let paper = MOptEqsConfig::digits(10, 1, [28, 28]);
+        let stack = DeepConfig::digits(10, 1, [28, 28]);
+        has(NetworkConfig::MOptEqs(paper)) && !has(NetworkConfig::Deep(stack))
+    }
+
     /// The stack for these pictures; `None` for the paper's model, or if no stem makes their sides
     /// divisible as the stages need it.
     fn stack(self, classes: usize, shape: PictureShape) -> Option<DeepConfig> {

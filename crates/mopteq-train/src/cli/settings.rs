@@ -61,7 +61,7 @@ pub struct Settings {
     set: Vec<(String, Value)>,
     /// Network and settings: fast (a stack of equilibria for CPUs), deep (twelve, 0.7 M parameters),
     /// large (sixteen, about 10 M) or paper (the paper's small model) [default: fast, or paper with an
-    /// option of its model].
+    /// option or setting of its model].
     #[arg(long, value_parser = PossibleValuesParser::new(Preset::ALL.map(Preset::name)))]
     preset: Option<String>,
     /// A network to compare with the paper's, with its settings: mopteq, opteq (one branch), mdeq or
@@ -186,7 +186,7 @@ impl Settings {
         let (mut config, data) = match &weights {
             None => {
                 let data = source.load()?;
-                let preset = self.preset();
+                let preset = self.preset(&file);
                 let config = TrainConfig::preset(source, &data, preset)?;
                 if preset != Preset::Paper && config.model.kind() != NetworkKind::Deep {
                     warn(format_args!(
@@ -246,10 +246,22 @@ impl Settings {
         Ok((config, data, weights))
     }
 
-    /// The preset that is asked for, or that the options are of.
-    fn preset(&self) -> Preset {
+    /// The preset that is asked for, or that the options and settings are of.
+    fn preset(&self, file: &Map<String, Value>) -> Preset {
         if let Some(preset) = self.preset.as_deref().and_then(Preset::from_name) {
             return preset;
+        }
+        // Settings that only the paper's model has, with no other network named.
+        let in_file = file.get("model").and_then(Value::as_object);
+        let in_file = in_file.filter(|model| !model.contains_key("network"));
+        let in_file = in_file.into_iter().flatten().map(|(key, _)| key.as_str());
+        let given = self
+            .set
+            .iter()
+            .filter_map(|(key, _)| key.strip_prefix("model."));
+        let given = given.map(|key| key.split('.').next().unwrap_or_default());
+        if in_file.chain(given).any(Preset::is_of_paper) {
+            return Preset::Paper;
         }
         let other = self
             .model

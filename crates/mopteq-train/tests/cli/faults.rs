@@ -8,7 +8,8 @@ use crate::support::*;
 fn a_truncated_checkpoint_is_passed_over_for_the_one_before() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
-    train(path, &["--epochs", "3", "--out", "run"]);
+    let paper = ["--preset", "paper", "--epochs", "3", "--out", "run"];
+    train(path, &paper);
     let run = path.join("run");
     let before = summary(&run);
     let model = run.join("checkpoint/epoch-0003/model.bpk");

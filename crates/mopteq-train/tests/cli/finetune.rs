@@ -77,7 +77,10 @@ fn another_number_of_classes_gets_a_new_head_and_nothing_else_may_differ() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
     picture_folder(&path.join("photos"), &[("", 10)], 20);
-    train(path, &["--epochs", "1", "--out", "run"]);
+    train(
+        path,
+        &["--preset", "paper", "--epochs", "1", "--out", "run"],
+    );
     succeed(path, &["export", "--run", "run", "m.safetensors"]);
     let options = ["train", "--from", "m.safetensors", "--data", "photos"];
     let options = [&options[..], &["--epochs", "1", "--device", "cpu"]].concat();
@@ -186,7 +189,10 @@ fn a_diverged_training_fails_and_replaces_nothing_good() {
         assert!(error.contains("no finite numbers"), "{error}");
     }
     // What was good before stays.
-    train(path, &["--epochs", "2", "--out", "good"]);
+    train(
+        path,
+        &["--preset", "paper", "--epochs", "2", "--out", "good"],
+    );
     fs::remove_file(path.join("good/summary.json")).unwrap();
     let config = path.join("good/config.json");
     let text = fs::read_to_string(&config).unwrap();

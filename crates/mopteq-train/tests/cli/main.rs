@@ -19,6 +19,7 @@ mod runs;
 mod server;
 mod serving;
 mod ship;
+mod stacks;
 mod support;
 mod using;
 mod webdriver;

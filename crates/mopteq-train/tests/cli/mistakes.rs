@@ -8,7 +8,10 @@ use crate::support::*;
 fn every_mistake_gets_one_clear_line() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
-    train(path, &["--epochs", "1", "--out", "run"]);
+    train(
+        path,
+        &["--preset", "paper", "--epochs", "1", "--out", "run"],
+    );
     bar().save(path.join("one.png")).unwrap();
     fs::write(path.join("text.png"), "this is text").unwrap();
     fs::create_dir(path.join("empty")).unwrap();

@@ -17,7 +17,10 @@ pub fn trained() -> &'static Path {
     static FOLDER: OnceLock<TempDir> = OnceLock::new();
     let made = FOLDER.get_or_init(|| {
         let folder = tempfile::tempdir().unwrap();
-        train(folder.path(), &["--epochs", "2", "--out", "run"]);
+        train(
+            folder.path(),
+            &["--preset", "paper", "--epochs", "2", "--out", "run"],
+        );
         bar().save(folder.path().join("one.png")).unwrap();
         folder
     });

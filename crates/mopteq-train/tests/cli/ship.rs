@@ -8,7 +8,10 @@ use crate::support::{fail, files, output, picture_folder, read_json, succeed, tr
 fn an_export_has_a_card_and_an_onnx_graph() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
-    train(path, &["--epochs", "1", "--out", "run"]);
+    train(
+        path,
+        &["--preset", "paper", "--epochs", "1", "--out", "run"],
+    );
     let export = |arguments: &[&str]| {
         let common = ["export", "--device", "cpu", "--run", "run"];
         succeed(path, &[&common[..], arguments].concat())

@@ -279,7 +279,10 @@ mod tests {
         let objective = HiddenObjective::new(terms, None, Step::Guaranteed, &setting).unwrap();
         let model = config.init(&device).unwrap().with_objective(objective);
         let images = Tensor::ones([1, 1, 28, 28], &device);
-        let stage = look(&model, images, &Controls::default()).unwrap().stages.remove(0);
+        let stage = look(&model, images, &Controls::default())
+            .unwrap()
+            .stages
+            .remove(0);
         assert_eq!(stage.terms, ["quadratic", "reconstruction"]);
         let sizes: Vec<usize> = stage.reconstruction.iter().map(|map| map.rows).collect();
         assert_eq!(sizes, [16, 8, 4]);
