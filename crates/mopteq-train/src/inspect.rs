@@ -3,7 +3,7 @@
 use burn::prelude::*;
 use burn_deq::{FixedPointMap, Report};
 use image::{Rgb, RgbImage};
-use mopteq::Network;
+use mopteq::{LayerSolve, LayerState, Network};
 use serde::Serialize;
 
 use crate::classifier::Classifier;
@@ -29,7 +29,29 @@ pub struct Inspection {
     pub plain_residuals: Vec<f64>,
     /// Value of the hidden objective after each step of the plain iteration, from its start.
     pub objective: Vec<f64>,
-    /// Root mean square over the channels of each branch of the equilibrium.
+    /// Root mean square over the channels of each branch of the equilibrium; of each stage's last
+    /// equilibrium in a stack.
+    pub branches: Vec<BranchMap>,
+    /// The layers of a stack.
+    pub layers: Vec<LayerMaps>,
+}
+
+/// What a layer of a stack made of its input.
+#[derive(Clone, Debug, Serialize)]
+pub struct LayerMaps {
+    /// "stage 1, layer 2".
+    pub name: String,
+    /// Steps of the layer's own solver.
+    pub steps: usize,
+    /// Its relative residual.
+    pub residual: f64,
+    /// Whether it met its tolerance.
+    pub converged: bool,
+    /// The layer's input.
+    pub input: BranchMap,
+    /// What the codes make of the dictionary: the input as the layer sees it.
+    pub reconstruction: Option<BranchMap>,
+    /// The branches of the equilibrium.
     pub branches: Vec<BranchMap>,
 }
 
@@ -100,7 +122,9 @@ fn look(
     let mut descent = Vec::new();
     // Only a MOptEq has an objective.
     let hidden = match model.network() {
-        Network::MOptEqs(network) => Some((network.context(images), network.core().objective())),
+        Network::MOptEqs(network) => {
+            Some((network.context(images.clone()), network.core().objective()))
+        }
         _ => None,
     };
     if let Some((context, objective)) = &hidden {
@@ -135,21 +159,54 @@ fn look(
         }
     }
 
-    let branches = states.into_iter().map(|branch| {
-        let [_, _, height, width] = branch.dims();
-        let map = (branch.clone() * branch).mean_dim(1).sqrt();
-        let values = map.try_into_vec_as().map_err(|e| text(&e))?;
-        Ok(BranchMap {
-            size: [height, width],
-            values,
-        })
-    });
+    let layers = match model.network() {
+        Network::Deep(network) => {
+            let solves = network.forward(images.clone()).layers;
+            let seen = network.layers(images);
+            let both = solves.iter().zip(&seen);
+            both.map(|(solve, seen)| layer_maps(solve, seen)).collect()
+        }
+        _ => Ok(Vec::new()),
+    };
     Ok(Inspection {
         prediction,
         solver_residuals,
         plain_residuals,
         objective: descent,
-        branches: branches.collect::<Result<_, String>>()?,
+        branches: maps(&states)?,
+        layers: layers?,
+    })
+}
+
+fn layer_maps(solve: &LayerSolve, seen: &LayerState) -> Result<LayerMaps, String> {
+    let report = &solve.forward;
+    Ok(LayerMaps {
+        name: solve.name.clone(),
+        steps: report.steps.first().copied().unwrap_or(0),
+        residual: report
+            .relative_residual
+            .first()
+            .copied()
+            .unwrap_or(f64::NAN),
+        converged: report.all_converged(),
+        input: map(&seen.input)?,
+        reconstruction: seen.reconstruction.as_ref().map(map).transpose()?,
+        branches: maps(&seen.state)?,
+    })
+}
+
+fn maps(states: &[Tensor<4>]) -> Result<Vec<BranchMap>, String> {
+    states.iter().map(map).collect()
+}
+
+/// Root mean squares over the channels.
+fn map(branch: &Tensor<4>) -> Result<BranchMap, String> {
+    let [_, _, height, width] = branch.dims();
+    let map = (branch.clone() * branch.clone()).mean_dim(1).sqrt();
+    let values = map.try_into_vec_as().map_err(|e| e.to_string())?;
+    Ok(BranchMap {
+        size: [height, width],
+        values,
     })
 }
 
@@ -202,6 +259,24 @@ pub fn branch_picture(branches: &[BranchMap]) -> RgbImage {
     picture
 }
 
+/// The layers of a stack, one below the other: input, reconstruction, branches.
+pub fn layer_picture(layers: &[LayerMaps]) -> RgbImage {
+    let rows = layers.iter().map(|layer| {
+        let seen = [&layer.input].into_iter().chain(&layer.reconstruction);
+        let all: Vec<BranchMap> = seen.chain(&layer.branches).cloned().collect();
+        branch_picture(&all)
+    });
+    let rows: Vec<RgbImage> = rows.collect();
+    let width = rows.iter().map(RgbImage::width).max().unwrap_or(1);
+    let height = rows.len().max(1) as u32 * (MAP_SIDE + GAP) - GAP;
+    let mut picture = RgbImage::from_pixel(width, height, Rgb([255; 3]));
+    for (index, row) in rows.iter().enumerate() {
+        let top = index as i64 * i64::from(MAP_SIDE + GAP);
+        image::imageops::replace(&mut picture, row, 0, top);
+    }
+    picture
+}
+
 /// Black over red and yellow to white.
 pub(crate) fn heat(share: f64) -> Rgb<u8> {
     let channel = |start: f64| (255.0 * (3.0 * share - start).clamp(0.0, 1.0)) as u8;
@@ -233,5 +308,23 @@ mod tests {
         let sizes: Vec<_> = seen.branches.iter().map(|branch| branch.size).collect();
         assert_eq!(sizes, [[16, 16], [8, 8], [4, 4]]);
         assert_eq!(branch_picture(&seen.branches).dimensions(), (392, 128));
+        assert!(seen.layers.is_empty());
+
+        let stack = mopteq::DeepConfig::digits(10, 1, [28, 28]);
+        let config = TrainConfig {
+            model: mopteq::NetworkConfig::Deep(stack),
+            ..config
+        };
+        let model = Classifier::new(&config, &device).unwrap().materialised();
+        let seen = inspect(&model, &config, &picture, &device).unwrap();
+        assert_eq!(seen.layers.len(), 5);
+        assert!(seen.layers.iter().all(|layer| layer.converged));
+        let first = &seen.layers[0];
+        assert_eq!(
+            first.reconstruction.as_ref().unwrap().size,
+            first.input.size
+        );
+        // Input, reconstruction and two branches a row.
+        assert_eq!(layer_picture(&seen.layers).dimensions(), (524, 656));
     }
 }

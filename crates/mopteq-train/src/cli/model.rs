@@ -9,7 +9,7 @@ use mopteq_train::Error;
 use mopteq_train::classifier::SolveStats;
 use mopteq_train::data::{DataSource, Picture, Seen, decode_file};
 use mopteq_train::evaluate::Details;
-use mopteq_train::inspect::{branch_picture, inspect as look};
+use mopteq_train::inspect::{branch_picture, inspect as look, layer_picture};
 use mopteq_train::names::{counted, shown};
 use mopteq_train::predict::{Likelihood, PredictError, Predictor, Read, read_path};
 use mopteq_train::progress::{say, warn};
@@ -334,6 +334,9 @@ pub fn inspect(arguments: &InspectArguments, json: bool) -> Result<(), Error> {
     let text = json!(seen).to_string();
     mopteq_train::files::write(&out("inspection.json"), text.as_bytes())?;
     mopteq_train::files::write_png(&out("branches.png"), &branch_picture(&seen.branches))?;
+    if !seen.layers.is_empty() {
+        mopteq_train::files::write_png(&out("layers.png"), &layer_picture(&seen.layers))?;
+    }
     for (name, svg) in report::inspection_plots(&seen) {
         mopteq_train::files::write(&out(name), svg.as_bytes())?;
     }
@@ -356,10 +359,18 @@ pub fn inspect(arguments: &InspectArguments, json: bool) -> Result<(), Error> {
         "residuals        {} (the run's solver)",
         curve(&seen.solver_residuals)
     ));
-    say(format_args!(
-        "                 {} (plain iteration)",
-        curve(&seen.plain_residuals)
-    ));
+    if !seen.plain_residuals.is_empty() {
+        say(format_args!(
+            "                 {} (plain iteration)",
+            curve(&seen.plain_residuals)
+        ));
+    }
+    for layer in &seen.layers {
+        say(format_args!(
+            "{:<17}{} steps, relative residual {:.1e}",
+            layer.name, layer.steps, layer.residual
+        ));
+    }
     let ends = (seen.objective.first(), seen.objective.last());
     if let (Some(first), Some(last)) = ends {
         say(format_args!(

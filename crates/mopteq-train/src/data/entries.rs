@@ -57,7 +57,12 @@ pub(super) const INSPECTION: Mark = (
     &["prediction", "solver_residuals", "branches"],
 );
 /// The pictures that `inspect` writes beside its mark.
-const DRAWN: [&str; 3] = ["branches.png", "residuals.svg", "objective.svg"];
+const DRAWN: [&str; 4] = [
+    "branches.png",
+    "layers.png",
+    "residuals.svg",
+    "objective.svg",
+];
 /// Endings of exported models.
 const MODELS: [&str; 2] = ["safetensors", "bpk"];
 /// The folder of a run that a copy of its settings does not have.

@@ -9,7 +9,7 @@ use super::{Budget, ReportError, Tested, budget_chart, charts, confusion, solve_
 use crate::data::{Picture, PictureShape};
 use crate::files::png;
 use crate::history::History;
-use crate::inspect::branch_picture;
+use crate::inspect::{branch_picture, layer_picture};
 use crate::progress::duration;
 use crate::run::RunFolder;
 use crate::train::Task;
@@ -261,6 +261,30 @@ fn inside_section(task: &Task, tested: &Tested<'_>) -> Result<String, ReportErro
                 &with_maps(picture, config.shape, &branch_picture(&seen.branches)),
                 &caption
             ),
+            escape(&caption)
+        ));
+    }
+    if let Some((index, seen)) = tested.inspected.first()
+        && !seen.layers.is_empty()
+    {
+        let picture = &tested.pictures[*index];
+        let names: Vec<&str> = seen.layers.iter().map(|l| l.name.as_str()).collect();
+        let caption = format!(
+            "What each layer makes of the first of these pictures, one below the other: {}. From left \
+             to right its input, what its codes make of the dictionary (the input as the layer sees \
+             it), and its branches; root mean square over the channels",
+            names.join("; ")
+        );
+        let maps = layer_picture(&seen.layers);
+        let side = maps.height() / names.len() as u32;
+        let nearest = image::imageops::FilterType::Nearest;
+        let scaled = image::imageops::resize(&to_rgb(picture, config.shape), side, side, nearest);
+        let mut all = RgbImage::from_pixel(side + 4 + maps.width(), maps.height(), Rgb([255; 3]));
+        image::imageops::replace(&mut all, &scaled, 0, 0);
+        image::imageops::replace(&mut all, &maps, i64::from(side) + 4, 0);
+        text.push_str(&format!(
+            "<figure>{}<figcaption>{}</figcaption></figure>\n",
+            picture_tag(&all, &caption),
             escape(&caption)
         ));
     }

@@ -35,8 +35,8 @@ macro_rules! pass {
                             $(let $line = $line[lane];)*
                             $(let $out = &mut $out[lane];)*
                             let add: [f32; $sums] = $body;
-                            for k in 0..$sums {
-                                sums[k][lane] += add[k];
+                            for (sums, add) in sums.iter_mut().zip(add) {
+                                sums[lane] += add;
                             }
                         }
                         chunks += 1;
