@@ -339,8 +339,9 @@ pub enum AdjointStart {
     #[default]
     Gradient,
     /// At -B'g, where B is the final inverse Jacobian of the forward Broyden solve (SHINE: Ramzi et
-    /// al. 2022, arXiv:2106.00553). Same as `Gradient` after other forward solves. The forward
-    /// solve freezes no sample, so that all terms are kept.
+    /// al. 2022, arXiv:2106.00553), or of a solver of one's own that has one
+    /// ([`Step::inverse_transposed`](crate::solver::Step::inverse_transposed)). Same as `Gradient`
+    /// after other forward solves. The forward solve freezes no sample, so that all terms are kept.
     BroydenFactors,
 }
 

@@ -72,7 +72,8 @@ pub struct Seen {
     /// |r|^2 and |f|^2, `[batch, 2]`.
     pub squares: Tensor<2>,
     /// Inner products `[batch, columns * m]`, each column by slot: see [`HistoryShape::columns`]. Empty
-    /// slots hold zeros. At the first point, empty on the host and `None` on a device.
+    /// slots hold zeros. `None` at the first point. On the host, the rows begin with the squares, also
+    /// at the first point.
     pub products: Option<Numbers>,
 }
 

@@ -55,12 +55,10 @@ impl Weights {
         accelerate: bool,
     ) -> Decided {
         match (seen.products, scalars) {
-            (Some(Numbers::Host(products)), _) => {
-                let squares: Vec<f64> = seen.squares.to_data().iter::<f64>().collect();
-                let squares = squares.as_chunks::<2>().0;
-                let columns = products.len() / squares.len().max(1);
-                let products = |i: usize| &products[i * columns..(i + 1) * columns];
-                let rows = squares.iter().enumerate().map(|(i, s)| (*s, products(i)));
+            (Some(Numbers::Host(numbers)), _) => {
+                let width = numbers.len() / seen.squares.dims()[0].max(1);
+                let rows = numbers.chunks_exact(width.max(2));
+                let rows = rows.map(|row| ([row[0], row[1]], &row[2..]));
                 self.on_host(rows, &seen.squares, slot, accelerate)
             }
             (_, Some(scalars)) => self.on_host(scalars.rows(), &seen.squares, slot, accelerate),

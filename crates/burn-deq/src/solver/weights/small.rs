@@ -19,6 +19,7 @@ impl Cholesky {
     }
 
     /// Removes all rows.
+    #[inline]
     pub(super) fn clear(&mut self) {
         self.entries.clear();
     }
@@ -31,6 +32,7 @@ impl Cholesky {
 
     /// Adds a row, given the entries left of the diagonal. Refuses if the row depends on the
     /// others: the rest of its unit length is then within rounding error.
+    #[inline]
     pub(super) fn grow(&mut self, row: impl Iterator<Item = f64>) -> bool {
         let start = self.entries.len();
         let mut left = 1.0 + self.ridge;
@@ -51,6 +53,7 @@ impl Cholesky {
     }
 
     /// Solves L L' x = b; x replaces b.
+    #[inline]
     pub(super) fn solve(&self, b: &mut [f64]) {
         for i in 0..b.len() {
             let row = self.row(i);

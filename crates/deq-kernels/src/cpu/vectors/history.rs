@@ -77,63 +77,93 @@ impl HostHistory {
         (self.shape.slot(self.seen) + m - age) % m
     }
 
-    /// |r|^2 and |f|^2, and the products of all samples, `[batch, columns * m]`.
+    /// The numbers of all samples.
     fn look<T: Real>(&self) -> Seen {
         let f = &self.points[0].tensors[1];
         let ([batch, width], m) = (f.dims(), self.shape.slots);
         let (points, columns) = (self.elements::<T>(), self.shape.columns());
-        let each = |sample: usize, squares: &mut [T], products: &mut [f64]| {
+        let each = |sample: usize, squares: &mut [T], numbers: &mut [f64]| {
             let row = sample * width..(sample + 1) * width;
             let points: Vec<[&[T]; 2]> = points.iter().map(|p| part(p, &row)).collect();
+            let (norms, products) = numbers.split_at_mut(2);
             Arch::new().dispatch(Look {
                 points: &points,
                 all: self.shape.secant,
-                squares,
+                squares: &mut *squares,
                 add: |age: usize, found: &[T]| {
                     for (column, product) in found.iter().enumerate().take(columns) {
                         products[column * m + self.slot(age)] += product.elem::<f64>();
                     }
                 },
             });
+            for (norm, square) in norms.iter_mut().zip(squares) {
+                *norm = square.elem();
+            }
         };
+        // There is no difference at the first point.
+        let stride = 2 + if points.len() > 1 { columns * m } else { 0 };
         let mut squares = vec![T::default(); 2 * batch];
-        let mut products = vec![0.0; columns * m * batch];
+        let mut numbers = vec![0.0; stride * batch];
         if worth_spreading(batch, batch * width * (2 * points.len() + 1)) {
             let least = batch.div_ceil(2 * rayon::current_num_threads());
             squares
                 .par_chunks_exact_mut(2)
-                .zip(products.par_chunks_exact_mut(columns * m))
+                .zip(numbers.par_chunks_exact_mut(stride))
                 .with_min_len(least)
                 .enumerate()
-                .for_each(|(i, (squares, products))| each(i, squares, products));
+                .for_each(|(i, (squares, numbers))| each(i, squares, numbers));
         } else {
-            let products = products.chunks_exact_mut(columns * m);
-            let samples = squares.chunks_exact_mut(2).zip(products).enumerate();
-            samples.for_each(|(i, (squares, products))| each(i, squares, products));
+            let numbers = numbers.chunks_exact_mut(stride);
+            let samples = squares.chunks_exact_mut(2).zip(numbers).enumerate();
+            samples.for_each(|(i, (squares, numbers))| each(i, squares, numbers));
         }
         Seen {
             residual: None,
             squares: tensor(squares, 2, f),
-            products: Some(Numbers::Host(match points.len() {
-                1 => Vec::new(),
-                _ => products,
-            })),
+            products: Some(Numbers::Host(numbers)),
         }
     }
 
     /// The next iterate with these weights, m for each sample; none if empty.
     fn combine<T: Real>(&self, gamma: &[f64]) -> Tensor<2> {
-        let f = &self.points[0].tensors[1];
-        let [batch, width] = f.dims();
-        let points = self.elements::<T>();
+        let newest = &self.points[0].tensors[1];
+        let [batch, width] = newest.dims();
+        let f = self.points.iter().map(|p| p.floats[1].elements());
+        let f: Vec<&[T]> = f.collect();
+        let damped = self.shape.damping - 1.0;
+        let z: Vec<&[T]> = match damped {
+            0.0 => Vec::new(),
+            _ => self.points.iter().map(|p| p.floats[0].elements()).collect(),
+        };
         let each = |sample: usize, next: &mut Vec<T>| {
             let row = sample * width..(sample + 1) * width;
-            let points: Vec<[&[T]; 2]> = points.iter().map(|p| part(p, &row)).collect();
+            let (f, z) = (|k: usize| &f[k][row.clone()], |k: usize| &z[k][row.clone()]);
+            let mut used = Vec::with_capacity(3 * self.points.len());
+            if damped != 0.0 {
+                used.push(((-damped).elem(), [f(0), z(0)]));
+            }
             let m = self.shape.slots;
             let gamma = gamma.get(sample * m..(sample + 1) * m).unwrap_or(&[]);
-            self.subtract(&points, gamma, next);
+            for k in 1..self.points.len() {
+                let gamma = gamma.get(self.slot(k - 1)).copied().unwrap_or(0.0);
+                // Unused differences may hold NaN.
+                if gamma == 0.0 {
+                    continue;
+                }
+                used.push((gamma.elem(), [f(k - 1), f(k)]));
+                if damped != 0.0 {
+                    used.push(((gamma * damped).elem(), [f(k - 1), z(k - 1)]));
+                    used.push(((-gamma * damped).elem(), [f(k), z(k)]));
+                }
+            }
+            let start = next.len();
+            next.extend_from_slice(f(0));
+            Arch::new().dispatch(Subtract {
+                used: &used,
+                x: &mut next[start..],
+            });
         };
-        let next = if worth_spreading(batch, batch * width * (2 * points.len() + 1)) {
+        let next = if worth_spreading(batch, batch * width * (2 * f.len() + 1)) {
             let least = batch.div_ceil(2 * rayon::current_num_threads());
             let parts = (0..batch).into_par_iter().with_min_len(least).map(|i| {
                 let mut next = Vec::with_capacity(width);
@@ -146,38 +176,7 @@ impl HostHistory {
             (0..batch).for_each(|i| each(i, &mut next));
             next
         };
-        tensor(next, width, f)
-    }
-
-    /// Appends the next iterate of a sample.
-    fn subtract<T: Real>(&self, points: &[[&[T]; 2]], gamma: &[f64], next: &mut Vec<T>) {
-        let damped = self.shape.damping - 1.0;
-        let [z, f] = points[0];
-        let mut used = Vec::new();
-        if damped != 0.0 {
-            used.push(((-damped).elem(), [f, z]));
-        }
-        for (age, pair) in points.windows(2).enumerate() {
-            let (gamma, [[z1, f1], [z0, f0]]) = (
-                gamma.get(self.slot(age)).copied().unwrap_or(0.0),
-                [pair[0], pair[1]],
-            );
-            // Unused differences may hold NaN.
-            if gamma == 0.0 {
-                continue;
-            }
-            used.push((gamma.elem(), [f1, f0]));
-            if damped != 0.0 {
-                used.push(((gamma * damped).elem(), [f1, z1]));
-                used.push(((-gamma * damped).elem(), [f0, z0]));
-            }
-        }
-        let start = next.len();
-        next.extend_from_slice(f);
-        Arch::new().dispatch(Subtract {
-            used: &used,
-            x: &mut next[start..],
-        });
+        tensor(next, width, newest)
     }
 }
 
