@@ -6,6 +6,10 @@ use super::rows::Rows;
 
 /// Small numbers of each sample, `[batch, k]`, where they are.
 #[derive(Clone, Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "one a step, never kept in a list"
+)]
 pub enum Numbers {
     /// On the host, row by row.
     Host(Vec<f64>),

@@ -250,17 +250,17 @@ fn gradients_of_a_stack_match_unrolled_autodiff_and_central_differences() {
             assert!(apart <= 1e-8, "{name}: parameter {k}: {apart:e}");
         }
         let h = 1e-6;
-        for k in 0..implicit.len() - 1 {
+        for (k, gradient) in implicit.iter().enumerate().take(implicit.len() - 1) {
             let mut numbers = Numbers::new(100 + k as u64);
-            let direction: Vec<f64> = implicit[k].iter().map(|_| numbers.next()).collect();
+            let direction: Vec<f64> = gradient.iter().map(|_| numbers.next()).collect();
             let at = |h: f64| {
                 // The eigenvectors hardly move, and the norms depend on that in the second order.
                 let nudged = settle(nudged(&model, k, &direction, h), 5);
                 values(loss(&nudged, pictures().autodiff()))[0]
             };
             let difference = (at(h) - at(-h)) / (2.0 * h);
-            let slope: f64 = implicit[k].iter().zip(&direction).map(|(g, d)| g * d).sum();
-            let size = norm(&implicit[k]).max(1e-3 * total);
+            let slope: f64 = gradient.iter().zip(&direction).map(|(g, d)| g * d).sum();
+            let size = norm(gradient).max(1e-3 * total);
             let error = (difference - slope).abs() / size;
             assert!(error <= 1e-5, "{name}: parameter {k}: {error:e}");
         }
@@ -490,15 +490,16 @@ fn a_bad_sample_of_a_whole_solve_leaves_the_others_alone() {
     let good = layer.solve_map(&objective, x.clone(), start.clone());
     assert!(good.forward.all_converged());
     let mut injection = x.injection().clone();
-    let nan = injection[1].clone().slice([1..2]) * f64::NAN;
-    injection[1] = injection[1].clone().slice_assign([1..2], nan);
+    let nan = injection[1].clone().narrow(0, 1, 1) * f64::NAN;
+    let [first, last] = [0, 2].map(|i| injection[1].clone().narrow(0, i, 1));
+    injection[1] = Tensor::cat(vec![first, nan, last], 0);
     let bad = Context::new(x.kernels().clone(), injection);
     let out = layer.solve_map(&objective, bad, start);
     assert_eq!(out.forward.status[1], Status::NotFinite);
     for i in [0, 2] {
         assert_eq!(out.forward.status[i], Status::Converged);
         for (a, b) in out.state.iter().zip(&good.state) {
-            let row = |t: &Tensor<4>| values(t.clone().slice([i..i + 1]));
+            let row = |t: &Tensor<4>| values(t.clone().narrow(0, i, 1));
             assert_eq!(row(a), row(b), "sample {i}");
         }
     }
