@@ -123,6 +123,7 @@ pub(crate) mod vectors {
         None
     }
 
+    #[allow(clippy::result_large_err)]
     pub(crate) fn conjugate_step(
         _: [&Tensor<2>; 3],
         _: Option<&Tensor<2>>,

@@ -6,10 +6,7 @@ use super::rows::Rows;
 
 /// Small numbers of each sample, `[batch, k]`, where they are.
 #[derive(Clone, Debug)]
-#[allow(
-    clippy::large_enum_variant,
-    reason = "one a step, never kept in a list"
-)]
+#[allow(clippy::large_enum_variant, reason = "a solve holds one or two")]
 pub enum Numbers {
     /// On the host, row by row.
     Host(Vec<f64>),
