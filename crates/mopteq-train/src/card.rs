@@ -335,7 +335,7 @@ fn settings(t: &mut String, predictor: &Predictor) {
     for (name, value) in rows {
         let _ = writeln!(t, "| {name} | {value} |");
     }
-    t.push_str("\nThe JSON file beside the weights holds all settings.\n\n");
+    t.push('\n');
 }
 
 fn reconstruction(t: &mut String, config: &TrainConfig) {
@@ -360,7 +360,7 @@ fn load(t: &mut String, config: &TrainConfig, exported: Exported<'_>) {
         let _ = writeln!(
             t,
             "```console\n$ mopteq import {file} --out run\n$ mopteq predict --run run picture.png\n```\n\n\
-             `import` needs the JSON file of the same name beside it.\n"
+             `import` needs the JSON file of the same name beside it, which holds all settings.\n"
         );
     }
     if let Some((file, solver)) = exported.onnx {
@@ -376,7 +376,8 @@ fn load(t: &mut String, config: &TrainConfig, exported: Exported<'_>) {
              classes = json.loads(session.get_modelmeta().custom_metadata_map[\"classes\"])\n\
              pictures = numpy.zeros([1, {}, {}, {}], \"float32\")  # bytes / 255\n\
              [probabilities] = session.run([\"probabilities\"], {{\"pictures\": pictures}})\n\
-             print(classes[probabilities[0].argmax()])\n```\n",
+             print(classes[probabilities[0].argmax()])\n```\n\n\
+             The results above are those of the program's own solver.\n",
             shape.channels,
             shape.height,
             shape.width,

@@ -34,6 +34,12 @@ pub enum ShipError {
     /// The ending is not that of ONNX.
     #[error("--onnx {0}: the name must end in .onnx")]
     OnnxName(PathBuf),
+    /// A graph of so many steps cannot be written.
+    #[error(
+        "--steps {0}: a graph takes 1 to {most} steps; leave --steps out for a loop",
+        most = crate::onnx::MOST_STEPS
+    )]
+    Steps(usize),
     /// The file could not be written.
     #[error("{file}: cannot be written ({reason})")]
     Write {

@@ -12,7 +12,7 @@ mod translate;
 use std::fs;
 use std::path::Path;
 
-use mopteq::graph::Graph;
+use mopteq::graph::{Graph, Iterate};
 use prost::Message;
 use serde_json::json;
 
@@ -37,6 +37,9 @@ pub const OPSETS: [i64; 2] = [21, 28];
 /// takes more steps than an accelerated solver.
 pub const LOOP_FACTOR: usize = 4;
 
+/// More steps than this make a graph too large; a loop has no such limit.
+pub const MOST_STEPS: usize = 1000;
+
 /// Name of this program in the files that it writes.
 const PRODUCER: &str = "mopteq";
 const INPUT: &str = "pictures";
@@ -57,7 +60,7 @@ fn ir_version(opset: i64) -> i64 {
 ///
 /// # Errors
 ///
-/// When the name has another ending, another file is there, a part of the model cannot be written
+/// When the name has another ending, there are too many steps, another file is there, a part of the model cannot be written
 /// as ONNX, or the disk refuses.
 pub fn export(
     predictor: &Predictor,
@@ -67,6 +70,11 @@ pub fn export(
 ) -> Result<String, Error> {
     if file.extension().is_none_or(|ending| ending != "onnx") {
         return Err(ShipError::OnnxName(file.into()).into());
+    }
+    if let Iteration::Steps(steps) = iteration
+        && !(1..=MOST_STEPS).contains(&steps)
+    {
+        return Err(ShipError::Steps(steps).into());
     }
     check_free(file)?;
     let failed = |reason: String| ShipError::Write {
@@ -104,6 +112,11 @@ fn check_free(file: &Path) -> Result<(), ShipError> {
     }
 }
 
+/// Most steps of a loop.
+fn loop_limit(iterate: &Iterate) -> usize {
+    iterate.rule.max_steps.saturating_mul(LOOP_FACTOR)
+}
+
 /// How an equilibrium is found, in words.
 fn solver(graph: &Graph, iteration: Iteration) -> String {
     match (graph.equilibria().next(), iteration) {
@@ -113,7 +126,7 @@ fn solver(graph: &Graph, iteration: Iteration) -> String {
         (Some(iterate), Iteration::Loop) => format!(
             "plain steps from 0 to a relative residual of {}, at most {}",
             iterate.rule.relative,
-            iterate.rule.max_steps * LOOP_FACTOR
+            loop_limit(iterate)
         ),
     }
 }

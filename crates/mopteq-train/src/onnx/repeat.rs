@@ -4,7 +4,6 @@ use mopteq::graph::{Iterate, Value};
 
 use burn_deq::{Branches, Norm, Termination};
 
-use super::LOOP_FACTOR;
 use super::parts::{Scope, graph, int, truth, value};
 use super::proto::{TensorProto, ValueInfoProto, data_type};
 use super::translate::{CARRIED, Solve, Translation};
@@ -39,7 +38,7 @@ impl Translation<'_> {
         ];
         let start = self.names(first);
         let body = self.body(iterate, &prefix);
-        let limit = (iterate.rule.max_steps * LOOP_FACTOR).saturating_sub(1);
+        let limit = super::loop_limit(iterate).saturating_sub(1);
         let limit = scope.integer(i64::try_from(limit).unwrap_or(i64::MAX));
         let truth = scope.truth();
         let inputs: Vec<&str> = [&limit, &truth]

@@ -60,6 +60,7 @@ fn an_export_has_a_card_and_an_onnx_graph() {
         error.contains("other.onnx exists, and this program did not write it"),
         "{error}"
     );
+    assert!(mistake(&["--onnx", "m.onnx", "--steps", "1001"]).contains("1 to 1000 steps"));
     assert!(mistake(&["--onnx", "m.pb"]).contains("must end in .onnx"));
     assert!(mistake(&["m.onnx"]).contains("--onnx"));
     assert_eq!(fs::read(path.join("out/other.onnx")).unwrap(), b"mine");

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use burn::module::RunningState;
+use burn::module::{Param, RunningState};
 use burn::nn::conv::Conv2d;
 use burn::nn::{BatchNorm, GroupNorm, Linear, PaddingConfig2d};
 use burn::tensor::Tensor;
@@ -197,14 +197,14 @@ impl Builder {
     }
 
     pub(crate) fn group_norm(&mut self, x: Value, norm: &GroupNorm) -> Value {
-        let ones = || Tensor::ones([norm.num_channels], &burn::tensor::Device::default());
+        let plain = |p: &Option<Param<Tensor<1>>>| {
+            let value = p.as_ref().map(|p| p.val().without_autodiff());
+            value.expect("the group norms of this crate have factors")
+        };
         let op = Op::GroupNorm {
             groups: norm.num_groups,
-            scale: norm.gamma.as_ref().map_or_else(ones, |p| p.val()),
-            shift: norm
-                .beta
-                .as_ref()
-                .map_or_else(|| ones().zeros_like(), |p| p.val()),
+            scale: plain(&norm.gamma),
+            shift: plain(&norm.beta),
             epsilon: norm.epsilon,
         };
         self.elementwise(op, x, false)
