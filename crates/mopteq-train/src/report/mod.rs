@@ -247,8 +247,8 @@ fn charts(history: &History) -> Vec<Chart> {
     charts.into_iter().filter(Chart::has_points).collect()
 }
 
-/// Residuals and objective of one picture's solve.
-fn solve_charts(seen: &Inspection) -> [(&'static str, Chart); 2] {
+/// Residuals and objective of one picture's solve; only residuals where there is no one objective.
+fn solve_charts(seen: &Inspection) -> Vec<(&'static str, Chart)> {
     let from = |first: usize, values: &[f64]| {
         let points = values.iter().enumerate();
         points
@@ -283,7 +283,11 @@ fn solve_charts(seen: &Inspection) -> [(&'static str, Chart); 2] {
             points: from(0, &seen.objective),
         }],
     };
-    [("residuals.svg", residuals), ("objective.svg", objective)]
+    let mut charts = vec![("residuals.svg", residuals), ("objective.svg", objective)];
+    if seen.objective.is_empty() {
+        charts.pop();
+    }
+    charts
 }
 
 /// The curves of an inspection as SVG files, by name.

@@ -250,9 +250,13 @@ fn inside_section(task: &Task, tested: &Tested<'_>) -> Result<String, ReportErro
             .iter()
             .map(|branch| format!("{} x {}", branch.size[0], branch.size[1]))
             .collect();
+        let (what, parts) = match seen.layers.is_empty() {
+            true => ("Equilibrium", "branches"),
+            false => ("Outputs of the stages", "stages"),
+        };
         let caption = format!(
-            "Equilibrium of a test picture of class {class}: root mean square over the channels \
-             of the branches, {}; dark is the smallest value of a branch, white its largest",
+            "{what} of a test picture of class {class}: root mean square over the channels of the \
+             {parts}, {}; dark is the smallest value, white the largest",
             sizes.join(", ")
         );
         text.push_str(&format!(

@@ -10,7 +10,10 @@ use crate::vectors::store::ConjugateStep;
 
 /// See [`crate::vectors::conjugate_step`]; `moved` holds p and J p, whose memory the new p and r
 /// reuse. Gives them back if the host cannot read all tensors.
-#[allow(clippy::result_large_err, reason = "the tensors go on to the next form")]
+#[allow(
+    clippy::result_large_err,
+    reason = "the tensors go on to the next form"
+)]
 pub(crate) fn conjugate_step(
     read: [&Tensor<2>; 3],
     within: Option<&Tensor<2>>,
