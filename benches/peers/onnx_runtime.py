@@ -50,13 +50,16 @@ PAPER = ["stem_stride=1", "stem_padding=1", "channels=32", "hidden=32", "head_gr
 
 # Name, options, settings of the model.
 NETWORKS = [
-    ("digits", [], []),
+    ("fast", ["--preset", "fast"], []),
+    ("fast by convolution", ["--preset", "fast"], ['stages.all.layer.form="convolution"']),
+    ("deep", ["--preset", "deep", "--limit", 200], []),
+    ("digits", ["--preset", "paper"], []),
     ("paper (small)", [], PAPER),
     ("family S", ["--family", "s"], []),
     ("S, cross blocks, smooth", ["--family", "s"], ["cross_branch=true", "smoothness=0.05"]),
-    ("P, cross blocks, smooth", [], ["cross_branch=true", "smoothness=0.3", 'pairs="neighbours"']),
-    ("interval", [], ["constraint.interval={low=0.0, high=0.5}"]),
-    ("average", [], ['fusion="average"', "head_grid=3"]),
+    ("P, cross blocks, smooth", ["--preset", "paper"], ["cross_branch=true", "smoothness=0.3", 'pairs="neighbours"']),
+    ("interval", ["--preset", "paper"], ["constraint.interval={low=0.0, high=0.5}"]),
+    ("average", ["--preset", "paper"], ['fusion="average"', "head_grid=3"]),
     ("opteq", ["--model", "opteq"], []),
     ("mdeq", ["--model", "mdeq"], []),
     ("residual", ["--model", "residual"], []),
@@ -126,13 +129,18 @@ class Program:
         self("export", "--device", "cpu", "--run", run, weights)
         settings = weights.with_suffix(".json")
         config = json.loads(settings.read_text())
-        forward = config["model"].get("equilibrium", {}).get("forward")
-        if forward:
-            forward["termination"].update(rule)
+        for equilibrium in equilibria(config["model"]):
+            equilibrium["forward"]["termination"].update(rule)
         settings.write_text(json.dumps(config))
         out = self.folder / f"{name}-run"
         self("import", "--device", "cpu", weights, "--out", out)
         return out
+
+
+def equilibria(model):
+    """The solvers of a network, or of a stack's stages."""
+    stages = [stage["layer"] for stage in model.get("stages", [])]
+    return [part["equilibrium"] for part in [model, *stages] if "equilibrium" in part]
 
 
 def session(file):
@@ -172,11 +180,13 @@ def compare(program, name, options, settings, folder, pictures):
     import numpy
 
     run = folder / "run"
-    arguments = ["--device", "cpu", "--epochs", 1, "--limit", 1000, "--test-limit", 20, "--seed", 3]
+    arguments = ["--device", "cpu", "--epochs", 1, "--test-limit", 20, "--seed", 3, *options]
+    if "--limit" not in options:
+        arguments += ["--limit", 1000]
     arguments += [part for setting in settings for part in ("--set", f"model.{setting}")]
-    program("train", *arguments, *options, "--out", run)
+    program("train", *arguments, "--out", run)
     config = json.loads((run / "config.json").read_text())
-    implicit = "equilibrium" in config["model"]
+    implicit = bool(equilibria(config["model"]))
     few = folder / "few"
     inputs = pictures[:COUNT, None].astype("float32") / 255
 

@@ -52,8 +52,8 @@ mod termination;
 
 pub use check::{CheckConfig, DeclarationError, Measured, check_declarations};
 pub use config::{
-    AcceleratedConfig, AdjointStart, AndersonConfig, AndersonType, BroydenConfig, Freezing,
-    Gradient, Implicit, LinearMethod, LinearSolver, Method, Solver, SolverOf,
+    AdjointStart, AndersonConfig, AndersonType, BroydenConfig, Freezing, Gradient, Implicit,
+    LinearMethod, LinearSolver, Method, Solver, SolverOf,
 };
 pub use deq_kernels::custom_gradient;
 pub use deq_kernels::vectors::Rows;

@@ -1,5 +1,5 @@
 //! Accelerated proximal gradient descent with adaptive restart (see
-//! [`AcceleratedConfig`](crate::AcceleratedConfig)).
+//! [`AcceleratedConfig`](crate::solver::AcceleratedConfig)).
 //!
 //! With the map's values f(y) and d = f(y) - f(y-):
 //!

@@ -14,6 +14,7 @@ mod weights;
 
 use burn::tensor::Tensor;
 
+pub use crate::config::AcceleratedConfig;
 pub use step::{Custom, Iterate, Step};
 
 use self::step::Stepped;
