@@ -146,28 +146,22 @@ impl Default for Method {
     }
 }
 
-impl From<AndersonConfig> for Method {
-    fn from(config: AndersonConfig) -> Self {
-        Self::Anderson(config)
-    }
+/// Each method's settings are the method.
+macro_rules! methods {
+    ($($variant:ident: $settings:ty),+) => {$(
+        impl From<$settings> for Method {
+            fn from(settings: $settings) -> Self {
+                Self::$variant(settings)
+            }
+        }
+    )+};
 }
 
-impl From<BroydenConfig> for Method {
-    fn from(config: BroydenConfig) -> Self {
-        Self::Broyden(config)
-    }
-}
-
-impl From<AcceleratedConfig> for Method {
-    fn from(config: AcceleratedConfig) -> Self {
-        Self::Accelerated(config)
-    }
-}
-
-impl From<Custom> for Method {
-    fn from(custom: Custom) -> Self {
-        Self::Custom(custom)
-    }
+methods! {
+    Anderson: AndersonConfig,
+    Broyden: BroydenConfig,
+    Accelerated: AcceleratedConfig,
+    Custom: Custom
 }
 
 impl From<Custom> for Solver {

@@ -1,118 +1,23 @@
 //! Several equilibria one after the other.
 
+mod layer;
+
 use burn::config::Config;
 use burn::module::Module;
-use burn::nn::conv::Conv2d;
-use burn::nn::{BatchNorm, BatchNormConfig};
-use burn::serde::{Deserialize, Serialize};
+use burn::nn::BatchNormConfig;
 use burn::tensor::{Device, Tensor};
-use burn_deq::{AdjointMonitor, EquilibriumConfig, FixedPointMap, Report, Solution};
-use deq_kernels::{convolution, mean_pool, norm};
+use burn_deq::{AdjointMonitor, FixedPointMap, Report};
+use deq_kernels::mean_pool;
 
-use super::coding::{Coding, CodingConfig};
-use super::core::{BranchShape, Core, CoreConfig};
-use super::parts::{Fusion, Head, HeadShape, Stem, StemShape, same_convolution, trainable};
+use self::layer::{Implicit, Layer};
+pub use self::layer::{LayerConfig, LayerState, StageConfig};
+use super::coding::CodingConfig;
+use super::mopteqs::check_halving;
+use super::parts::{Fusion, Head, HeadShape, Stem, StemShape, trainable};
 use super::{LayerSolve, Prediction, check_pictures};
-use crate::context::{Branches, Context};
+use crate::context::Branches;
 use crate::error::ConfigError;
-use crate::graph::{Builder, Graph, GraphError, Op, Value};
-use crate::objective::HiddenObjective;
-use crate::resample::resample;
-
-/// The equilibrium of a layer. When serialised, the field `kind` tells them apart.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(crate = "burn::serde", tag = "kind", rename_all = "snake_case")]
-pub enum LayerConfig {
-    /// Nonnegative coding: one kernel injects and decodes.
-    Coding(CodingConfig),
-    /// The objective of a MOptEq, with an injection of its own for every branch.
-    Core {
-        /// Number of branches; each has half the resolution of the previous one.
-        branches: usize,
-        /// The objective. Its `channels` are those of each branch, so the layer has `branches`
-        /// times as many. Its perturbation has no effect.
-        core: CoreConfig,
-    },
-}
-
-impl LayerConfig {
-    /// Solvers and gradient.
-    pub fn equilibrium_mut(&mut self) -> &mut EquilibriumConfig {
-        match self {
-            Self::Coding(c) => &mut c.equilibrium,
-            Self::Core { core, .. } => &mut core.equilibrium,
-        }
-    }
-
-    fn validate(&self, channels: usize, size: [usize; 2]) -> Result<(), ConfigError> {
-        match self {
-            Self::Coding(c) => c.validate(channels, size),
-            Self::Core { branches, core } => {
-                core.validate(*branches)?;
-                if branches * core.channels != channels {
-                    return Err(ConfigError::OutOfRange {
-                        field: "channels",
-                        value: channels as f64,
-                        expected: "`branches` times the `channels` of the stage's core",
-                    });
-                }
-                super::mopteqs::check_halving(size, *branches)
-            }
-        }
-    }
-
-    fn init(
-        &self,
-        [input, channels]: [usize; 2],
-        size: [usize; 2],
-        device: &Device,
-    ) -> Result<Implicit, ConfigError> {
-        self.validate(channels, size)?;
-        Ok(match self {
-            Self::Coding(c) => Implicit::Coding(c.init([input, channels], size, device)?),
-            Self::Core { branches, core } => {
-                let shape = |i: usize| BranchShape {
-                    size: size.map(|n| n >> i),
-                    kernel: 3,
-                };
-                let shapes: Vec<_> = (0..*branches).map(shape).collect();
-                let injections = shapes
-                    .iter()
-                    .map(|_| same_convolution([input, core.injected()], device));
-                Implicit::Core(Free {
-                    injections: injections.collect(),
-                    core: core.init(&shapes, device)?,
-                })
-            }
-        })
-    }
-}
-
-/// Layers of one resolution.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(crate = "burn::serde")]
-pub struct StageConfig {
-    /// Channels of every layer's output, all branches together.
-    pub channels: usize,
-    /// Number of layers, each an equilibrium followed by batch norm.
-    pub layers: usize,
-    /// Whether the stage halves the resolution first, by averages.
-    pub pool: bool,
-    /// The equilibrium of every layer.
-    pub layer: LayerConfig,
-}
-
-impl StageConfig {
-    /// A stage of codings.
-    pub fn coding(channels: usize, layers: usize, pool: bool, coding: CodingConfig) -> Self {
-        Self {
-            channels,
-            layers,
-            pool,
-            layer: LayerConfig::Coding(coding),
-        }
-    }
-}
+use crate::graph::{Builder, Graph, GraphError};
 
 /// Configuration of [`Deep`].
 #[derive(Config, Debug, PartialEq)]
@@ -249,7 +154,7 @@ impl DeepConfig {
         for (stage, pooled) in self.stages.iter().zip(self.sizes()) {
             ConfigError::counts(&[("channels", stage.channels), ("layers", stage.layers)])?;
             if stage.pool {
-                super::mopteqs::check_halving(size, 2)?;
+                check_halving(size, 2)?;
             }
             size = pooled;
             stage.layer.validate(stage.channels, size)?;
@@ -296,129 +201,6 @@ impl DeepConfig {
             config: self.clone(),
         })
     }
-}
-
-/// What a layer solves.
-#[derive(Module, Debug)]
-#[allow(
-    clippy::large_enum_variant,
-    reason = "a layer is not moved in a hot loop"
-)]
-enum Implicit {
-    Coding(Coding),
-    Core(Free),
-}
-
-/// A MOptEq's objective with the injections of its branches.
-#[derive(Module, Debug)]
-struct Free {
-    injections: Vec<Conv2d>,
-    core: Core,
-}
-
-impl Free {
-    fn context(&self, g: Tensor<4>) -> Context {
-        let [_, _, height, width] = g.dims();
-        let inject = |(i, u): (usize, &Conv2d)| {
-            let size = [height >> i, width >> i];
-            let g = match i {
-                0 => g.clone(),
-                _ => mean_pool(g.clone(), size),
-            };
-            convolution::forward(u, g)
-        };
-        let injections = self.injections.iter().enumerate().map(inject);
-        self.core.context(injections.collect())
-    }
-}
-
-/// An equilibrium, its branches at one resolution, and batch norm.
-#[derive(Module, Debug)]
-struct Layer {
-    implicit: Implicit,
-    norm: BatchNorm,
-}
-
-impl Layer {
-    fn objective(&self) -> &HiddenObjective {
-        match &self.implicit {
-            Implicit::Coding(coding) => coding.objective(),
-            Implicit::Core(free) => free.core.objective(),
-        }
-    }
-
-    fn context(&self, g: Tensor<4>) -> Context {
-        match &self.implicit {
-            Implicit::Coding(coding) => coding.context(g),
-            Implicit::Core(free) => free.context(g),
-        }
-    }
-
-    fn equilibrium(&self, g: Tensor<4>) -> Solution<Branches> {
-        match &self.implicit {
-            Implicit::Coding(coding) => coding.equilibrium(g),
-            Implicit::Core(free) => free.core.equilibrium(&free.context(g)),
-        }
-    }
-
-    /// z = 0 for this input.
-    fn start(&self, g: &Tensor<4>) -> Branches {
-        match &self.implicit {
-            Implicit::Coding(coding) => coding.start(g),
-            Implicit::Core(free) => free.core.start(&free.context(g.clone())),
-        }
-    }
-
-    /// The layer as operations of a graph.
-    fn operations(&self, graph: &mut Builder, g: Value) -> Result<Value, GraphError> {
-        let [_, height, width] = graph.picture(g);
-        let state = match &self.implicit {
-            Implicit::Coding(coding) => coding.operations(graph, g)?,
-            Implicit::Core(free) => {
-                let injections = free.injections.iter().enumerate().map(|(i, u)| {
-                    let g = graph.mean_pool(g, [height >> i, width >> i]);
-                    graph.module_convolution(g, u)
-                });
-                let injections = injections.collect();
-                free.core.operations(graph, injections)?
-            }
-        };
-        let raised = state.iter().map(|z| {
-            let part = graph.resample(*z, [height, width]);
-            graph.combine(&[part])
-        });
-        let raised: Vec<Value> = raised.collect();
-        let channels = raised.iter().map(|z| graph.shape(*z)[0]).sum();
-        let stacked = match raised[..] {
-            [alone] => alone,
-            _ => graph.push(Op::Concat, &raised, vec![channels, height, width]),
-        };
-        Ok(graph.batch_norm(stacked, &self.norm))
-    }
-
-    /// The layer's output from its equilibrium.
-    fn output(&self, state: &Branches) -> Tensor<4> {
-        let [_, _, height, width] = state[0].dims();
-        let parts = state.iter().map(|z| resample(z.clone(), [height, width]));
-        norm(&self.norm, Tensor::cat(parts.collect(), 1))
-    }
-}
-
-/// What a layer saw and made of it.
-#[derive(Clone, Debug)]
-pub struct LayerState {
-    /// "stage 1, layer 2".
-    pub name: String,
-    /// The layer's input, `[batch, in, height, width]`.
-    pub input: Tensor<4>,
-    /// The equilibrium, one tensor per branch.
-    pub state: Branches,
-    /// For codings, what the codes make of the dictionary, in the shape of the input.
-    pub reconstruction: Option<Tensor<4>>,
-    /// Everything except the state that the layer's objective depends on.
-    pub context: Context,
-    /// The layer's objective.
-    pub objective: HiddenObjective,
 }
 
 /// Equilibria one after the other, each the minimiser of its own hidden objective.
