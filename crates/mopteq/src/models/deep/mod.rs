@@ -17,7 +17,7 @@ use super::parts::{Fusion, Head, HeadShape, Stem, StemShape, trainable};
 use super::{LayerSolve, Prediction, check_pictures};
 use crate::context::Branches;
 use crate::error::ConfigError;
-use crate::graph::{Builder, Graph, GraphError};
+use crate::graph::{Builder, Graph, GraphError, Value};
 
 /// Configuration of [`Deep`].
 #[derive(Config, Debug, PartialEq)]
@@ -286,26 +286,11 @@ impl Deep {
         let config = &self.config;
         let [height, width] = config.input_size;
         let (mut graph, images) = Builder::new([config.input_channels, height, width]);
-        let mut x = self.stem.operations(&mut graph, images);
-        for (stage, layers) in config.stages.iter().zip(&self.stages) {
-            if stage.pool {
-                let [_, height, width] = graph.picture(x);
-                x = graph.mean_pool(x, [height / 2, width / 2]);
-            }
-            let mut before = x;
-            for (k, layer) in layers.iter().enumerate() {
-                let y = layer.operations(&mut graph, x)?;
-                if !config.skip || k % 2 == 0 {
-                    x = y;
-                    continue;
-                }
-                let fits = graph.shape(before) == graph.shape(y);
-                let skip = if fits { before } else { x };
-                x = graph.combine(&[(1.0, y), (1.0, skip)]);
-                before = x;
-            }
-        }
-        Ok(self.head.finish(graph, &[x]))
+        let x = self.stem.operations(&mut graph, images);
+        let outputs = self.walk(&mut graph, x, |graph, _, layer, input| {
+            layer.operations(graph, input)
+        })?;
+        Ok(self.head.finish(graph, &outputs[outputs.len() - 1..]))
     }
 
     /// What every layer sees in pictures `[batch, input_channels, height, width]`.
@@ -343,33 +328,91 @@ impl Deep {
     ) -> Branches {
         let config = &self.config;
         check_pictures(&images, config.input_channels, config.input_size);
-        let mut x = self.stem.forward(images);
+        let x = self.stem.forward(images);
+        let outputs = self.walk(&mut Tensors, x, |_, name, layer, input| {
+            Ok(layer.output(&solve(name, layer, input)))
+        });
+        outputs.expect("tensors are never refused")
+    }
+
+    /// The outputs of the stages from that of the stem, as tensors or as operations of a graph.
+    /// `output` gets the name of each layer, the layer and its input.
+    fn walk<F: Flow>(
+        &self,
+        flow: &mut F,
+        mut x: F::Value,
+        mut output: impl FnMut(&mut F, String, &Layer, F::Value) -> Result<F::Value, GraphError>,
+    ) -> Result<Vec<F::Value>, GraphError> {
         let mut outputs = Vec::with_capacity(self.stages.len());
-        for (s, (stage, layers)) in config.stages.iter().zip(&self.stages).enumerate() {
+        for (s, (stage, layers)) in self.config.stages.iter().zip(&self.stages).enumerate() {
             if stage.pool {
-                let [_, _, height, width] = x.dims();
-                x = mean_pool(x, [height / 2, width / 2]);
+                x = flow.halve(x);
             }
             let mut before = x.clone();
             for (k, layer) in layers.iter().enumerate() {
                 let name = format!("stage {}, layer {}", s + 1, k + 1);
-                let state = solve(name, layer, x.clone());
-                let y = layer.output(&state);
-                let skip = match config.skip && k % 2 == 1 {
-                    true if before.dims() == y.dims() => Some(before.clone()),
-                    true => Some(x),
-                    false => None,
-                };
-                x = match skip {
-                    Some(skip) => y + skip,
-                    None => y,
-                };
-                if k % 2 == 1 {
-                    before = x.clone();
+                let y = output(flow, name, layer, x.clone())?;
+                if !self.config.skip || k % 2 == 0 {
+                    x = y;
+                    continue;
                 }
+                let fits = flow.shape(&before) == flow.shape(&y);
+                x = flow.add(y, if fits { before } else { x });
+                before = x.clone();
             }
             outputs.push(x.clone());
         }
-        outputs
+        Ok(outputs)
+    }
+}
+
+/// What a stack needs of the values that flow through it.
+trait Flow {
+    type Value: Clone;
+
+    /// Means over cells of 2 x 2 pixels.
+    fn halve(&mut self, x: Self::Value) -> Self::Value;
+
+    /// Channels, height and width.
+    fn shape(&self, x: &Self::Value) -> [usize; 3];
+
+    fn add(&mut self, a: Self::Value, b: Self::Value) -> Self::Value;
+}
+
+/// Values are tensors.
+struct Tensors;
+
+impl Flow for Tensors {
+    type Value = Tensor<4>;
+
+    fn halve(&mut self, x: Tensor<4>) -> Tensor<4> {
+        let [_, _, height, width] = x.dims();
+        mean_pool(x, [height / 2, width / 2])
+    }
+
+    fn shape(&self, x: &Tensor<4>) -> [usize; 3] {
+        let [_, channels, height, width] = x.dims();
+        [channels, height, width]
+    }
+
+    fn add(&mut self, a: Tensor<4>, b: Tensor<4>) -> Tensor<4> {
+        a + b
+    }
+}
+
+impl Flow for Builder {
+    type Value = Value;
+
+    fn halve(&mut self, x: Value) -> Value {
+        let [_, height, width] = self.picture(x);
+        self.mean_pool(x, [height / 2, width / 2])
+    }
+
+    fn shape(&self, x: &Value) -> [usize; 3] {
+        self.picture(*x)
+    }
+
+    fn add(&mut self, a: Value, b: Value) -> Value {
+        self.combine(&[(1.0, a), (1.0, b)])
     }
 }
