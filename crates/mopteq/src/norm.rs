@@ -68,7 +68,7 @@ impl BoundedKernel {
         }
     }
 
-    /// As [`new`](Self::new), for a kernel whose norm is always `norm`, never below it.
+    /// As [`new`](Self::new). The kernel in use always has this norm, so a smaller one is scaled up.
     pub fn scaled(shape: [usize; 3], size: [usize; 2], norm: f64, device: &Device) -> Self {
         Self {
             exact: true,

@@ -18,3 +18,4 @@ mod pytorch;
 mod support;
 mod terms;
 mod wgpu;
+mod whole_solves;

@@ -219,8 +219,8 @@ impl Reader {
         Ok(std::mem::replace(&mut self.ahead, rest))
     }
 
-    /// Takes what a client still sends after it was refused, for a while: if the connection were
-    /// closed at once, the system would discard the answer before the client has read it.
+    /// Reads on for two seconds after a refusal. If the connection were closed at once, the system
+    /// would discard the answer before the client has read it.
     pub(super) fn linger(&mut self) {
         let deadline = Instant::now() + Duration::from_secs(2);
         let _ = self.stream.shutdown(std::net::Shutdown::Write);

@@ -70,7 +70,7 @@ impl LookRequest {
     }
 }
 
-/// A picture in the model's shape, for a page to show and to send back.
+/// A picture in the model's shape. The page shows it and sends it back.
 pub(super) fn picture_json(values: &[u8], shape: PictureShape) -> Value {
     json!({
         "picture": STANDARD.encode(values),
