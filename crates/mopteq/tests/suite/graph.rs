@@ -8,8 +8,9 @@ use burn::tensor::ops::{ConvOptions, InterpolateMode, InterpolateOptions};
 use burn::tensor::{DType, Device, Tensor};
 use mopteq::graph::{Graph, GraphError, Iterate, Node, Op, Value};
 use mopteq::{
-    ActivationConfig, Branches, Constraint, Family, Fusion, MOptEqsConfig, MdeqConfig,
-    NetworkConfig, Pairs, ResidualConfig, Smoothness, Term,
+    ActivationConfig, Branches, CodingConfig, CodingForm, Constraint, CoreConfig, DeepConfig,
+    Family, Fusion, LayerConfig, MOptEqsConfig, MdeqConfig, NetworkConfig, Pairs, ResidualConfig,
+    Smoothness, StageConfig, Term,
 };
 
 use crate::support::{Numbers, images_of, relative, tiny, values, varied};
@@ -221,6 +222,36 @@ fn other_networks_are_in_the_graph() {
             let expected = values(model.after_plain_steps(pictures.clone(), steps));
             let error = relative(&found, &expected);
             assert!(error < 1e-4, "{halvings} halvings, {steps} steps: {error}");
+        }
+    }
+}
+
+#[test]
+fn stacks_are_in_the_graph() {
+    let device = Device::flex();
+    let images = images_of(3, DType::F32);
+    let codings = [CodingForm::Patches, CodingForm::Convolution]
+        .map(|form| LayerConfig::Coding(CodingConfig::new().with_form(form)));
+    let core = CoreConfig::new().with_channels(2).with_hidden(3);
+    let free = LayerConfig::Core { branches: 2, core };
+    for layer in codings.into_iter().chain([free]) {
+        let name = format!("{layer:?}");
+        let stage = |pool| StageConfig {
+            channels: 4,
+            layers: 3,
+            pool,
+            layer: layer.clone(),
+        };
+        let stages = vec![stage(false), stage(true)];
+        let config = DeepConfig::new(3, 2, [8, 8], 3, stages);
+        let model = varied(config.init(&device).unwrap());
+        let graph = model.graph().unwrap();
+        assert_eq!(graph.equilibria().count(), 6);
+        for steps in 1..=3 {
+            let (found, _) = evaluate(&graph, images.clone(), steps);
+            let expected = values(model.after_plain_steps(images.clone(), steps));
+            let error = relative(&found, &expected);
+            assert!(error < 1e-4, "{name}, {steps} steps: {error}");
         }
     }
 }
