@@ -60,7 +60,7 @@ pub trait FastMap<S: State, X: Input> {
     }
 
     /// The whole solve of u = J'u + g at the plain packed state of this `value` of f, from its
-    /// default start. As [`solve`](Self::solve) otherwise; the solution's image is not used.
+    /// default start. As [`solve`](Self::solve) otherwise.
     fn solve_adjoint(
         &self,
         value: &Tensor<2>,
@@ -85,8 +85,8 @@ pub trait FastMap<S: State, X: Input> {
 pub struct PackedSolution {
     /// z, or u of a backward solve, `[batch, n]`.
     pub state: Tensor<2>,
-    /// f(z).
-    pub image: Tensor<2>,
+    /// f(z) of a forward solve.
+    pub image: Option<Tensor<2>>,
     /// What the solver would have reported, except the time.
     pub report: Report,
 }

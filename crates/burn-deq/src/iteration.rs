@@ -205,7 +205,7 @@ impl Outcome {
     pub(crate) fn of_map(solved: PackedSolution) -> Self {
         Self {
             state: solved.state,
-            image: Some(solved.image),
+            image: solved.image,
             report: solved.report,
             recorded: Vec::new(),
             residual: None,

@@ -68,6 +68,7 @@ pub(crate) fn plan<'m, S: State, F: FixedPointMap<S, X>, X: Input>(
     x: &'m X,
     start: Start<S>,
 ) -> Plan<'m, F, X, S::Layout> {
+    let state = map.fast().map(|_| start.state.clone());
     let (z0, packing) = Packing::pack(start.state);
     if let Some(adjoint) = &start.adjoint {
         assert!(
@@ -79,6 +80,7 @@ pub(crate) fn plan<'m, S: State, F: FixedPointMap<S, X>, X: Input>(
         );
     }
     let (tracked, plain) = (x.is_autodiff(), x.plain());
+    let state = state.filter(|_| !z0.is_autodiff());
     // Steps on the tape pass gradients to their start, too.
     let z0 = match (&config.gradient, tracked) {
         (Gradient::Unrolled { .. }, true) => z0,
@@ -98,8 +100,11 @@ pub(crate) fn plan<'m, S: State, F: FixedPointMap<S, X>, X: Input>(
         Method::Broyden(_) | Method::Custom(_)
     );
     let keeps_factors = tracked && from_factors && broyden;
-    let batching = match map.fast().filter(|_| independent && !keeps_factors) {
-        Some(fast) if z0.dims()[0] > 1 => fast.batching(&packing.unpack(z0.clone()), &plain),
+    let batching = match map.fast() {
+        Some(fast) if independent && !keeps_factors && z0.dims()[0] > 1 => {
+            let state = state.unwrap_or_else(|| packing.unpack(z0.clone()));
+            fast.batching(&state, &plain)
+        }
         _ => Batching::default(),
     };
     Plan {

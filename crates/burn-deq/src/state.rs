@@ -135,7 +135,7 @@ impl<L> Packing<L> {
     pub(crate) fn unpack<S: State<Layout = L>>(&self, packed: Tensor<2>) -> S {
         let parts = match self.widths.len() {
             1 => vec![packed],
-            _ => packed.split_with_sizes(self.widths.clone(), 1),
+            _ => split(packed, &self.widths),
         };
         S::assemble(&mut parts.into_iter(), &self.layout)
     }

@@ -26,17 +26,26 @@ fn fast(x: &Tensor<4>, kernel: &Tensor<4>, bias: Option<&Tensor<1>>) -> Option<T
 ///
 /// Panics if the channels do not match.
 pub fn convolve(x: Tensor<4>, kernel: Tensor<4>) -> Tensor<4> {
+    convolve_with(x, kernel, None)
+}
+
+/// As [`convolve`], plus a bias `[out]` of the type of the kernel.
+///
+/// # Panics
+///
+/// As [`convolve`].
+pub fn convolve_with(x: Tensor<4>, kernel: Tensor<4>, bias: Option<Tensor<1>>) -> Tensor<4> {
     let [outer, inner] = [x.dtype(), kernel.dtype()];
     if outer != inner {
-        return convolve(x.cast(inner), kernel).cast(outer);
+        return convolve_with(x.cast(inner), kernel, bias).cast(outer);
     }
-    if let Some(y) = fast(&x, &kernel, None) {
+    if let Some(y) = fast(&x, &kernel, bias.as_ref()) {
         return y;
     }
     let [_, _, k, _] = kernel.dims();
     let half = k / 2;
     let options = ConvOptions::new([1, 1], [half, half], [1, 1], 1);
-    conv2d(x, kernel, None, options)
+    conv2d(x, kernel, bias, options)
 }
 
 /// The kernel of the transposed convolution: flipped, with in and out exchanged. At stride 1, the

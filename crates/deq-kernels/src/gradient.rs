@@ -13,7 +13,7 @@ use burn::tensor::Tensor;
 #[cfg(any(feature = "flex", feature = "cube"))]
 pub use dispatched::custom_gradient;
 #[cfg(any(feature = "flex", feature = "cube"))]
-pub use dispatched::{grad_hook, joint_hook};
+pub use dispatched::{grad_hook, joint_hook, parts};
 
 #[cfg(any(feature = "flex", feature = "cube"))]
 mod dispatched {
@@ -232,12 +232,81 @@ mod dispatched {
         Tensor::from_dispatch(Dispatch::grad_hook(x.into_dispatch(), hook))
     }
 
+    /// Gradients on their way between operations.
+    type Stored = Arc<Mutex<Vec<Option<Tensor<2>>>>>;
+
+    fn take(all: &Stored, i: usize) -> Option<Tensor<2>> {
+        all.lock().unwrap_or_else(|e| e.into_inner())[i].take()
+    }
+
+    /// The number that connects operations with several inputs or outputs on the tape.
+    fn number(like: &Tensor<2>) -> Tensor<1> {
+        Tensor::zeros([1], &like.device().without_autodiff())
+    }
+
+    /// `values` as outputs of the operation that computed `node`. The backward pass of `node` then
+    /// calls `gather` with their gradients, before those of its own inputs are asked for.
+    ///
+    /// Burn's operations have one output, so every output is a separate operation that stores its
+    /// gradient.
+    fn fan_out(
+        node: Tensor<1>,
+        values: Vec<Tensor<2>>,
+        gather: impl FnOnce(Vec<Tensor<2>>) + Send + 'static,
+    ) -> Vec<Tensor<2>> {
+        let left = Stored::new(Mutex::new(vec![None; values.len()]));
+        let (likes, outputs) = (values.clone(), left.clone());
+        let node = grad_hook(node, move |number| {
+            // An output that the loss does not depend on has stored nothing.
+            let gradient = |(i, like): (usize, &Tensor<2>)| {
+                take(&outputs, i).unwrap_or_else(|| like.zeros_like())
+            };
+            gather(likes.iter().enumerate().map(gradient).collect());
+            number
+        });
+        let leave = |(i, value): (usize, Tensor<2>)| {
+            let left = left.clone();
+            let constants = (number(&value), number(&value));
+            let pullback = move |g: Tensor<2>, _wanted| {
+                let number = number(&g);
+                left.lock().unwrap_or_else(|e| e.into_inner())[i] = Some(g);
+                (Some(number), None, None)
+            };
+            custom_gradient((node.clone(), constants.0, constants.1), value, pullback)
+        };
+        values.into_iter().enumerate().map(leave).collect()
+    }
+
+    /// Several tensors that were computed from one off the tape, with their gradient: `pullback`
+    /// receives the gradients of all of them at once and returns that of `x`.
+    ///
+    /// # Shapes
+    ///
+    /// The pullback's inputs have the shapes of `values`, its output that of `x`.
+    pub fn parts(
+        x: Tensor<2>,
+        values: Vec<Tensor<2>>,
+        pullback: impl FnOnce(Vec<Tensor<2>>) -> Tensor<2> + Send + 'static,
+    ) -> Vec<Tensor<2>> {
+        let found = Stored::new(Mutex::new(vec![None]));
+        let constants = (number(&x), number(&x));
+        let value = number(&x);
+        let enter = {
+            let found = found.clone();
+            move |_g: Tensor<1>, _wanted| (take(&found, 0), None, None)
+        };
+        let node = custom_gradient((x, constants.0, constants.1), value, enter);
+        fan_out(node, values, move |gradients| {
+            let gradient = pullback(gradients);
+            found.lock().unwrap_or_else(|e| e.into_inner())[0] = Some(gradient);
+        })
+    }
+
     /// Returns several tensors; the backward pass replaces their gradients by `hook(gradients)`,
     /// which receives all of them at once.
     ///
-    /// Burn's operations have one output, so every output is a separate operation. A node of one
-    /// number connects the inputs with the outputs. The outputs store their gradients, the node
-    /// runs the hook, and the inputs take its results. Nothing is copied.
+    /// A node of one number connects the inputs with the outputs. The outputs store their gradients,
+    /// the node runs the hook, and the inputs take its results. Nothing is copied.
     ///
     /// # Shapes
     ///
@@ -246,52 +315,27 @@ mod dispatched {
         inputs: Vec<Tensor<2>>,
         hook: impl FnOnce(Vec<Tensor<2>>) -> Vec<Tensor<2>> + Send + 'static,
     ) -> Vec<Tensor<2>> {
-        type Gradients = Arc<Mutex<Vec<Option<Tensor<2>>>>>;
-        let none = || Gradients::new(Mutex::new(vec![None; inputs.len()]));
-        let take = |all: &Gradients, i: usize| {
-            let mut all = all.lock().unwrap_or_else(|e| e.into_inner());
-            all[i].take()
-        };
-        let (left, found) = (none(), none());
+        let found = Stored::new(Mutex::new(vec![None; inputs.len()]));
         let values: Vec<_> = inputs
             .iter()
             .cloned()
             .map(Tensor::without_autodiff)
             .collect();
-        let number = |i: usize| Tensor::<1>::zeros([1], &values[i].device());
         let enter = |(i, input): (usize, Tensor<2>)| {
-            let found = found.clone();
-            let constants = (number(i), number(i));
+            let (found, value) = (found.clone(), number(&input));
+            let constants = (number(&input), number(&input));
             let pullback = move |_g: Tensor<1>, _wanted| (take(&found, i), None, None);
-            custom_gradient((input, constants.0, constants.1), number(i), pullback)
+            custom_gradient((input, constants.0, constants.1), value, pullback)
         };
         let entered = inputs.into_iter().enumerate().map(enter);
         let Some(node) = entered.reduce(|a, b| a + b) else {
             return Vec::new();
         };
-        let likes = values.clone();
-        let (outputs, inputs) = (left.clone(), found);
-        let node = grad_hook(node, move |number| {
-            // An output that the loss does not depend on has stored nothing.
-            let gradient = |(i, like): (usize, &Tensor<2>)| {
-                take(&outputs, i).unwrap_or_else(|| like.zeros_like())
-            };
-            let gradients = hook(likes.iter().enumerate().map(gradient).collect());
-            let gradients = gradients.into_iter().map(Some).collect();
+        let inputs = found.clone();
+        fan_out(node, values, move |gradients| {
+            let gradients = hook(gradients).into_iter().map(Some).collect();
             *inputs.lock().unwrap_or_else(|e| e.into_inner()) = gradients;
-            number
-        });
-        let leave = |(i, value): (usize, Tensor<2>)| {
-            let left = left.clone();
-            let constants = (number(i), number(i));
-            let pullback = move |g: Tensor<2>, _wanted| {
-                let number = Tensor::zeros([1], &g.device());
-                left.lock().unwrap_or_else(|e| e.into_inner())[i] = Some(g);
-                (Some(number), None, None)
-            };
-            custom_gradient((node.clone(), constants.0, constants.1), value, pullback)
-        };
-        values.iter().cloned().enumerate().map(leave).collect()
+        })
     }
 
     /// Attaches `output`, which was computed off the tape, to the three tensors it was computed
@@ -374,7 +418,7 @@ mod dispatched {
 }
 
 #[cfg(not(any(feature = "flex", feature = "cube")))]
-pub use without_backend::{custom_gradient, grad_hook, joint_hook};
+pub use without_backend::{custom_gradient, grad_hook, joint_hook, parts};
 
 /// The same functions in a build without a backend, where no tensor exists to call them with.
 #[cfg(not(any(feature = "flex", feature = "cube")))]
@@ -386,6 +430,15 @@ mod without_backend {
         _x: Tensor<D>,
         _hook: impl FnOnce(Tensor<D>) -> Tensor<D> + Send + 'static,
     ) -> Tensor<D> {
+        refuse()
+    }
+
+    /// Panics.
+    pub fn parts(
+        _x: Tensor<2>,
+        _values: Vec<Tensor<2>>,
+        _pullback: impl FnOnce(Vec<Tensor<2>>) -> Tensor<2> + Send + 'static,
+    ) -> Vec<Tensor<2>> {
         refuse()
     }
 

@@ -1,7 +1,8 @@
 //! Means over the cells of a coarser grid.
 
 use burn::tensor::Tensor;
-use burn::tensor::module::adaptive_avg_pool2d;
+use burn::tensor::module::{adaptive_avg_pool2d, avg_pool2d};
+use burn::tensor::ops::AvgPoolOptions;
 
 use crate::cpu;
 
@@ -14,5 +15,10 @@ pub fn mean_pool(x: Tensor<4>, size: [usize; 2]) -> Tensor<4> {
     if let Some(y) = cpu::mean_pool(&x, size) {
         return y;
     }
-    adaptive_avg_pool2d(x, size)
+    let [_, _, h, w] = x.dims();
+    let [height, width] = size.map(|n| n.max(1));
+    match h % height == 0 && w % width == 0 {
+        true => avg_pool2d(x, AvgPoolOptions::new([h / height, w / width])),
+        false => adaptive_avg_pool2d(x, size),
+    }
 }

@@ -56,7 +56,7 @@ pub struct Solved {
     /// z, or u of the backward solve.
     pub state: Tensor<2>,
     /// f(z) of a forward solve.
-    pub image: Tensor<2>,
+    pub image: Option<Tensor<2>>,
     /// What each sample took.
     pub samples: Vec<SolvedSample>,
 }

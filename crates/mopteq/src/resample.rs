@@ -6,8 +6,9 @@
 //! their geometric mean.
 
 use burn::tensor::Tensor;
-use burn::tensor::module::{avg_pool2d, interpolate};
-use burn::tensor::ops::{AvgPoolOptions, InterpolateMode, InterpolateOptions};
+use burn::tensor::module::interpolate;
+use burn::tensor::ops::{InterpolateMode, InterpolateOptions};
+use deq_kernels::mean_pool;
 
 /// Q: `[batch, channels, s h, s w] -> [batch, channels, h, w]`.
 ///
@@ -57,7 +58,7 @@ pub fn resample(x: Tensor<4>, [height, width]: [usize; 2]) -> Tensor<4> {
     let mut x = x;
     if pool != [1, 1] {
         let scale = ((pool[0] * pool[1]) as f64).sqrt();
-        x = avg_pool2d(x, AvgPoolOptions::new(pool)) * scale;
+        x = mean_pool(x, [h / pool[0], w / pool[1]]) * scale;
     }
     if grow != [1, 1] {
         let scale = ((grow[0] * grow[1]) as f64).sqrt();

@@ -8,7 +8,7 @@ use burn::tensor::{Tensor, TensorData};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::memory::{Floats, tensor};
+use super::memory::{Floats, produce, tensor};
 use crate::gradient::custom_gradient;
 
 /// Numbers that are summed in f32 before the sum is added to an f64.
@@ -168,23 +168,19 @@ impl Statistics {
 
     fn apply(&self, x: &Floats, scale: &[f32], shift: &[f32], like: &Tensor<4>) -> Tensor<4> {
         let area = x.dims[2] * x.dims[3];
-        let mut y = vec![0.0; x.elements().len()];
-        let samples = y.par_chunks_exact_mut(x.sample());
-        samples
-            .zip(x.elements().par_chunks_exact(x.sample()))
-            .for_each(|(y, x)| {
-                let planes = y.chunks_exact_mut(area).zip(x.chunks_exact(area));
-                for (c, (y, x)) in planes.enumerate() {
-                    Arch::new().dispatch(Apply {
-                        x,
-                        y,
-                        mean: self.mean[c],
-                        scale: scale[c] * self.inverse[c],
-                        shift: shift[c],
-                        floor: self.floor,
-                    });
-                }
-            });
+        let ([y], _) = produce(x.dims[0], x.sample(), |i, [y]| {
+            let planes = y.chunks_exact_mut(area);
+            for (c, (y, x)) in planes.zip(x.of_sample(i).chunks_exact(area)).enumerate() {
+                Arch::new().dispatch(Apply {
+                    x,
+                    y,
+                    mean: self.mean[c],
+                    scale: scale[c] * self.inverse[c],
+                    shift: shift[c],
+                    floor: self.floor,
+                });
+            }
+        });
         tensor(y, x.dims, like)
     }
 
@@ -224,18 +220,9 @@ impl Statistics {
         let [batch, _, height, width] = x.dims;
         let area = height * width;
         let count = (batch * area) as f64;
-        let mut dx = vec![0.0; x.elements().len()];
-        let samples = dx
-            .par_chunks_exact_mut(x.sample())
-            .zip(x.elements().par_chunks_exact(x.sample()))
-            .zip(y.elements().par_chunks_exact(x.sample()))
-            .zip(g.elements().par_chunks_exact(x.sample()));
-        samples.for_each(|(((dx, x), y), g)| {
-            let planes = dx
-                .chunks_exact_mut(area)
-                .zip(x.chunks_exact(area))
-                .zip(y.chunks_exact(area))
-                .zip(g.chunks_exact(area));
+        let ([dx], _) = produce(batch, x.sample(), |i, [dx]| {
+            let [x, y, g] = [x, y, g].map(|floats| floats.of_sample(i).chunks_exact(area));
+            let planes = dx.chunks_exact_mut(area).zip(x).zip(y).zip(g);
             for (c, (((dx, x), y), g)) in planes.enumerate() {
                 let inverse = self.inverse[c];
                 Arch::new().dispatch(PullBack {

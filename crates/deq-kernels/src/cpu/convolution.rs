@@ -4,7 +4,7 @@ use burn::tensor::Tensor;
 use rayon::prelude::*;
 
 use super::kernel::{Packed, add_kernel_gradient};
-use super::memory::{Floats, SAMPLES_A_TASK, tensor};
+use super::memory::{Floats, SAMPLES_A_TASK, produce, tensor};
 use crate::gradient::custom_gradient;
 
 /// Larger kernels would run past the slack at the end of a plane.
@@ -73,21 +73,13 @@ fn convolve_batch(
 ) -> Tensor<4> {
     let [batch, _, height, width] = x.dims;
     let dims = [batch, kernel.channels_out(), height, width];
-    let mut out = vec![0.0; dims.iter().product()];
-    let each = |(x, out): (&[f32], &mut [f32])| {
-        kernel.convolve([height, width], x, out);
+    let ([out], _) = produce(batch, dims[1..].iter().product(), |i, [out]| {
+        kernel.convolve([height, width], x.of_sample(i), out);
         let planes = out.chunks_exact_mut(height * width);
         for (plane, shift) in planes.zip(shift.map_or(&[][..], Floats::elements)) {
             plane.iter_mut().for_each(|y| *y += shift);
         }
-    };
-    if batch == 1 {
-        each((x.elements(), &mut out));
-    } else {
-        out.par_chunks_exact_mut(dims[1..].iter().product())
-            .zip(x.elements().par_chunks_exact(x.sample()))
-            .for_each(|(out, x)| each((x, out)));
-    }
+    });
     tensor(out, dims, like)
 }
 

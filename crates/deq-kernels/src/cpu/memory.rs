@@ -1,10 +1,12 @@
 //! Tensors in the host's memory, memory for scratch, and block sizes.
 
 use std::cell::RefCell;
+use std::mem::MaybeUninit;
 
 use burn::backend::Flex;
 use burn::backend::tensor::FloatTensor;
 use burn::tensor::{DType, Tensor, TensorData};
+use rayon::prelude::*;
 
 use crate::switch::portable;
 
@@ -50,6 +52,12 @@ impl Floats {
 
     pub(super) fn sample(&self) -> usize {
         self.dims[1..].iter().product()
+    }
+
+    /// The elements of one sample.
+    pub(super) fn of_sample(&self, i: usize) -> &[f32] {
+        let size = self.sample();
+        &self.elements()[i * size..(i + 1) * size]
     }
 
     /// The planes of one channel, one per sample.
@@ -104,4 +112,48 @@ pub(super) fn room(memory: &mut Vec<f32>, numbers: usize) -> &mut [f32] {
     // Alignment may be impossible; then the code is only slower.
     let start = memory.as_ptr().align_offset(LINE).min(most);
     &mut memory[start..start + numbers]
+}
+
+/// N vectors of `count` chunks of `size` numbers each. Tasks on all cores fill the chunks of one number,
+/// which are zeros before, and return something. Clearing a chunk just before it is filled leaves it
+/// in the cache; `vec![0.0; n]` clears everything on one core first.
+pub(super) fn produce<T: Copy + Default + Send, const N: usize, R: Send>(
+    count: usize,
+    size: usize,
+    fill: impl Fn(usize, [&mut [T]; N]) -> R + Sync,
+) -> ([Vec<T>; N], Vec<R>) {
+    let mut vectors: [Vec<T>; N] = std::array::from_fn(|_| Vec::with_capacity(count * size));
+    let mut rests = vectors
+        .each_mut()
+        .map(|v| &mut v.spare_capacity_mut()[..count * size]);
+    let chunk = |_| {
+        rests.each_mut().map(|rest| {
+            let (chunk, after) = std::mem::take(rest).split_at_mut(size);
+            *rest = after;
+            chunk
+        })
+    };
+    let chunks: Vec<_> = (0..count).map(chunk).collect();
+    let each = |(i, chunks): (usize, [&mut [MaybeUninit<T>]; N])| fill(i, chunks.map(cleared));
+    let results = match count {
+        0 | 1 => chunks.into_iter().enumerate().map(each).collect(),
+        _ => chunks.into_par_iter().enumerate().map(each).collect(),
+    };
+    for vector in &mut vectors {
+        // SAFETY: the chunks cover this capacity, and each was cleared.
+        #[allow(unsafe_code)]
+        unsafe {
+            vector.set_len(count * size);
+        }
+    }
+    (vectors, results)
+}
+
+fn cleared<T: Copy + Default>(numbers: &mut [MaybeUninit<T>]) -> &mut [T] {
+    numbers.fill(MaybeUninit::new(T::default()));
+    // SAFETY: all of them were just written.
+    #[allow(unsafe_code)]
+    unsafe {
+        &mut *(std::ptr::from_mut(numbers) as *mut [T])
+    }
 }

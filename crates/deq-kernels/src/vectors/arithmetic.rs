@@ -2,7 +2,7 @@
 
 use burn::tensor::{DType, Tensor};
 
-use crate::cpu;
+use crate::{cpu, gradient};
 
 /// Inner product of each sample: `[batch, n], [batch, n] -> [batch, 1]`.
 pub fn inner(x: Tensor<2>, y: Tensor<2>) -> Tensor<2> {
@@ -51,6 +51,47 @@ pub fn join(parts: Vec<Tensor<2>>, dim: usize) -> Tensor<2> {
 
 /// Splits the columns of a tensor into parts of these widths.
 pub fn split(x: Tensor<2>, widths: &[usize]) -> Vec<Tensor<2>> {
+    if x.is_autodiff() {
+        // Burn's gradient of a slice fills a tensor of zeros, once per part.
+        let values = split(x.clone().without_autodiff(), widths);
+        return gradient::parts(x, values, |gradients| join(gradients, 1));
+    }
     let parts = cpu::vectors::split(&x, widths);
     parts.unwrap_or_else(|| x.split_with_sizes(widths.to_vec(), 1))
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use burn::tensor::{Device, Distribution};
+
+    use super::*;
+
+    #[test]
+    fn parts_have_the_gradient_of_slices() {
+        let device = Device::flex();
+        device.seed(2);
+        let random = |n: usize| {
+            let normal = Distribution::Normal(0.0, 1.0);
+            Tensor::<2>::random([3, n], normal, (&device, DType::F64))
+        };
+        let widths = [2, 5, 4];
+        let x = random(11);
+        let weights = widths.map(random);
+        // The loss may not depend on every part.
+        for used in [vec![0, 1, 2], vec![1], vec![0, 2]] {
+            let gradient = |parts: fn(Tensor<2>, &[usize]) -> Vec<Tensor<2>>| {
+                let x = x.clone().autodiff().require_grad();
+                let parts = parts(x.clone() * 2.0, &widths);
+                let terms = used.iter().map(|i| {
+                    let part = parts[*i].clone();
+                    (part.clone() * part * weights[*i].clone().autodiff()).sum()
+                });
+                let loss = terms.reduce(|a, b| a + b).expect("a part");
+                x.grad(&loss.backward()).expect("a gradient").into_data()
+            };
+            let slices = |x: Tensor<2>, widths: &[usize]| x.split_with_sizes(widths.to_vec(), 1);
+            let tolerance = burn::tensor::Tolerance::absolute(1e-13);
+            gradient(split).assert_approx_eq::<f64>(&gradient(slices), tolerance);
+        }
+    }
 }

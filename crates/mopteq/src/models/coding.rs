@@ -7,7 +7,8 @@ use burn::module::{Initializer, Module, Param, RunningState};
 use burn::serde::{Deserialize, Serialize};
 use burn::tensor::{Device, Distribution, Tensor};
 use burn_deq::{EquilibriumConfig, Gradient, Solution, Solver};
-use deq_kernels::convolution::convolve;
+use deq_kernels::convolution::{convolve, convolve_with};
+use deq_kernels::vectors::split;
 
 use crate::constraint::Constraint;
 use crate::context::{Branches, Context};
@@ -306,18 +307,24 @@ impl Coding {
         match &self.dictionary {
             Dictionary::Kernels(kernels) => Context::new(BoundedKernel::kernels(kernels), vec![g]),
             Dictionary::Patches(patches) => {
-                let [_, _, height, width] = g.dims();
+                let [batch, _, height, width] = g.dims();
                 let [weight, gram] = patches.normalised();
-                let codes = convolve(g, weight);
+                // Resampling multiplies means by the ratio of the sides, so the bias is divided.
+                let factors = self.channels.iter().enumerate().flat_map(|(i, c)| {
+                    let factor = -1.0 / (1_u32 << i) as f32;
+                    std::iter::repeat_n(factor, *c)
+                });
+                let factors: Vec<f32> = factors.collect();
                 let l1 = patches.threshold.val().clamp_min(0.0);
-                let l1 = l1.reshape([1, -1, 1, 1]);
-                let mut first = 0;
-                let parts = self.channels.iter().enumerate().map(|(i, channels)| {
-                    let own = first..first + channels;
-                    first = own.end;
-                    let part = codes.clone().narrow(1, own.start, *channels);
-                    let part = resample(part, [height >> i, width >> i]);
-                    part - l1.clone().narrow(1, own.start, *channels)
+                let factors = Tensor::<1>::from_floats(factors.as_slice(), &l1.device());
+                let bias = l1.clone() * factors.cast(l1.dtype());
+                let codes = convolve_with(g, weight, Some(bias)).flatten::<2>(1, 3);
+                let area = height * width;
+                let widths: Vec<usize> = self.channels.iter().map(|c| c * area).collect();
+                let parts = split(codes, &widths).into_iter().zip(&self.channels);
+                let parts = parts.enumerate().map(|(i, (part, channels))| {
+                    let part = part.reshape([batch, *channels, height, width]);
+                    resample(part, [height >> i, width >> i])
                 });
                 Context::new(vec![gram], parts.collect())
             }

@@ -21,14 +21,13 @@ use std::cell::RefCell;
 
 use burn::tensor::{Tensor, TensorData};
 use pulp::Arch;
-use rayon::prelude::*;
 
 use self::codes::Codes;
 use self::passes::{Curve, Descend, Extrapolate, Turn, Value};
-use super::memory::{Floats, lend, room};
+use super::memory::{Floats, lend, produce, room};
 use crate::formula::StepFormula;
 use crate::inputs::Inputs;
-use crate::solve::{SolveLimits, Solved, SolvedSample};
+use crate::solve::{SolveLimits, Solved};
 
 /// Rows of memory are multiples of the longest vectors.
 const LANES: usize = 16;
@@ -78,7 +77,7 @@ pub(crate) fn solve(
         return None;
     }
     let size = codes.rows() * codes.stride();
-    Some(run(&codes, batch, z0, |n, state, image| {
+    let ([state, image], samples) = produce(batch, codes.width(), |n, [state, image]| {
         lend(&MEMORY, |memory| {
             let [c, y, before, f, last] = parts::<5>(room(memory, 5 * size), size);
             let mut cell = Vec::new();
@@ -129,7 +128,12 @@ pub(crate) fn solve(
             codes.lower(f, image);
             limits.sample(steps, sums[0], sums[1])
         })
-    }))
+    });
+    Some(Solved {
+        state: unplain(state, z0),
+        image: Some(unplain(image, z0)),
+        samples,
+    })
 }
 
 /// Solves u = J'u + g at the point where the map has this value. `None` if there is no fast form.
@@ -146,7 +150,7 @@ pub(crate) fn solve_adjoint(
         return None;
     }
     let size = codes.rows() * codes.stride();
-    Some(run(&codes, g.dims()[0], g, |n, state, _| {
+    let ([state], samples) = produce(g.dims()[0], codes.width(), |n, [state]| {
         lend(&MEMORY, |memory| {
             let [mask, p, h, w, u, r] = parts::<6>(room(memory, 6 * size), size);
             let mut cell = Vec::new();
@@ -199,7 +203,12 @@ pub(crate) fn solve_adjoint(
             codes.lower(u, state);
             limits.sample(steps, rr, size)
         })
-    }))
+    });
+    Some(Solved {
+        state: unplain(state, g),
+        image: None,
+        samples,
+    })
 }
 
 /// A packed state as plain numbers.
@@ -211,28 +220,7 @@ fn packed(x: &Tensor<2>, width: usize) -> Option<Floats> {
     Floats::new(&x.clone().reshape([batch, n, 1, 1]))
 }
 
-/// Solves all samples of a batch. `each` gets the sample's number and its part of state and image.
-fn run(
-    codes: &Codes,
-    batch: usize,
-    like: &Tensor<2>,
-    each: impl Fn(usize, &mut [f32], &mut [f32]) -> SolvedSample + Sync,
-) -> Solved {
-    let width = codes.width();
-    let mut state = vec![0.0; batch * width];
-    let mut image = vec![0.0; batch * width];
-    let samples = state
-        .par_chunks_exact_mut(width)
-        .zip(image.par_chunks_exact_mut(width))
-        .enumerate()
-        .map(|(n, (state, image))| each(n, state, image))
-        .collect();
-    let device = like.device();
-    let tensor =
-        |values: Vec<f32>| Tensor::<2>::from_data(TensorData::new(values, [batch, width]), &device);
-    Solved {
-        state: tensor(state),
-        image: tensor(image),
-        samples,
-    }
+/// A packed state of a batch.
+fn unplain(values: Vec<f32>, like: &Tensor<2>) -> Tensor<2> {
+    Tensor::from_data(TensorData::new(values, like.dims()), &like.device())
 }

@@ -4,17 +4,19 @@ use burn::tensor::{DType, Tensor, TensorData};
 
 use super::floats::Floats;
 use super::real::Real;
+use crate::cpu::memory::produce;
 
 /// Concatenates the tensors along a dimension in one pass, if the host can read them.
 pub(crate) fn join(parts: &[Tensor<2>], dim: usize) -> Option<Tensor<2>> {
     fn rows<T: Real>(parts: &[Floats], widths: &[usize], count: usize) -> TensorData {
         let width: usize = widths.iter().sum();
-        let mut joined: Vec<T> = Vec::with_capacity(count * width);
-        for i in 0..count {
+        let ([joined], _) = produce::<T, 1, _>(count, width, |i, [mut row]| {
             for (part, width) in parts.iter().zip(widths) {
-                joined.extend_from_slice(&part.elements()[i * width..(i + 1) * width]);
+                let (own, rest) = std::mem::take(&mut row).split_at_mut(*width);
+                own.copy_from_slice(&part.elements()[i * width..(i + 1) * width]);
+                row = rest;
             }
-        }
+        });
         TensorData::new(joined, [count, width])
     }
     let first = parts.first()?;
@@ -46,10 +48,11 @@ pub(crate) fn join(parts: &[Tensor<2>], dim: usize) -> Option<Tensor<2>> {
 pub(crate) fn split(x: &Tensor<2>, widths: &[usize]) -> Option<Vec<Tensor<2>>> {
     fn columns<T: Real>(x: &Floats, width: usize, from: usize, count: usize) -> Vec<T> {
         let x: &[T] = x.elements();
-        let mut part = Vec::with_capacity(x.len() / width.max(1) * count);
-        for row in x.chunks_exact(width.max(1)) {
-            part.extend_from_slice(&row[from..from + count]);
-        }
+        let rows = x.len() / width.max(1);
+        let ([part], _) = produce::<T, 1, _>(rows, count, |i, [row]| {
+            let from = i * width + from;
+            row.copy_from_slice(&x[from..from + count]);
+        });
         part
     }
     let floats = Floats::new(x)?;
