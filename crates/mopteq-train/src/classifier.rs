@@ -19,6 +19,9 @@ pub struct Classifier {
     /// So many plain steps in inference, in place of the model's solver.
     #[module(skip)]
     plain_steps: Option<usize>,
+    /// Whether inference takes the mean of the logits of a picture and of its mirror image.
+    #[module(skip)]
+    flip: bool,
 }
 
 impl Classifier {
@@ -44,12 +47,25 @@ impl Classifier {
             model: network.init(device)?,
             label_smoothing: config.label_smoothing,
             plain_steps: None,
+            flip: config.test_flip,
         })
     }
 
     /// The same with exactly so many plain steps from 0 in inference, in place of its solver.
     pub fn with_plain_steps(mut self, steps: usize) -> Self {
         self.plain_steps = Some(steps);
+        self
+    }
+
+    /// The same with or without the mirror image in inference.
+    pub fn with_flip(mut self, flip: bool) -> Self {
+        self.flip = flip;
+        self
+    }
+
+    /// The same with a first kernel that whitens these plain pictures.
+    pub fn whitened(mut self, images: &Tensor<4>) -> Self {
+        self.model = self.model.whitened(images);
         self
     }
 
@@ -97,6 +113,16 @@ impl Classifier {
 
     /// As [`infer`](Self::infer), with the report of the solves of the first `count` pictures.
     pub fn infer_first(&self, images: Tensor<4>, count: usize) -> (Tensor<2>, Report) {
+        if !self.flip {
+            return self.infer_once(images, count);
+        }
+        let (logits, report) = self.infer_once(images.clone(), count);
+        let (mirrored, other) = self.infer_once(images.flip([3]), count);
+        let logits = (logits + mirrored) * 0.5;
+        (logits, Report::worst([&report, &other]))
+    }
+
+    fn infer_once(&self, images: Tensor<4>, count: usize) -> (Tensor<2>, Report) {
         if let Some(steps) = self.plain_steps {
             return (
                 self.model.after_plain_steps(images, steps),
@@ -234,6 +260,7 @@ pub struct TrainingStep {
 #[cfg(feature = "learner")]
 mod learner {
     use burn::tensor::ExecutionError;
+    use burn::train::metric::{AccuracyInput, Adaptor, LossInput};
     use burn::train::{InferenceStep, ItemLazy, TrainOutput, TrainStep};
 
     use super::{Batch, ClassificationItem, Classifier, SolverItem, TrainingStep};
@@ -266,6 +293,18 @@ mod learner {
                     backward: None,
                 },
             }
+        }
+    }
+
+    impl Adaptor<AccuracyInput> for ClassificationItem {
+        fn adapt(&self) -> AccuracyInput {
+            AccuracyInput::new(self.logits.clone(), self.targets.clone())
+        }
+    }
+
+    impl Adaptor<LossInput> for ClassificationItem {
+        fn adapt(&self) -> LossInput {
+            LossInput::new(self.loss.clone())
         }
     }
 

@@ -39,6 +39,13 @@ pub struct TrainConfig {
     /// The model.
     #[serde(deserialize_with = "network")]
     pub model: NetworkConfig,
+    /// Whether the first kernel starts as the principal axes of patches of the training pictures,
+    /// each with both signs (Page 2019; airbench, arXiv:2404.00498).
+    #[serde(default)]
+    pub whitening: bool,
+    /// Whether inference takes the mean of the logits of a picture and of its mirror image.
+    #[serde(default)]
+    pub test_flip: bool,
     /// Seed of the parameters, the split, the order, the augmentation and the model's noise.
     pub seed: u64,
     /// Passes over the training pictures.
@@ -279,6 +286,8 @@ impl TrainConfig {
         let patience = self.patience == 0 || self.validation_fraction > 0.0;
         let needs = "0 where nothing is held out for validation";
         check("patience", &self.patience, patience, needs)?;
+        let whitens = !self.whitening || !matches!(self.model, NetworkConfig::Mdeq(_));
+        check("whitening", &self.whitening, whitens, "false for an MDEQ")?;
         self.model.validate_for(self.classes.len())?;
         Ok(())
     }

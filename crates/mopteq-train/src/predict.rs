@@ -123,6 +123,13 @@ impl Predictor {
         self
     }
 
+    /// Averages a picture's logits with those of its mirror image, or does not.
+    pub fn with_flip(mut self, flip: bool) -> Self {
+        self.config.test_flip = flip;
+        self.model = self.model.with_flip(flip);
+        self
+    }
+
     /// Where in the training the model was saved.
     pub fn position(&self) -> Position {
         self.position

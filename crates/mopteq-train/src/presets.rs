@@ -114,6 +114,8 @@ impl TrainConfig {
                 max_scale: 0.1,
                 ..Augmentation::NONE
             },
+            whitening: false,
+            test_flip: false,
             validation_fraction: 0.1,
             seed: 0,
             epochs: 12,
@@ -179,12 +181,14 @@ impl TrainConfig {
                 config.augmentation.max_scale = 0.15;
             }
             DataKind::Cifar10 | DataKind::Cifar100 | DataKind::Imagenette => {
-                config.epochs = 24;
-                config.warmup_epochs = 1.0;
+                config.epochs = 18;
+                config.warmup_epochs = 2.0;
                 config.learning_rate = 0.1;
                 config.ema = 0.999;
+                config.whitening = true;
+                config.test_flip = true;
                 if kind != DataKind::Imagenette {
-                    config.augmentation.cutout = 8;
+                    config.augmentation.padding = 2;
                 }
             }
             DataKind::Folder => {

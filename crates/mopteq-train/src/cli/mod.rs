@@ -149,6 +149,10 @@ struct RunArguments {
     /// Exactly --steps plain steps z -> f(z) from 0 in place of the solver, as in an ONNX graph.
     #[arg(long, requires = "steps")]
     plain_steps: bool,
+    /// Whether a picture's logits are averaged with those of its mirror image [default: as the run
+    /// has it].
+    #[arg(long, value_name = "BOOL")]
+    flip: Option<bool>,
     #[command(flatten)]
     device: DeviceArgument,
 }
@@ -160,6 +164,9 @@ impl RunArguments {
         let mut predictor = Predictor::load(&run, self.checkpoint, device, self.steps)?;
         if let Some(steps) = self.steps.filter(|_| self.plain_steps) {
             predictor = predictor.with_plain_steps(steps);
+        }
+        if let Some(flip) = self.flip {
+            predictor = predictor.with_flip(flip);
         }
         Ok((run, predictor))
     }

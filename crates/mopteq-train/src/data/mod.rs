@@ -5,6 +5,8 @@ mod augment;
 mod batch;
 mod cache;
 mod cifar;
+#[cfg(feature = "learner")]
+mod dataset;
 mod decode;
 mod digits;
 mod download;
@@ -44,6 +46,8 @@ use serde::{Deserialize, Serialize};
 pub use augment::Augmentation;
 pub use batch::{Batch, Normalisation, PictureBatcher, RawBatch, Sample};
 pub use cache::{Spilled, cache_folder, memory_budget};
+#[cfg(feature = "learner")]
+pub use dataset::Pictures;
 pub(crate) use decode::decode_within;
 pub use decode::{decode, decode_file};
 pub use download::{Download, DownloadError};

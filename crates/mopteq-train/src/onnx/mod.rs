@@ -192,9 +192,16 @@ fn write(graph: &Graph, config: &TrainConfig, iteration: Iteration) -> GraphProt
     let centred = scope.node("Sub", &[INPUT, &mean], Vec::new());
     let normalised = scope.node("Div", &[&centred, &std], Vec::new());
 
-    let mut translation = Translation::new(graph, iteration, INPUT, normalised);
+    let flips = config.test_flip;
+    let input = match flips {
+        true => with_mirrored(&mut scope, &normalised),
+        false => INPUT.to_owned(),
+    };
+    let images = if flips { input.clone() } else { normalised };
+    let mut translation = Translation::new(graph, iteration, &input, images);
     translation.nodes(&mut scope, &graph.nodes);
     let logits = translation.name(graph.logits);
+    let logits = halves(&mut scope, flips, logits, "Mean");
     let axis = parts::int("axis", 1);
     scope.named("Softmax", &[&logits], &["probabilities"], vec![axis]);
     scope.named("Identity", &[&logits], &["logits"], Vec::new());
@@ -212,6 +219,7 @@ fn write(graph: &Graph, config: &TrainConfig, iteration: Iteration) -> GraphProt
     ];
     if let Some(dense) = graph.dense {
         let name = translation.name(dense);
+        let name = halves(&mut scope, flips, name, "");
         scope.named("Identity", &[&name], &["dense"], Vec::new());
         outputs.push(floats(
             "dense",
@@ -227,8 +235,10 @@ fn write(graph: &Graph, config: &TrainConfig, iteration: Iteration) -> GraphProt
             format!("_{}", k + 1)
         };
         let (steps, residual) = (format!("steps{suffix}"), format!("residual{suffix}"));
-        repeat::per_sample(&mut scope, &solve.steps, &steps);
-        repeat::per_sample(&mut scope, &solve.residual, &residual);
+        let [most, worst] = [&solve.steps, &solve.residual]
+            .map(|name| halves(&mut scope, flips, name.clone(), "Max"));
+        repeat::per_sample(&mut scope, &most, &steps);
+        repeat::per_sample(&mut scope, &worst, &residual);
         let explanation = "plain steps that the equilibrium took";
         outputs.push(value(&steps, data_type::INT64, Some(&[]), explanation));
         let explanation = "relative residual before the last step";
@@ -237,4 +247,28 @@ fn write(graph: &Graph, config: &TrainConfig, iteration: Iteration) -> GraphProt
     let [channels, height, width] = config.model.input_shape();
     let input = floats(INPUT, &[channels, height, width], &picture(config));
     scope.finish(PRODUCER, vec![input], outputs)
+}
+
+/// The batch, followed by its mirror images.
+fn with_mirrored(scope: &mut Scope, images: &str) -> String {
+    let [start, end, axis, step] = [-1, i64::MIN, 3, -1].map(|n| scope.integers(&[n]));
+    let mirrored = scope.node("Slice", &[images, &start, &end, &axis, &step], Vec::new());
+    let axis = vec![parts::int("axis", 0)];
+    scope.node("Concat", &[images, &mirrored], axis)
+}
+
+/// What `kind` makes of the results for the pictures and for their mirror images; those of the
+/// pictures if it is empty.
+fn halves(scope: &mut Scope, flips: bool, name: String, kind: &str) -> String {
+    if !flips {
+        return name;
+    }
+    let names = [scope.fresh(), scope.fresh()];
+    let halves = names.each_ref().map(String::as_str);
+    let attributes = vec![parts::int("axis", 0), parts::int("num_outputs", 2)];
+    scope.named("Split", &[&name], &halves, attributes);
+    match kind {
+        "" => names[0].clone(),
+        _ => scope.node(kind, &halves, Vec::new()),
+    }
 }

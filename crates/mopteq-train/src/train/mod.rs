@@ -21,9 +21,9 @@ use crate::checkpoint::{self, Position, Which};
 use crate::classifier::Classifier;
 use crate::config::TrainConfig;
 use crate::crash;
-use crate::data::{DataError, DataSet, DataSource, FileList, Parts, Picture, check_data};
+use crate::data::{DataError, DataSet, DataSource, FileList, Parts, Picture, Sample, check_data};
 use crate::device::SelectedDevice;
-use crate::evaluate::{Outcome, Scores, infer, scores};
+use crate::evaluate::{Outcome, Scores, batcher, infer, scores};
 use crate::history::History;
 use crate::metrics;
 use crate::progress::{View, warn};
@@ -451,6 +451,9 @@ impl Task {
         cpu.seed(derive(self.config.seed, Stream::Parameters, [0, 0]));
         let config = self.config.in_epoch(1);
         let mut drawn = Classifier::new(&config, &cpu)?.materialised();
+        if self.config.whitening && self.weights.is_none() {
+            drawn = drawn.whitened(&self.some_pictures(&cpu)?);
+        }
         if let Some(weights) = &self.weights {
             weights.put_into(&mut drawn, &config, &cpu)?;
         }
@@ -459,6 +462,19 @@ impl Task {
         }
         let model = Classifier::new(&config, device)?;
         Ok(model.load_record(drawn.into_record()).materialised())
+    }
+
+    /// Normalised training pictures, spread over all.
+    fn some_pictures(&self, device: &Device) -> Result<Tensor<4>, Error> {
+        const ENOUGH: usize = 512;
+        let step = self.train.len().div_ceil(ENOUGH).max(1);
+        let plain = |picture| Sample {
+            picture,
+            augmentation: None,
+        };
+        let samples: Vec<_> = self.train.iter().step_by(step).map(plain).collect();
+        let batch = batcher(&self.config).stack(&samples)?;
+        Ok(batch.to_device(&device.clone().without_autodiff()).images)
     }
 
     fn optimizer(&self) -> ModuleOptimizer {

@@ -89,3 +89,55 @@ fn settings_of_a_stack_are_those_of_its_stages() {
     let config = read_json(&path.join("paper/config.json"));
     assert_eq!(config["model"]["network"], "mopteq");
 }
+
+#[test]
+fn mirror_images_and_whitening_are_settings() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let short = ["--epochs", "1", "--limit", "300", "--set", "test_flip=true"];
+    let white = ["--set", "whitening=true"];
+    train(path, &[&short[..], &white, &["--out", "run"]].concat());
+    let slope = |mirrored: bool| {
+        image::GrayImage::from_fn(28, 28, |x, y| {
+            let x = if mirrored { 27 - x } else { x };
+            image::Luma([if x > y { 8 * x as u8 } else { 0 }])
+        })
+    };
+    slope(false).save(path.join("one.png")).unwrap();
+    slope(true).save(path.join("other.png")).unwrap();
+    let predict = |more: &[&str]| {
+        let common = ["predict", "--run", "run", "--device", "cpu", "--json"];
+        let said = succeed(
+            path,
+            &[&common[..], more, &["one.png", "other.png"]].concat(),
+        );
+        let best = said.lines().map(|line| {
+            let value: serde_json::Value = serde_json::from_str(line).unwrap();
+            value["classes"][0]["probability"].as_f64().unwrap()
+        });
+        let best: Vec<f64> = best.collect();
+        assert_eq!(best.len(), 2);
+        (best[0] - best[1]).abs()
+    };
+    assert!(predict(&[]) < 1e-6);
+    assert!(predict(&["--flip", "false"]) > 1e-4);
+    // The test at the end of a training is that of `eval`.
+    let accuracy = summary(&path.join("run"))["test_loss"].clone();
+    let eval = |more: &[&str]| {
+        let common = ["eval", "--run", "run", "--device", "cpu", "--json"];
+        let said = succeed(path, &[&common[..], more].concat());
+        let value: serde_json::Value = serde_json::from_str(&said).unwrap();
+        value["loss"].clone()
+    };
+    assert_eq!(eval(&[]), accuracy);
+    assert_ne!(eval(&["--flip", "false"]), accuracy);
+
+    // The first kernel is made of pairs of opposite signs.
+    train(path, &[&short[..], &["--out", "plain"]].concat());
+    assert_ne!(summary(&path.join("plain"))["test_loss"], accuracy);
+    let error = fail(
+        path,
+        &["train", "--model", "mdeq", "--set", "whitening=true"],
+    );
+    assert!(error.contains("whitening"), "{error}");
+}

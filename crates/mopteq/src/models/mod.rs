@@ -9,6 +9,7 @@ mod multi_view;
 mod network;
 pub(crate) mod parts;
 mod residual;
+mod whitening;
 
 use burn::tensor::Tensor;
 use burn_deq::{AdjointMonitor, Report};

@@ -244,6 +244,19 @@ pub enum Network {
 }
 
 impl Network {
+    /// The network with a first kernel that whitens: the principal axes of the patches of these
+    /// plain pictures `[batch, channels, height, width]`, each with both signs. An MDEQ stays as it
+    /// is.
+    pub fn whitened(mut self, images: &Tensor<4>) -> Self {
+        match &mut self {
+            Self::MOptEqs(m) => m.stem = m.stem.clone().whitened(images),
+            Self::Mdeq(_) => {}
+            Self::Deep(m) => m.stem = m.stem.clone().whitened(images),
+            Self::Residual(m) => m.stem = m.stem.clone().whitened(images),
+        }
+        self
+    }
+
     /// Class scores for pictures `[batch, channels, height, width]`.
     ///
     /// # Panics

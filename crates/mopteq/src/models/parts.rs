@@ -12,6 +12,7 @@ use deq_kernels::{convolution, mean_pool, norm_relu};
 
 use crate::context::{Branches, map_branches};
 use crate::graph::{Builder, Graph, Value};
+use crate::models::whitening::whiten;
 
 /// Convolution, batch norm, ReLU: `[batch, in, height, width] -> [batch, out, h, w]`.
 #[derive(Module, Debug)]
@@ -51,6 +52,12 @@ impl StemShape {
 }
 
 impl Stem {
+    /// The stem with the principal axes of the patches of plain pictures as its kernel.
+    pub(crate) fn whitened(mut self, images: &Tensor<4>) -> Self {
+        self.conv.weight = whiten(self.conv.weight, images);
+        self
+    }
+
     pub(crate) fn forward(&self, images: Tensor<4>) -> Tensor<4> {
         norm_relu(&self.norm, convolution::forward(&self.conv, images))
     }

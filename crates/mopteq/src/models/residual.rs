@@ -165,7 +165,7 @@ impl Block {
 /// with average pooling by 2 in between, and the head of a MOptEq over the outputs of all stages.
 #[derive(Module, Debug)]
 pub struct Residual {
-    stem: Stem,
+    pub(super) stem: Stem,
     stages: Vec<Vec<Block>>,
     head: Head,
     #[module(skip)]

@@ -209,7 +209,7 @@ impl DeepConfig {
 /// [`DeepConfig::init`] creates it.
 #[derive(Module, Debug)]
 pub struct Deep {
-    stem: Stem,
+    pub(super) stem: Stem,
     stages: Vec<Vec<Layer>>,
     head: Head,
     #[module(skip)]

@@ -20,7 +20,7 @@ use crate::objective::HiddenObjective;
 /// objective -> head. [`MOptEqsConfig::init`] creates it.
 #[derive(Module, Debug)]
 pub struct MOptEqs {
-    pub(super) stem: Stem,
+    pub(in crate::models) stem: Stem,
     pub(super) core: Core,
     /// U_i and b_i.
     pub(super) injections: Vec<Conv2d>,
