@@ -5,6 +5,8 @@
 pub mod layers;
 #[cfg(feature = "learner")]
 pub mod learner_parts;
+#[cfg(feature = "learner")]
+pub mod photographs;
 
 use burn::nn::loss::CrossEntropyLossConfig;
 use burn::optim::{GradientsParams, SgdConfig};
