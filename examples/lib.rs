@@ -2,6 +2,7 @@
 //!
 //! Several of them share the helpers in this file.
 
+pub mod corruptions;
 pub mod layers;
 #[cfg(feature = "learner")]
 pub mod learner_parts;
