@@ -26,6 +26,7 @@ use serde::de::DeserializeOwned;
 
 use crate::checkpoint;
 use crate::config::{ConfigError, TrainConfig};
+use crate::files::{UNFINISHED, write_whole};
 use crate::history::History;
 use crate::train::Summary;
 
@@ -410,24 +411,6 @@ pub struct RunLock {
     _file: File,
 }
 
-/// Ending of files that are being written.
-const UNFINISHED: &str = "tmp";
-
-/// Writes a file such that it has either its old or its whole new content, even after a crash.
-pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let suffix = format!(".{UNFINISHED}");
-    let mut builder = tempfile::Builder::new();
-    // The files are the user's own like any other, not private as temporary files are.
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let mut file = builder.prefix(".").suffix(&suffix).tempfile_in(folder)?;
-    file.write_all(bytes)?;
-    file.as_file().sync_all()?;
-    file.persist(path)?;
-    Ok(())
-}
-
 fn create_all(path: &Path) -> Result<(), RunError> {
     fs::create_dir_all(path).map_err(|source| RunError::Io {
         file: path.into(),
@@ -474,15 +457,5 @@ mod tests {
         );
         drop(lock);
         run.lock().unwrap();
-    }
-
-    #[test]
-    fn a_written_file_replaces_the_old_one_and_leaves_nothing_behind() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("metrics.json");
-        write_whole(&path, b"old").unwrap();
-        write_whole(&path, b"new").unwrap();
-        assert_eq!(fs::read(&path).unwrap(), b"new");
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 }
