@@ -201,6 +201,39 @@ impl SolveStats {
     }
 }
 
+/// Sums over solved samples.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SolveSums {
+    samples: f64,
+    steps: f64,
+    residual: f64,
+    converged: f64,
+}
+
+impl SolveSums {
+    /// Adds the solve of a batch.
+    pub fn add(&mut self, solve: Option<SolveStats>) {
+        let Some(solve) = solve else {
+            return;
+        };
+        let samples = solve.samples as f64;
+        self.samples += samples;
+        self.steps += samples * solve.steps;
+        self.residual += samples * solve.residual;
+        self.converged += samples * solve.converged;
+    }
+
+    /// The averages; `None` when nothing was solved.
+    pub fn mean(&self) -> Option<SolveStats> {
+        (self.samples > 0.0).then(|| SolveStats {
+            samples: self.samples as usize,
+            steps: self.steps / self.samples,
+            residual: self.residual / self.samples,
+            converged: self.converged / self.samples,
+        })
+    }
+}
+
 /// How the solve of one picture went.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct PictureSolve {
@@ -320,5 +353,26 @@ mod learner {
                 solver: self.solver,
             })
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn solves_are_averaged_by_samples() {
+        let mut sums = SolveSums::default();
+        assert_eq!(sums.mean(), None);
+        for (samples, steps) in [(30, 4.0), (10, 8.0)] {
+            sums.add(Some(SolveStats {
+                samples,
+                steps,
+                residual: 0.5,
+                converged: 1.0,
+            }));
+        }
+        let mean = sums.mean().unwrap();
+        assert_eq!((mean.samples, mean.steps, mean.residual), (40, 5.0, 0.5));
     }
 }

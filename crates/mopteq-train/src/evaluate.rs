@@ -3,11 +3,10 @@
 use burn::prelude::*;
 use serde::Serialize;
 
-use crate::classifier::{Classifier, PictureSolve, SolveStats};
+use crate::classifier::{Classifier, PictureSolve, SolveStats, SolveSums};
 use crate::config::TrainConfig;
 use crate::crash::{self, Crash};
 use crate::data::{Augmentation, Picture, PictureBatcher, Sample};
-use crate::metrics::SolveSums;
 
 /// Limits on the solver's steps whose accuracy is told.
 pub const STEP_LIMITS: [usize; 4] = [2, 4, 8, 16];
@@ -358,22 +357,6 @@ mod tests {
                 .loss
                 .is_nan()
         );
-    }
-
-    #[test]
-    fn solves_are_averaged_by_samples() {
-        let mut sums = SolveSums::default();
-        assert_eq!(sums.mean(), None);
-        for (samples, steps) in [(30, 4.0), (10, 8.0)] {
-            sums.add(Some(SolveStats {
-                samples,
-                steps,
-                residual: 0.5,
-                converged: 1.0,
-            }));
-        }
-        let mean = sums.mean().unwrap();
-        assert_eq!((mean.samples, mean.steps, mean.residual), (40, 5.0, 0.5));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::classifier::SolveStats;
+use crate::classifier::SolveSums;
 use crate::evaluate::Scores;
 
 /// Mean cross entropy of the training batches.
@@ -50,39 +50,6 @@ pub struct Sums {
     pub forward: SolveSums,
     /// Solves for the gradient.
     pub backward: SolveSums,
-}
-
-/// Sums over solved samples.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct SolveSums {
-    samples: f64,
-    steps: f64,
-    residual: f64,
-    converged: f64,
-}
-
-impl SolveSums {
-    /// Adds the solve of a batch.
-    pub fn add(&mut self, solve: Option<SolveStats>) {
-        let Some(solve) = solve else {
-            return;
-        };
-        let samples = solve.samples as f64;
-        self.samples += samples;
-        self.steps += samples * solve.steps;
-        self.residual += samples * solve.residual;
-        self.converged += samples * solve.converged;
-    }
-
-    /// The averages; `None` when nothing was solved.
-    pub fn mean(&self) -> Option<SolveStats> {
-        (self.samples > 0.0).then(|| SolveStats {
-            samples: self.samples as usize,
-            steps: self.steps / self.samples,
-            residual: self.residual / self.samples,
-            converged: self.converged / self.samples,
-        })
-    }
 }
 
 impl Sums {
