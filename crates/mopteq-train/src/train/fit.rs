@@ -330,6 +330,7 @@ impl<'a> Fit<'a> {
         sums.loss += loss * targets.len() as f64;
         sums.forward.add(item.solver.forward);
         sums.backward.add(item.solver.backward);
+        sums.layers.add(&item.solver.layers);
         Ok(())
     }
 
