@@ -12,6 +12,7 @@ mod digits;
 mod download;
 mod entries;
 mod folder;
+mod found;
 mod huffman;
 mod idx;
 mod idx_files;
