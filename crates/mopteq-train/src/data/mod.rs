@@ -33,6 +33,7 @@ mod sheet;
 mod source;
 mod split;
 mod statistics;
+mod transform;
 mod walk;
 
 use std::borrow::Cow;
