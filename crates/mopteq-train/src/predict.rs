@@ -9,11 +9,12 @@ use crate::classifier::{Classifier, PictureSolve};
 use crate::config::TrainConfig;
 use crate::crash::Crash;
 use crate::data::{
-    DataError, DataSet, DataSource, Parts, Picture, PictureShape, Pixels, Seen, composed,
-    decode_file, difference, pictures_below,
+    DataError, DataSet, DataSource, Picture, PictureShape, Pixels, Seen, composed, decode_file,
+    pictures_below,
 };
 use crate::device::SelectedDevice;
 use crate::evaluate::{self, Details, Outcome, StepCost, softmax};
+use crate::parts::{Parts, difference};
 use crate::run::{RunError, RunFolder};
 
 /// A picture could not be classified.

@@ -18,8 +18,9 @@ use crate::checkpoint::{self, Position, Snapshot, State};
 use crate::classifier::Classifier;
 use crate::config::TrainConfig;
 use crate::crash;
-use crate::data::{FileList, Seen, are_settings};
+use crate::data::{Seen, are_settings};
 use crate::device::SelectedDevice;
+use crate::parts::FileList;
 use crate::predict::Predictor;
 use crate::run::RunFolder;
 
