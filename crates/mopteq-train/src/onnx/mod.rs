@@ -74,7 +74,8 @@ pub fn export(
     if let Iteration::Steps(steps) = iteration
         && !(1..=MOST_STEPS).contains(&steps)
     {
-        return Err(ShipError::Steps(steps).into());
+        let most = MOST_STEPS;
+        return Err(ShipError::Steps { steps, most }.into());
     }
     check_free(file)?;
     let failed = |reason: String| ShipError::Write {

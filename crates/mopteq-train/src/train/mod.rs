@@ -30,11 +30,11 @@ use crate::progress::{View, warn};
 pub use crate::run::Summary;
 use crate::run::{RunError, RunFolder};
 use crate::seed::{Stream, derive};
-pub use error::TrainError;
+pub use error::{TrainError, WeightsError};
 pub(crate) use error::{crashed, remedy};
 use parameters::are_finite;
 pub use stop::StopFlag;
-pub use weights::{Weights, WeightsError};
+pub use weights::Weights;
 
 /// A training that has been found possible: its config is sound, its data are there, and the
 /// devices can hold its model.
