@@ -1,6 +1,9 @@
-//! The error of the whole program.
+//! The error of the whole program, and those of what may itself fail for any of its reasons.
 
-use crate::{config, data, device, predict, report, run, serve, ship, train};
+use std::path::PathBuf;
+
+use crate::crash::Crash;
+use crate::{config, data, device, report, run, serve, train};
 
 /// Whatever can go wrong between the command line and the result.
 ///
@@ -27,10 +30,10 @@ pub enum Error {
     Weights(#[from] train::WeightsError),
     /// A picture could not be classified.
     #[error(transparent)]
-    Predict(#[from] predict::PredictError),
+    Predict(#[from] PredictError),
     /// A model could not be exported or imported.
     #[error(transparent)]
-    Ship(#[from] ship::ShipError),
+    Ship(#[from] ShipError),
     /// A server could not start or go on.
     #[error(transparent)]
     Serve(#[from] serve::ServeError),
@@ -47,4 +50,96 @@ impl Error {
             .collect::<Vec<_>>()
             .join(" ")
     }
+}
+
+/// A picture could not be classified.
+#[derive(Debug, thiserror::Error)]
+pub enum PredictError {
+    /// Some pictures could not be read; the others were answered.
+    #[error("{failed} of {total} pictures could not be read; the warnings above say which and why")]
+    Some {
+        /// Number that could not.
+        failed: usize,
+        /// Number of all.
+        total: usize,
+    },
+    /// A picture could not be read.
+    #[error("{0}")]
+    One(String),
+    /// The model is none any more.
+    #[error(
+        "the model gives no finite numbers for {failed} of {total} pictures: its training diverged; \
+         an earlier --checkpoint may be intact"
+    )]
+    NotFinite {
+        /// Number without.
+        failed: usize,
+        /// Number of all.
+        total: usize,
+    },
+    /// No file of the folder is a picture.
+    #[error("{0}: no file in this folder is a picture that can be read")]
+    Empty(PathBuf),
+    /// The device failed.
+    #[error("the prediction failed: {message}; {remedy}")]
+    Crashed {
+        /// The first thing that went wrong.
+        message: String,
+        /// What may help.
+        remedy: &'static str,
+    },
+}
+
+impl From<Crash> for PredictError {
+    fn from(crash: Crash) -> Self {
+        let known = train::remedy(&crash.message);
+        let remedy = known.unwrap_or("if it works with --device cpu, the fault is the device's");
+        let message = crash.message;
+        Self::Crashed { message, remedy }
+    }
+}
+
+/// A model could not be written or read. Every variant names the file.
+#[derive(Debug, thiserror::Error)]
+pub enum ShipError {
+    /// The ending says no format.
+    #[error(
+        "{0}: the name must end in .safetensors or .bpk (Burn's pack); --onnx FILE writes ONNX"
+    )]
+    Format(PathBuf),
+    /// The ending is not that of ONNX.
+    #[error("--onnx {0}: the name must end in .onnx")]
+    OnnxName(PathBuf),
+    /// A graph of so many steps cannot be written.
+    #[error("--steps {steps}: a graph takes 1 to {most} steps; leave --steps out for a loop")]
+    Steps {
+        /// The number asked for.
+        steps: usize,
+        /// The largest number.
+        most: usize,
+    },
+    /// The file could not be written.
+    #[error("{file}: cannot be written ({reason})")]
+    Write {
+        /// The file.
+        file: PathBuf,
+        /// What the writer said.
+        reason: String,
+    },
+    /// Something else would be overwritten.
+    #[error("{file} exists, and {reason}; choose another name, or remove it")]
+    Taken {
+        /// The file.
+        file: PathBuf,
+        /// Why it is not overwritten.
+        reason: &'static str,
+    },
+    /// The file could not be read, or does not fit the config.
+    #[error("{file}: cannot be read ({reason})")]
+    Read {
+        /// The file.
+        file: PathBuf,
+        /// What the reader said.
+        reason: String,
+    },
 }

@@ -36,6 +36,7 @@ pub mod memory;
 pub mod metrics;
 pub mod names;
 pub mod onnx;
+pub mod parts;
 pub mod predict;
 mod presets;
 pub mod progress;

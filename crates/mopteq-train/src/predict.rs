@@ -7,62 +7,16 @@ use crate::Error;
 use crate::checkpoint::{Position, Which, load_model};
 use crate::classifier::Classifier;
 use crate::config::TrainConfig;
-use crate::crash::Crash;
 use crate::data::{
-    DataError, DataSet, DataSource, Parts, Picture, PictureShape, Pixels, Seen, composed,
-    decode_file, difference, pictures_below,
+    DataError, DataSet, DataSource, Picture, PictureShape, Pixels, Seen, composed, decode_file,
+    pictures_below,
 };
 use crate::device::SelectedDevice;
+pub use crate::error::PredictError;
 use crate::evaluate::{self, Details, Outcome, StepCost, softmax};
+use crate::parts::{Parts, difference};
 use crate::run::{RunError, RunFolder};
 use crate::solves::PictureSolve;
-
-/// A picture could not be classified.
-#[derive(Debug, thiserror::Error)]
-pub enum PredictError {
-    /// Some pictures could not be read; the others were answered.
-    #[error("{failed} of {total} pictures could not be read; the warnings above say which and why")]
-    Some {
-        /// Number that could not.
-        failed: usize,
-        /// Number of all.
-        total: usize,
-    },
-    /// A picture could not be read.
-    #[error("{0}")]
-    One(String),
-    /// The model is none any more.
-    #[error(
-        "the model gives no finite numbers for {failed} of {total} pictures: its training diverged; \
-         an earlier --checkpoint may be intact"
-    )]
-    NotFinite {
-        /// Number without.
-        failed: usize,
-        /// Number of all.
-        total: usize,
-    },
-    /// No file of the folder is a picture.
-    #[error("{0}: no file in this folder is a picture that can be read")]
-    Empty(PathBuf),
-    /// The device failed.
-    #[error("the prediction failed: {message}; {remedy}")]
-    Crashed {
-        /// The first thing that went wrong.
-        message: String,
-        /// What may help.
-        remedy: &'static str,
-    },
-}
-
-impl From<Crash> for PredictError {
-    fn from(crash: Crash) -> Self {
-        let known = crate::train::remedy(&crash.message);
-        let remedy = known.unwrap_or("if it works with --device cpu, the fault is the device's");
-        let message = crash.message;
-        Self::Crashed { message, remedy }
-    }
-}
 
 /// A class and how likely it is.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]

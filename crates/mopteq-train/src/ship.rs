@@ -18,53 +18,12 @@ use crate::checkpoint::{self, Position, Snapshot, State};
 use crate::classifier::Classifier;
 use crate::config::TrainConfig;
 use crate::crash;
-use crate::data::{FileList, Seen, are_settings};
+use crate::data::{Seen, are_settings};
 use crate::device::SelectedDevice;
+pub use crate::error::ShipError;
+use crate::parts::FileList;
 use crate::predict::Predictor;
 use crate::run::RunFolder;
-
-/// A model could not be written or read. Every variant names the file.
-#[derive(Debug, thiserror::Error)]
-pub enum ShipError {
-    /// The ending says no format.
-    #[error(
-        "{0}: the name must end in .safetensors or .bpk (Burn's pack); --onnx FILE writes ONNX"
-    )]
-    Format(PathBuf),
-    /// The ending is not that of ONNX.
-    #[error("--onnx {0}: the name must end in .onnx")]
-    OnnxName(PathBuf),
-    /// A graph of so many steps cannot be written.
-    #[error(
-        "--steps {0}: a graph takes 1 to {most} steps; leave --steps out for a loop",
-        most = crate::onnx::MOST_STEPS
-    )]
-    Steps(usize),
-    /// The file could not be written.
-    #[error("{file}: cannot be written ({reason})")]
-    Write {
-        /// The file.
-        file: PathBuf,
-        /// What the writer said.
-        reason: String,
-    },
-    /// Something else would be overwritten.
-    #[error("{file} exists, and {reason}; choose another name, or remove it")]
-    Taken {
-        /// The file.
-        file: PathBuf,
-        /// Why it is not overwritten.
-        reason: &'static str,
-    },
-    /// The file could not be read, or does not fit the config.
-    #[error("{file}: cannot be read ({reason})")]
-    Read {
-        /// The file.
-        file: PathBuf,
-        /// What the reader said.
-        reason: String,
-    },
-}
 
 #[derive(Clone, Copy)]
 enum Format {

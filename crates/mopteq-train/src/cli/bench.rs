@@ -9,6 +9,7 @@ use mopteq_train::device::{DeviceChoice, compiled_kernels, select};
 use mopteq_train::progress::{note, say};
 
 use super::settings::{DataArguments, Settings};
+use super::shared::DeviceArgument;
 
 #[derive(Args)]
 #[command(after_help = "Examples:\n  \
@@ -120,7 +121,7 @@ pub struct WarmArguments {
     #[command(flatten)]
     settings: Settings,
     #[command(flatten)]
-    device: super::DeviceArgument,
+    device: DeviceArgument,
 }
 
 /// Compiles and tunes what a training and an evaluation with these settings need.

@@ -12,6 +12,8 @@ use mopteq_train::data::{
 use mopteq_train::names::{counted, shown};
 use mopteq_train::progress::{say, warn};
 
+use super::shared::finite;
+
 /// Skipped files that are named; more of them would drown the rest.
 pub const NAMED: usize = 10;
 
@@ -56,10 +58,10 @@ pub struct SourceArguments {
     #[arg(long, value_name = "PIXELS", value_parser = clap::value_parser!(u16).range(1..=4096))]
     size: Option<u16>,
     /// Share of each class that is set aside for the test where there is no test part.
-    #[arg(long, value_name = "FRACTION", value_parser = super::finite, allow_negative_numbers = true)]
+    #[arg(long, value_name = "FRACTION", value_parser = finite, allow_negative_numbers = true)]
     test_fraction: Option<f64>,
     /// Largest share of damaged pictures that are skipped.
-    #[arg(long, value_name = "FRACTION", value_parser = super::finite, allow_negative_numbers = true)]
+    #[arg(long, value_name = "FRACTION", value_parser = finite, allow_negative_numbers = true)]
     max_corrupt: Option<f64>,
 }
 

@@ -6,25 +6,17 @@ mod model;
 mod runs;
 mod serve;
 mod settings;
+mod shared;
 mod ship;
 mod train;
 
-use std::path::PathBuf;
-
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
 use mopteq_train::Error;
-use mopteq_train::checkpoint::Which;
-use mopteq_train::data::DataSource;
-use mopteq_train::device::{DeviceChoice, SelectedDevice, keep_kernels, select};
-use mopteq_train::predict::Predictor;
+use mopteq_train::device::keep_kernels;
 use mopteq_train::progress::say;
-use mopteq_train::run::RunFolder;
 use mopteq_train::train::StopFlag;
-
-/// Where runs are put unless told otherwise.
-const RUNS: &str = "runs";
 
 /// Train, evaluate and use equilibrium image classifiers. Without a command: train.
 #[derive(Parser)]
@@ -102,94 +94,6 @@ enum Command {
     /// Print the man page.
     #[command(after_help = "Example:\n  mopteq man > ~/.local/share/man/man1/mopteq.1")]
     Man,
-}
-
-#[derive(Args)]
-struct DeviceArgument {
-    /// What to compute on: auto, cpu, wgpu, vulkan, metal, cuda or rocm, with a number as in
-    /// cuda:1 where there are several.
-    #[arg(long, default_value = "auto")]
-    device: DeviceChoice,
-}
-
-impl DeviceArgument {
-    fn select(&self) -> Result<SelectedDevice, Error> {
-        Ok(select(self.device)?)
-    }
-}
-
-/// Where the data of an existing run are.
-#[derive(Args)]
-struct MovedData {
-    /// Where the data of the run are now, if they have moved.
-    #[arg(long, value_name = "PATH")]
-    data: Option<String>,
-}
-
-impl MovedData {
-    fn source(&self) -> Result<Option<DataSource>, Error> {
-        let source = self.data.as_deref();
-        Ok(source
-            .map(|name| DataSource::from_name(name, None))
-            .transpose()?)
-    }
-}
-
-#[derive(Args)]
-struct RunArguments {
-    /// Folder of a trained run.
-    #[arg(long, value_name = "FOLDER")]
-    run: PathBuf,
-    /// Which checkpoint: last, best (by validation accuracy), or the number of an epoch.
-    #[arg(long, value_parser = which_parser, default_value = "last")]
-    checkpoint: Which,
-    /// Most steps of the solver [default: that of the run].
-    #[arg(long, value_name = "STEPS")]
-    steps: Option<usize>,
-    /// Exactly --steps plain steps z -> f(z) from 0 in place of the solver, as in an ONNX graph.
-    #[arg(long, requires = "steps")]
-    plain_steps: bool,
-    /// Whether a picture's logits are averaged with those of its mirror image [default: as the run
-    /// has it].
-    #[arg(long, value_name = "BOOL")]
-    flip: Option<bool>,
-    #[command(flatten)]
-    device: DeviceArgument,
-}
-
-impl RunArguments {
-    fn predictor(&self) -> Result<(RunFolder, Predictor), Error> {
-        let run = RunFolder::open(&self.run)?;
-        let device = self.device.select()?;
-        let mut predictor = Predictor::load(&run, self.checkpoint, device, self.steps)?;
-        if let Some(steps) = self.steps.filter(|_| self.plain_steps) {
-            predictor = predictor.with_plain_steps(steps);
-        }
-        if let Some(flip) = self.flip {
-            predictor = predictor.with_flip(flip);
-        }
-        Ok((run, predictor))
-    }
-}
-
-/// A number of the command line. JSON has no NaN and no infinity, so a setting would be lost.
-fn finite(text: &str) -> Result<f64, String> {
-    let number: f64 = text.parse().map_err(|_| "expected a number".to_owned())?;
-    match number.is_finite() {
-        true => Ok(number),
-        false => Err("expected a finite number".into()),
-    }
-}
-
-fn which_parser(text: &str) -> Result<Which, &'static str> {
-    match text {
-        "last" => Ok(Which::Last),
-        "best" => Ok(Which::Best),
-        _ => text
-            .parse()
-            .map(Which::Epoch)
-            .map_err(|_| "expected last, best or an epoch"),
-    }
 }
 
 /// Reads the command line, or ends the program with what is wrong with it.

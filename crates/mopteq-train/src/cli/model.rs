@@ -18,6 +18,7 @@ use mopteq_train::solves::SolveStats;
 use mopteq_train::train::Task;
 
 use super::data::{report_ignored, report_left_out};
+use super::shared::{DeviceArgument, MovedData, RunArguments};
 
 /// What is scored where the data of a run have moved.
 const OWN_PART: &str = "the run's own test pictures";
@@ -31,7 +32,7 @@ const SHOWN_CLASSES: usize = 20;
     mopteq eval --run runs/folder-1 --data other-photos/")]
 pub struct EvalArguments {
     #[command(flatten)]
-    run: super::RunArguments,
+    run: RunArguments,
     /// Other labelled data to measure it on, a name or a path, with the classes of the run: their
     /// test part, or all pictures where they have none. If the data of the run have moved there,
     /// its own test pictures.
@@ -54,7 +55,7 @@ pub struct EvalArguments {
     mopteq predict --run runs/photos-1 holiday/ --steps 4 --json")]
 pub struct PredictArguments {
     #[command(flatten)]
-    run: super::RunArguments,
+    run: RunArguments,
     /// Invert the brightness: for dark strokes on light paper, where the model learnt from white
     /// on black as MNIST is.
     #[arg(long)]
@@ -74,7 +75,7 @@ pub struct PredictArguments {
 #[command(after_help = "Example:\n  mopteq inspect --run runs/digits-1 five.png --out five/")]
 pub struct InspectArguments {
     #[command(flatten)]
-    run: super::RunArguments,
+    run: RunArguments,
     /// A picture file.
     picture: PathBuf,
     /// Invert the brightness.
@@ -93,9 +94,9 @@ pub struct ReportArguments {
     #[arg(long, value_name = "FOLDER")]
     run: PathBuf,
     #[command(flatten)]
-    data: super::MovedData,
+    data: MovedData,
     #[command(flatten)]
-    device: super::DeviceArgument,
+    device: DeviceArgument,
 }
 
 pub fn eval(arguments: &EvalArguments, json: bool) -> Result<(), Error> {

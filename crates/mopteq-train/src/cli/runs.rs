@@ -12,11 +12,13 @@ use mopteq_train::names::shown;
 use mopteq_train::progress::{duration, say, warn};
 use mopteq_train::run::{RunError, RunFolder};
 
+use super::shared::RUNS;
+
 #[derive(Args)]
 #[command(after_help = "Examples:\n  mopteq runs\n  mopteq runs experiments --sort test")]
 pub struct RunsArguments {
     /// Folder with run folders in it, or run folders.
-    #[arg(default_value = super::RUNS, value_name = "FOLDER")]
+    #[arg(default_value = RUNS, value_name = "FOLDER")]
     folders: Vec<PathBuf>,
     /// What to sort by.
     #[arg(long, value_parser = ["name", "test", "valid", "time"], default_value = "name")]

@@ -11,11 +11,13 @@ use mopteq_train::progress::{say, warn};
 use mopteq_train::serve::{ServeSettings, Server, TimeLimits};
 use mopteq_train::train::StopFlag;
 
+use super::shared::{RunArguments, stop_on_signals};
+
 /// What a page and a service have in common.
 #[derive(Args)]
 struct ServerArguments {
     #[command(flatten)]
-    run: super::RunArguments,
+    run: RunArguments,
     /// Address to listen at. Other machines cannot reach the default; 0.0.0.0 is open to all that
     /// can reach this machine.
     #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
@@ -60,7 +62,7 @@ impl ServerArguments {
     ) -> Result<(), Error> {
         let (_, predictor) = self.run.predictor()?;
         let server = Server::bind(predictor, settings)?;
-        super::train::stop_on_signals(stop);
+        stop_on_signals(stop);
         let address = server.address();
         if !address.ip().is_loopback() {
             warn(format_args!(

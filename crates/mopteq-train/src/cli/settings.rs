@@ -10,12 +10,15 @@ use mopteq::{NetworkConfig, NetworkKind, Precision};
 use mopteq_train::Error;
 use mopteq_train::Preset;
 use mopteq_train::config::{ConfigError, TrainConfig};
-use mopteq_train::data::{DataKind, DataSet, DataSource, RandAugment, Seen, difference};
+use mopteq_train::data::{DataKind, DataSet, DataSource, RandAugment, Seen};
 use mopteq_train::device::SelectedDevice;
+use mopteq_train::parts::difference;
 use mopteq_train::progress::warn;
 use mopteq_train::schedule::ScheduleKind;
 use mopteq_train::settings::{apply, nested, parse_assignment, read_file};
 use mopteq_train::train::Weights;
+
+use super::shared::finite;
 
 /// Pixels a side. A larger number is a mistake that could fill the memory.
 const LARGEST_SIZE: usize = 4096;
@@ -48,10 +51,10 @@ pub struct Settings {
     #[arg(long, value_name = "PIXELS")]
     size: Option<usize>,
     /// Share of each class that is set aside for the test where there is no test part.
-    #[arg(long, value_name = "FRACTION", value_parser = super::finite, allow_negative_numbers = true)]
+    #[arg(long, value_name = "FRACTION", value_parser = finite, allow_negative_numbers = true)]
     test_fraction: Option<f64>,
     /// Largest share of damaged pictures that are skipped.
-    #[arg(long, value_name = "FRACTION", value_parser = super::finite, allow_negative_numbers = true)]
+    #[arg(long, value_name = "FRACTION", value_parser = finite, allow_negative_numbers = true)]
     max_corrupt: Option<f64>,
     /// Settings from a TOML file, or from the config.json of another run.
     #[arg(long, value_name = "FILE")]
@@ -77,7 +80,7 @@ pub struct Settings {
     #[arg(long, value_parser = PossibleValuesParser::new([Precision::Full, Precision::Bf16].map(Precision::name)))]
     precision: Option<String>,
     /// Size of the perturbation of the equilibrium in training; 0 turns it off.
-    #[arg(long, value_name = "EPSILON", value_parser = super::finite, allow_negative_numbers = true)]
+    #[arg(long, value_name = "EPSILON", value_parser = finite, allow_negative_numbers = true)]
     perturbation: Option<f64>,
     /// Passes over the training pictures.
     #[arg(long)]
@@ -89,25 +92,25 @@ pub struct Settings {
     #[arg(long, value_name = "BATCHES")]
     accumulate: Option<usize>,
     /// Learning rate, before the schedule.
-    #[arg(long, value_name = "RATE", value_parser = super::finite, allow_negative_numbers = true)]
+    #[arg(long, value_name = "RATE", value_parser = finite, allow_negative_numbers = true)]
     lr: Option<f64>,
     /// How the learning rate falls: constant, multi_step or cosine.
     #[arg(long, value_parser = PossibleValuesParser::new(ScheduleKind::ALL.map(ScheduleKind::name)))]
     schedule: Option<String>,
     /// Epochs over which the learning rate rises at first.
-    #[arg(long, value_name = "EPOCHS", value_parser = super::finite, allow_negative_numbers = true)]
+    #[arg(long, value_name = "EPOCHS", value_parser = finite, allow_negative_numbers = true)]
     warmup: Option<f64>,
     /// L2 penalty on the parameters.
-    #[arg(long, value_parser = super::finite, allow_negative_numbers = true)]
+    #[arg(long, value_parser = finite, allow_negative_numbers = true)]
     weight_decay: Option<f64>,
     /// Probability that the loss spreads from the right class over all.
-    #[arg(long, value_name = "SHARE", value_parser = super::finite, allow_negative_numbers = true)]
+    #[arg(long, value_name = "SHARE", value_parser = finite, allow_negative_numbers = true)]
     label_smoothing: Option<f64>,
     /// Decay of the moving average of the weights, such as 0.999; 0 keeps none.
-    #[arg(long, value_name = "DECAY", value_parser = super::finite, allow_negative_numbers = true)]
+    #[arg(long, value_name = "DECAY", value_parser = finite, allow_negative_numbers = true)]
     ema: Option<f64>,
     /// Largest norm of the whole gradient; 0 does not clip.
-    #[arg(long, value_name = "NORM", value_parser = super::finite, allow_negative_numbers = true)]
+    #[arg(long, value_name = "NORM", value_parser = finite, allow_negative_numbers = true)]
     clip_norm: Option<f64>,
     /// Epochs without a better validation accuracy after which training stops; 0 never does.
     #[arg(long, value_name = "EPOCHS")]
@@ -120,7 +123,7 @@ pub struct Settings {
     #[arg(long)]
     seed: Option<u64>,
     /// Share of the training pictures that is held out for validation.
-    #[arg(long, value_name = "FRACTION", value_parser = super::finite, allow_negative_numbers = true)]
+    #[arg(long, value_name = "FRACTION", value_parser = finite, allow_negative_numbers = true)]
     validation_fraction: Option<f64>,
     /// Use only this many training pictures, for short checks.
     #[arg(long, value_name = "PICTURES")]
@@ -135,7 +138,7 @@ pub struct Settings {
     #[arg(long, value_name = "EPOCHS")]
     checkpoint_epochs: Option<usize>,
     /// Minutes between two checkpoints within an epoch; 0 saves none there.
-    #[arg(long, value_name = "MINUTES", value_parser = super::finite, allow_negative_numbers = true)]
+    #[arg(long, value_name = "MINUTES", value_parser = finite, allow_negative_numbers = true)]
     checkpoint_minutes: Option<f64>,
     /// Folder of the run; must be new or empty [default: the next runs/DATA-N].
     #[arg(long, value_name = "FOLDER")]

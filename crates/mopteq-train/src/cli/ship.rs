@@ -10,6 +10,8 @@ use mopteq_train::onnx::{self, Iteration, OPSETS};
 use mopteq_train::progress::{note, say};
 use mopteq_train::ship;
 
+use super::shared::{DeviceArgument, RunArguments};
+
 #[derive(Args)]
 #[command(after_help = "Examples:\n  \
     mopteq export --run runs/digits-1 digits.safetensors\n  \
@@ -18,7 +20,7 @@ use mopteq_train::ship;
     mopteq export --run runs/digits-1 --onnx digits.onnx --steps 8  eight plain steps")]
 pub struct ExportArguments {
     #[command(flatten)]
-    run: super::RunArguments,
+    run: RunArguments,
     /// The file of the weights: .safetensors, or .bpk for Burn's own pack. Its config goes beside
     /// it, as .json, and a model card, as README.md.
     #[arg(required_unless_present = "onnx")]
@@ -47,7 +49,7 @@ pub struct ImportArguments {
     #[arg(long, value_name = "FOLDER")]
     out: PathBuf,
     #[command(flatten)]
-    device: super::DeviceArgument,
+    device: DeviceArgument,
 }
 
 pub fn export(arguments: &ExportArguments) -> Result<(), Error> {

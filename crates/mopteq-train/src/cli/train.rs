@@ -13,8 +13,8 @@ use mopteq_train::report;
 use mopteq_train::run::RunFolder;
 use mopteq_train::train::{StopFlag, Summary, Task};
 
-use super::RUNS;
 use super::settings::{DataArguments, Settings};
+use super::shared::{DeviceArgument, RUNS, stop_on_signals};
 
 #[derive(Args)]
 pub struct TrainArguments {
@@ -31,7 +31,7 @@ pub struct TrainArguments {
     #[arg(long, value_name = "RUN|FILE", conflicts_with_all = ["resume", "size"])]
     from: Option<PathBuf>,
     #[command(flatten)]
-    device: super::DeviceArgument,
+    device: DeviceArgument,
     /// Several devices that share each batch, such as cuda:0,cuda:1.
     #[arg(
         long,
@@ -209,18 +209,6 @@ pub fn explain(error: &mut clap::Error) {
                    start a new run from its weights by --from RUN";
         let tips = ContextValue::StyledStrs(vec![tip.into()]);
         error.insert(ContextKind::Suggested, tips);
-    }
-}
-
-/// Ctrl-C and SIGTERM ask the program to finish and stop; a second one stops it at once. Where there
-/// are no signals, it just cannot be asked.
-pub(super) fn stop_on_signals(stop: &StopFlag) {
-    use signal_hook::consts::{SIGINT, SIGTERM};
-    use signal_hook::flag::{register, register_conditional_shutdown};
-    for (signal, code) in [(SIGINT, 130), (SIGTERM, 143)] {
-        // In this order: the first signal finds the flag unset and sets it.
-        let _ = register_conditional_shutdown(signal, code, stop.shared());
-        let _ = register(signal, stop.shared());
     }
 }
 

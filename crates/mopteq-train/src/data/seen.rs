@@ -90,7 +90,7 @@ impl Seen {
     }
 
     /// Adds the pictures of a training.
-    pub(super) fn add(
+    pub(crate) fn add(
         &mut self,
         train: impl IntoIterator<Item = Digest>,
         valid: impl IntoIterator<Item = Digest>,

@@ -24,7 +24,7 @@ pub fn stratified_split(pictures: Vec<Picture>, fraction: f64, seed: u64) -> Spl
 }
 
 /// The same, but with pictures that are held out last: only where the others are too few.
-pub(super) fn split_with_last(
+pub(crate) fn split_with_last(
     pictures: Vec<Picture>,
     fraction: f64,
     seed: u64,

@@ -12,7 +12,7 @@ mod translate;
 use std::fs;
 use std::path::Path;
 
-use mopteq::graph::{Graph, Iterate};
+use mopteq::graph::Graph;
 use prost::Message;
 use serde_json::json;
 
@@ -26,17 +26,15 @@ use parts::{Scope, value};
 use proto::{
     GraphProto, ModelProto, OperatorSetIdProto, StringStringEntryProto, ValueInfoProto, data_type,
 };
+use repeat::loop_limit;
 use translate::Translation;
 
+pub use repeat::LOOP_FACTOR;
 pub use translate::Iteration;
 
 /// The versions of ONNX's operators that a file can be written in, the oldest and the current one.
 /// The operators used here mean the same in all of them.
 pub const OPSETS: [i64; 2] = [21, 28];
-/// A loop ends after so many times the solver's largest number of steps, because plain iteration
-/// takes more steps than an accelerated solver.
-pub const LOOP_FACTOR: usize = 4;
-
 /// More steps than this make a graph too large; a loop has no such limit.
 pub const MOST_STEPS: usize = 1000;
 
@@ -74,7 +72,8 @@ pub fn export(
     if let Iteration::Steps(steps) = iteration
         && !(1..=MOST_STEPS).contains(&steps)
     {
-        return Err(ShipError::Steps(steps).into());
+        let most = MOST_STEPS;
+        return Err(ShipError::Steps { steps, most }.into());
     }
     check_free(file)?;
     let failed = |reason: String| ShipError::Write {
@@ -110,11 +109,6 @@ fn check_free(file: &Path) -> Result<(), ShipError> {
         Err(_) if file.symlink_metadata().is_ok() => taken("it cannot be read"),
         Err(_) => Ok(()),
     }
-}
-
-/// Most steps of a loop.
-fn loop_limit(iterate: &Iterate) -> usize {
-    iterate.rule.max_steps.saturating_mul(LOOP_FACTOR)
 }
 
 /// How an equilibrium is found, in words.

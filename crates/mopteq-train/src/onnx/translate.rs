@@ -5,8 +5,12 @@ use std::collections::HashMap;
 use burn::tensor::Tensor;
 use mopteq::graph::{Graph, Iterate, Node, Op, Value};
 
-use super::parts::{Scope, float, int, ints, tensor, text, values};
-use super::proto::{TensorProto, data_type};
+use super::parts::{Scope, float, graph, int, ints, tensor, text, truth, value, values};
+use super::proto::{GraphProto, TensorProto, ValueInfoProto, data_type};
+use super::repeat::{judge, loop_limit};
+
+/// Element types of what a loop carries.
+const CARRIED: [i32; 3] = [data_type::BOOL, data_type::INT64, data_type::FLOAT];
 
 /// How equilibria are found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,11 +60,11 @@ impl<'a> Translation<'a> {
         self.names.get(&value).cloned().unwrap_or_default()
     }
 
-    pub(super) fn names(&self, values: &[Value]) -> Vec<String> {
+    fn names(&self, values: &[Value]) -> Vec<String> {
         values.iter().map(|value| self.name(*value)).collect()
     }
 
-    pub(super) fn set(&mut self, values: &[Value], names: Vec<String>) {
+    fn set(&mut self, values: &[Value], names: Vec<String>) {
         self.names.extend(values.iter().copied().zip(names));
     }
 
@@ -87,19 +91,119 @@ impl<'a> Translation<'a> {
         }
     }
 
+    /// Iterates each sample until it meets the rule; then it stays as it is, so no result depends
+    /// on the batch.
+    fn until_converged(
+        &mut self,
+        scope: &mut Scope,
+        iterate: &Iterate,
+        first: &[Value],
+    ) -> Vec<String> {
+        let count = self.solves.len() + 1;
+        let prefix = format!("loop{count}_");
+        // Of each sample: whether it moves, the steps so far, the last relative residual.
+        let whole = |value: i64| TensorProto {
+            dims: vec![1],
+            data_type: Some(data_type::INT64),
+            name: None,
+            raw_data: Some(value.to_le_bytes().to_vec()),
+        };
+        let shape = [1, 1, 1];
+        let carried = [
+            self.filled(scope, &shape, Some(truth(vec![1]))),
+            // f(0) was the first step.
+            self.filled(scope, &shape, Some(whole(1))),
+            self.filled(scope, &shape, None),
+        ];
+        let start = self.names(first);
+        let body = self.body(iterate, &prefix);
+        let limit = loop_limit(iterate).saturating_sub(1);
+        let limit = scope.integer(i64::try_from(limit).unwrap_or(i64::MAX));
+        let truth = scope.truth();
+        let inputs: Vec<&str> = [&limit, &truth]
+            .into_iter()
+            .chain(&carried)
+            .chain(&start)
+            .map(String::as_str)
+            .collect();
+        let made = |scope: &mut Scope, count: usize| -> Vec<String> {
+            (0..count).map(|_| scope.fresh()).collect()
+        };
+        let reports = made(scope, CARRIED.len());
+        let state = made(scope, start.len());
+        let outputs: Vec<&str> = reports.iter().chain(&state).map(String::as_str).collect();
+        scope.named("Loop", &inputs, &outputs, vec![graph("body", body)]);
+        self.solves.push(Solve {
+            steps: reports[1].clone(),
+            residual: reports[2].clone(),
+        });
+        state
+    }
+
+    fn body(&mut self, iterate: &Iterate, prefix: &str) -> GraphProto {
+        let mut scope = Scope::new(prefix);
+        let name = |what: &str| format!("{prefix}{what}");
+        let names = ["moving", "steps", "residual"].map(name);
+        let [moving, steps, residual] = names.each_ref().map(String::as_str);
+        let state: Vec<String> = (0..iterate.state.len())
+            .map(|i| name(&format!("state{i}")))
+            .collect();
+        self.set(&iterate.state, state.clone());
+        self.nodes(&mut scope, &iterate.nodes);
+        let image = self.names(&iterate.image);
+
+        let elements: Vec<usize> = (iterate.state.iter())
+            .map(|z| self.shape(*z).iter().product())
+            .collect();
+        let (done, relative) = judge(&mut scope, &iterate.rule, &elements, [&state, &image]);
+        let going = scope.node("Not", &[&done], Vec::new());
+        let still = scope.node("And", &[moving, &going], Vec::new());
+        let to_whole = vec![int("to", i64::from(data_type::INT64))];
+        let one = scope.node("Cast", &[moving], to_whole.clone());
+        let counted = scope.node("Add", &[steps, &one], Vec::new());
+        let last = scope.node("Where", &[moving, &relative, residual], Vec::new());
+        let moved: Vec<String> = (state.iter().zip(&image))
+            .map(|(z, f)| scope.node("Where", &[moving, f, z], Vec::new()))
+            .collect();
+        let left = scope.node("Cast", &[&still], to_whole);
+        let left = scope.node("ReduceSum", &[&left], vec![int("keepdims", 0)]);
+        let to_truth = vec![int("to", i64::from(data_type::BOOL))];
+        let again = scope.node("Cast", &[&left], to_truth);
+
+        let flat: &[usize] = &[1, 1, 1];
+        let of = |names: &[&str]| -> Vec<ValueInfoProto> {
+            let kinds = names.iter().zip(CARRIED);
+            kinds
+                .map(|(name, kind)| value(name, kind, Some(flat), ""))
+                .collect()
+        };
+        let branches = |names: &[String]| -> Vec<ValueInfoProto> {
+            let pairs = names.iter().zip(&iterate.state);
+            pairs
+                .map(|(name, z)| value(name, data_type::FLOAT, Some(self.shape(*z)), ""))
+                .collect()
+        };
+        let (count, condition) = (name("count"), name("condition"));
+        let mut input = vec![
+            value(&count, data_type::INT64, None, ""),
+            value(&condition, data_type::BOOL, None, ""),
+        ];
+        input.extend(of(&[moving, steps, residual]));
+        input.extend(branches(&state));
+        let mut output = vec![value(&again, data_type::BOOL, None, "")];
+        output.extend(of(&[&still, &counted, &last]));
+        output.extend(branches(&moved));
+        scope.finish(&name("body"), input, output)
+    }
+
     /// The batch as a vector of one whole number.
-    pub(super) fn batch(&self, scope: &mut Scope) -> String {
+    fn batch(&self, scope: &mut Scope) -> String {
         let range = vec![int("start", 0), int("end", 1)];
         scope.node("Shape", &[self.input], range)
     }
 
     /// A tensor filled with one value, the batch first.
-    pub(super) fn filled(
-        &self,
-        scope: &mut Scope,
-        shape: &[usize],
-        value: Option<TensorProto>,
-    ) -> String {
+    fn filled(&self, scope: &mut Scope, shape: &[usize], value: Option<TensorProto>) -> String {
         let batch = self.batch(scope);
         let rest: Vec<i64> = shape.iter().map(|n| *n as i64).collect();
         let rest = scope.integers(&rest);
@@ -108,7 +212,7 @@ impl<'a> Translation<'a> {
         scope.node("ConstantOfShape", &[&shape], value.into_iter().collect())
     }
 
-    pub(super) fn shape(&self, value: Value) -> &[usize] {
+    fn shape(&self, value: Value) -> &[usize] {
         self.graph.shape(value)
     }
 
@@ -262,9 +366,6 @@ fn cells(size: usize, count: usize) -> Vec<f32> {
     };
     (0..count).flat_map(row).collect()
 }
-
-/// Element types of what a loop carries.
-pub(super) const CARRIED: [i32; 3] = [data_type::BOOL, data_type::INT64, data_type::FLOAT];
 
 #[cfg(test)]
 mod tests {

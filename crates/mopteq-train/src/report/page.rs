@@ -4,8 +4,10 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use image::{Rgb, RgbImage};
 
+use super::charts::{budget_chart, charts, solve_charts};
 use super::plot::inline;
-use super::{Budget, ReportError, Tested, budget_chart, charts, confusion, solve_charts};
+use super::tested::{Budget, Tested};
+use super::{ReportError, confusion};
 use crate::data::{Picture, PictureShape};
 use crate::files::png;
 use crate::history::History;

@@ -3,8 +3,9 @@
 use super::{RunError, RunFolder};
 use crate::Error;
 use crate::config::TrainConfig;
-use crate::data::{Changes, DataError, FileList, Parts, Seen};
+use crate::data::{DataError, Seen};
 use crate::names::shown;
+use crate::parts::{Changes, FileList, Parts};
 use crate::progress::warn;
 
 const FILES: &str = "data-files.json";

@@ -83,6 +83,31 @@ pub enum TrainError {
     },
 }
 
+/// Weights cannot be started from. Every variant names their file or run.
+#[derive(Debug, thiserror::Error)]
+pub enum WeightsError {
+    /// There is nothing at that path.
+    #[error("--from {0}: there is no such run folder or exported model")]
+    Missing(PathBuf),
+    /// They are those of another model.
+    #[error(
+        "--from {path}: its weights do not fit the model ({difference}); leave the options of the \
+         model as they are there"
+    )]
+    Mismatch {
+        /// Where the weights are.
+        path: PathBuf,
+        /// A tensor that differs, and how many more do.
+        difference: String,
+    },
+    /// Nothing is left to test on.
+    #[error(
+        "--from {0}: it was trained on every test picture of these data; add pictures that it \
+         does not know"
+    )]
+    AllSeen(PathBuf),
+}
+
 impl TrainError {
     pub(crate) fn diverged(what: &str, done: Position, run: &RunFolder) -> Self {
         let (what, saved) = (what.to_owned(), Self::saved(run));

@@ -7,6 +7,7 @@ use burn::prelude::*;
 use burn_store::ModuleSnapshot;
 use mopteq::NetworkConfig;
 
+use super::WeightsError;
 use crate::Error;
 use crate::checkpoint::{Which, load_model};
 use crate::classifier::Classifier;
@@ -16,31 +17,6 @@ use crate::device::SelectedDevice;
 use crate::presets::Preset;
 use crate::run::RunFolder;
 use crate::ship;
-
-/// Weights cannot be started from. Every variant names their file or run.
-#[derive(Debug, thiserror::Error)]
-pub enum WeightsError {
-    /// There is nothing at that path.
-    #[error("--from {0}: there is no such run folder or exported model")]
-    Missing(PathBuf),
-    /// They are those of another model.
-    #[error(
-        "--from {path}: its weights do not fit the model ({difference}); leave the options of the \
-         model as they are there"
-    )]
-    Mismatch {
-        /// Where the weights are.
-        path: PathBuf,
-        /// A tensor that differs, and how many more do.
-        difference: String,
-    },
-    /// Nothing is left to test on.
-    #[error(
-        "--from {0}: it was trained on every test picture of these data; add pictures that it \
-         does not know"
-    )]
-    AllSeen(PathBuf),
-}
 
 /// Trained weights with the settings of the model that they are of.
 pub struct Weights {

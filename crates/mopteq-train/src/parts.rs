@@ -10,9 +10,8 @@ use std::fmt;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::split::split_with_last;
-use super::{DataError, DataSet, Digest, Picture, Seen};
 use crate::config::TrainConfig;
+use crate::data::{DataError, DataSet, Digest, Picture, Seen, split_with_last};
 
 /// Names that a message gives of many.
 const NAMED: usize = 3;
@@ -125,7 +124,7 @@ impl Parts {
             }
             data.classes.clone_from(&config.classes);
         }
-        check(config, &data)?;
+        check_data(config, &data)?;
         let changed = |reason: String| DataError::Changed {
             path: config.data.describe(),
             reason,
@@ -193,7 +192,7 @@ impl Parts {
 /// # Errors
 ///
 /// Names what differs.
-pub(crate) fn check(config: &TrainConfig, data: &DataSet) -> Result<(), DataError> {
+pub(crate) fn check_data(config: &TrainConfig, data: &DataSet) -> Result<(), DataError> {
     let changed = |reason: String| DataError::Changed {
         path: config.data.describe(),
         reason,

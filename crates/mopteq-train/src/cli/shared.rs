@@ -1,0 +1,116 @@
+//! What several commands have in common.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use mopteq_train::Error;
+use mopteq_train::checkpoint::Which;
+use mopteq_train::data::DataSource;
+use mopteq_train::device::{DeviceChoice, SelectedDevice, select};
+use mopteq_train::predict::Predictor;
+use mopteq_train::run::RunFolder;
+use mopteq_train::train::StopFlag;
+
+/// Where runs are put unless told otherwise.
+pub const RUNS: &str = "runs";
+
+#[derive(Args)]
+pub struct DeviceArgument {
+    /// What to compute on: auto, cpu, wgpu, vulkan, metal, cuda or rocm, with a number as in
+    /// cuda:1 where there are several.
+    #[arg(long, default_value = "auto")]
+    device: DeviceChoice,
+}
+
+impl DeviceArgument {
+    pub fn select(&self) -> Result<SelectedDevice, Error> {
+        Ok(select(self.device)?)
+    }
+}
+
+/// Where the data of an existing run are.
+#[derive(Args)]
+pub struct MovedData {
+    /// Where the data of the run are now, if they have moved.
+    #[arg(long, value_name = "PATH")]
+    data: Option<String>,
+}
+
+impl MovedData {
+    pub fn source(&self) -> Result<Option<DataSource>, Error> {
+        let source = self.data.as_deref();
+        Ok(source
+            .map(|name| DataSource::from_name(name, None))
+            .transpose()?)
+    }
+}
+
+#[derive(Args)]
+pub struct RunArguments {
+    /// Folder of a trained run.
+    #[arg(long, value_name = "FOLDER")]
+    pub run: PathBuf,
+    /// Which checkpoint: last, best (by validation accuracy), or the number of an epoch.
+    #[arg(long, value_parser = which_parser, default_value = "last")]
+    checkpoint: Which,
+    /// Most steps of the solver [default: that of the run].
+    #[arg(long, value_name = "STEPS")]
+    pub steps: Option<usize>,
+    /// Exactly --steps plain steps z -> f(z) from 0 in place of the solver, as in an ONNX graph.
+    #[arg(long, requires = "steps")]
+    plain_steps: bool,
+    /// Whether a picture's logits are averaged with those of its mirror image [default: as the run
+    /// has it].
+    #[arg(long, value_name = "BOOL")]
+    flip: Option<bool>,
+    #[command(flatten)]
+    device: DeviceArgument,
+}
+
+impl RunArguments {
+    pub fn predictor(&self) -> Result<(RunFolder, Predictor), Error> {
+        let run = RunFolder::open(&self.run)?;
+        let device = self.device.select()?;
+        let mut predictor = Predictor::load(&run, self.checkpoint, device, self.steps)?;
+        if let Some(steps) = self.steps.filter(|_| self.plain_steps) {
+            predictor = predictor.with_plain_steps(steps);
+        }
+        if let Some(flip) = self.flip {
+            predictor = predictor.with_flip(flip);
+        }
+        Ok((run, predictor))
+    }
+}
+
+/// A number of the command line. JSON has no NaN and no infinity, so a setting would be lost.
+pub fn finite(text: &str) -> Result<f64, String> {
+    let number: f64 = text.parse().map_err(|_| "expected a number".to_owned())?;
+    match number.is_finite() {
+        true => Ok(number),
+        false => Err("expected a finite number".into()),
+    }
+}
+
+fn which_parser(text: &str) -> Result<Which, &'static str> {
+    match text {
+        "last" => Ok(Which::Last),
+        "best" => Ok(Which::Best),
+        _ => text
+            .parse()
+            .map(Which::Epoch)
+            .map_err(|_| "expected last, best or an epoch"),
+    }
+}
+
+/// Ctrl-C and SIGTERM ask the program to finish and stop; a second one stops it at once. Where there
+/// are no signals, it just cannot be asked.
+pub fn stop_on_signals(stop: &StopFlag) {
+    use signal_hook::consts::{SIGINT, SIGTERM};
+    use signal_hook::flag::{register, register_conditional_shutdown};
+    for (signal, code) in [(SIGINT, 130), (SIGTERM, 143)] {
+        // In this order: the first signal finds the flag unset and sets it.
+        let _ = register_conditional_shutdown(signal, code, stop.shared());
+        let _ = register(signal, stop.shared());
+    }
+}
