@@ -3,12 +3,12 @@
 use burn::nn::loss::CrossEntropyLossConfig;
 use burn::optim::GradientsParams;
 use burn::prelude::*;
-use burn_deq::{Report, Status};
+use burn_deq::Report;
 use mopteq::{Network, Precision};
-use serde::{Deserialize, Serialize};
 
 use crate::config::{ConfigError, TrainConfig};
 use crate::data::Batch;
+use crate::solves::{LayerStats, SolveStats};
 
 /// A network that is trained with the cross entropy.
 #[derive(Module, Debug)]
@@ -107,31 +107,42 @@ impl Classifier {
     /// Logits `[batch, classes]` of normalised pictures, and how the forward solve went.
     pub fn infer(&self, images: Tensor<4>) -> (Tensor<2>, Option<SolveStats>) {
         let count = images.dims()[0];
-        let (logits, report) = self.infer_first(images, count);
-        (logits, SolveStats::of(&report))
+        let found = self.infer_first(images, count);
+        (found.logits, SolveStats::of(&found.forward))
     }
 
     /// As [`infer`](Self::infer), with the report of the solves of the first `count` pictures.
-    pub fn infer_first(&self, images: Tensor<4>, count: usize) -> (Tensor<2>, Report) {
+    pub fn infer_first(&self, images: Tensor<4>, count: usize) -> Inferred {
         if !self.flip {
             return self.infer_once(images, count);
         }
-        let (logits, report) = self.infer_once(images.clone(), count);
-        let (mirrored, other) = self.infer_once(images.flip([3]), count);
-        let logits = (logits + mirrored) * 0.5;
-        (logits, Report::worst([&report, &other]))
+        let found = self.infer_once(images.clone(), count);
+        let mirrored = self.infer_once(images.flip([3]), count);
+        Inferred {
+            logits: (found.logits + mirrored.logits) * 0.5,
+            forward: Report::worst([&found.forward, &mirrored.forward]),
+            layers: found.layers,
+        }
     }
 
-    fn infer_once(&self, images: Tensor<4>, count: usize) -> (Tensor<2>, Report) {
+    fn infer_once(&self, images: Tensor<4>, count: usize) -> Inferred {
         if let Some(steps) = self.plain_steps {
-            return (
-                self.model.after_plain_steps(images, steps),
-                Report::default(),
-            );
+            return Inferred {
+                logits: self.model.after_plain_steps(images, steps),
+                forward: Report::default(),
+                layers: Vec::new(),
+            };
         }
         let mut prediction = self.model.forward(images);
         prediction.forward.truncate(count);
-        (prediction.logits, prediction.forward)
+        for layer in &mut prediction.layers {
+            layer.forward.truncate(count);
+        }
+        Inferred {
+            logits: prediction.logits,
+            forward: prediction.forward,
+            layers: LayerStats::of(&prediction.layers),
+        }
     }
 
     /// The model without the loss.
@@ -161,6 +172,7 @@ impl Classifier {
                     .report()
                     .as_ref()
                     .and_then(SolveStats::of),
+                layers: LayerStats::of(&prediction.layers),
             },
         };
         TrainingStep { gradients, item }
@@ -175,65 +187,26 @@ impl Classifier {
     }
 }
 
-/// What one solve of a batch cost and reached, on average over its samples.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct SolveStats {
-    /// Samples in the batch.
-    pub samples: usize,
-    /// Mean number of steps.
-    pub steps: f64,
-    /// Mean residual relative to the norm of f(z).
-    pub residual: f64,
-    /// Share of the samples that met the tolerance, 0 to 1.
-    pub converged: f64,
-}
-
-impl SolveStats {
-    /// The averages of a report; `None` when it covers no sample.
-    pub fn of(report: &Report) -> Option<Self> {
-        let samples = report.status.len();
-        (samples > 0).then(|| Self {
-            samples,
-            steps: report.mean_steps(),
-            residual: report.mean_relative_residual(),
-            converged: report.count(Status::Converged) as f64 / samples as f64,
-        })
-    }
-}
-
-/// How the solve of one picture went.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct PictureSolve {
-    /// Steps to the state that was used.
-    pub steps: usize,
-    /// Its residual relative to the norm of f(z).
-    pub residual: f64,
-    /// Whether it met the tolerance.
-    pub converged: bool,
-}
-
-impl PictureSolve {
-    /// Those of a report, picture by picture; none of a model without a solver.
-    pub fn of(report: &Report) -> Vec<Self> {
-        let residuals = report.steps.iter().zip(&report.relative_residual);
-        residuals
-            .zip(&report.status)
-            .map(|((steps, residual), status)| Self {
-                steps: *steps,
-                residual: *residual,
-                converged: status.is_converged(),
-            })
-            .collect()
-    }
-}
-
 /// How the two solves of a batch went.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct SolverItem {
     /// The solve for the equilibrium.
     pub forward: Option<SolveStats>,
     /// The solve for the gradient; in training only.
     pub backward: Option<SolveStats>,
+    /// The solves of each layer of a stack.
+    pub layers: Vec<LayerStats>,
+}
+
+/// What inference gives.
+#[derive(Debug)]
+pub struct Inferred {
+    /// `[batch, classes]`.
+    pub logits: Tensor<2>,
+    /// The solves; of several, the worst for each picture.
+    pub forward: Report,
+    /// The solves of each layer of a stack.
+    pub layers: Vec<LayerStats>,
 }
 
 /// The outcome of one batch, for the metrics.
@@ -290,7 +263,7 @@ mod learner {
                 targets: batch.targets,
                 solver: SolverItem {
                     forward,
-                    backward: None,
+                    ..SolverItem::default()
                 },
             }
         }

@@ -5,7 +5,6 @@ use mopteq::NetworkConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::data::{Augmentation, DataSource, Normalisation, PictureShape, RandAugment};
-use crate::schedule::ScheduleKind;
 
 /// The version of `config.json` that this program writes and reads.
 pub const FORMAT: u32 = 2;
@@ -95,6 +94,32 @@ pub struct TrainConfig {
     pub checkpoint_epochs: usize,
     /// Minutes between two checkpoints within an epoch; 0 saves none there.
     pub checkpoint_minutes: f64,
+}
+
+/// How the learning rate falls after the warm-up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ScheduleKind {
+    /// It stays.
+    Constant,
+    /// It is multiplied by `gamma` at each of the `milestones`.
+    MultiStep,
+    /// It falls along half a cosine to `final_fraction` of itself.
+    Cosine,
+}
+
+impl ScheduleKind {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Constant, Self::MultiStep, Self::Cosine];
+
+    /// The name on the command line and in files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Constant => "constant",
+            Self::MultiStep => "multi_step",
+            Self::Cosine => "cosine",
+        }
+    }
 }
 
 /// A looser solver for the first part of the training, where gradients are rough anyway.

@@ -9,10 +9,18 @@ use burn::train::renderer::{MetricState, MetricsRenderer};
 
 use crate::history::EpochRow;
 use crate::metrics::{self, Sums};
-use crate::progress::{Display, Extent};
+use crate::progress::{self, Display, Extent, View};
+
+/// The display for a view.
+pub(crate) fn display(view: View, extent: Extent) -> Box<dyn Display> {
+    match view {
+        View::Dashboard => Box::new(Dashboard::start(extent)),
+        _ => progress::display(view, extent),
+    }
+}
 
 /// Burn's dashboard, fed with the metrics of a run.
-pub(crate) struct Dashboard {
+struct Dashboard {
     renderer: Box<dyn MetricsRenderer>,
     interrupter: Interrupter,
     pictures: usize,
@@ -32,7 +40,7 @@ impl Dashboard {
     ];
 
     /// Takes over the terminal.
-    pub(crate) fn start(extent: Extent) -> Self {
+    fn start(extent: Extent) -> Self {
         let interrupter = Interrupter::new();
         let Extent { first, epochs, .. } = extent;
         let resumed = (first > 1).then_some(first - 1);

@@ -3,11 +3,11 @@
 use burn::prelude::*;
 use serde::Serialize;
 
-use crate::classifier::{Classifier, PictureSolve, SolveStats};
+use crate::classifier::Classifier;
 use crate::config::TrainConfig;
 use crate::crash::{self, Crash};
 use crate::data::{Augmentation, Picture, PictureBatcher, Sample};
-use crate::metrics::SolveSums;
+use crate::solves::{LayerStats, LayerSums, PictureSolve, SolveStats, SolveSums};
 
 /// Limits on the solver's steps whose accuracy is told.
 pub const STEP_LIMITS: [usize; 4] = [2, 4, 8, 16];
@@ -52,6 +52,9 @@ pub struct Details {
     pub calibration_error: f64,
     /// How the forward solves went.
     pub forward: Option<SolveStats>,
+    /// The same for each layer of a stack.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub layers: Vec<LayerStats>,
     /// Names of the classes.
     pub classes: Vec<String>,
     /// Correct pictures of each class, in percent; `None` for a class without pictures.
@@ -98,6 +101,8 @@ pub struct Outcome {
     pub rows: Vec<Vec<f64>>,
     /// How the forward solves went.
     pub forward: Option<SolveStats>,
+    /// The same for each layer of a stack.
+    pub layers: Vec<LayerStats>,
     /// The same, one a picture; none for a model without a solver.
     pub solves: Vec<PictureSolve>,
 }
@@ -126,6 +131,7 @@ pub fn infer(
     let read = || {
         let mut rows = Vec::with_capacity(pictures.len());
         let (mut sums, mut solves) = (SolveSums::default(), Vec::new());
+        let mut layers = LayerSums::default();
         for chunk in pictures.chunks(config.batch_size) {
             let plain = |picture| Sample {
                 picture,
@@ -142,18 +148,21 @@ pub fn infer(
             let padded = chunk.iter().chain(last.take(padding));
             let samples: Vec<Sample<'_>> = padded.map(plain).collect();
             let batch = batcher.stack(&samples).map_err(|error| error.to_string())?;
-            let (logits, report) = model.infer_first(batch.to_device(device).images, chunk.len());
-            let values: Vec<f64> = logits
+            let found = model.infer_first(batch.to_device(device).images, chunk.len());
+            let values: Vec<f64> = found
+                .logits
                 .try_into_vec_as()
                 .map_err(|error| error.to_string())?;
             let all = values.chunks_exact(values.len() / samples.len());
             rows.extend(all.take(chunk.len()).map(<[f64]>::to_vec));
-            sums.add(SolveStats::of(&report));
-            solves.extend(PictureSolve::of(&report));
+            sums.add(SolveStats::of(&found.forward));
+            layers.add(&found.layers);
+            solves.extend(PictureSolve::of(&found.forward));
         }
         Ok::<_, String>(Outcome {
             rows,
             forward: sums.mean(),
+            layers: layers.means(),
             solves,
         })
     };
@@ -289,6 +298,7 @@ pub fn details(outcome: &Outcome, pictures: &[Picture], classes: &[String]) -> D
         loss: loss / total,
         calibration_error: 100.0 * gap / total,
         forward: outcome.forward,
+        layers: outcome.layers.clone(),
         classes: classes.to_vec(),
         per_class: per_class.collect(),
         confusion,
@@ -348,6 +358,7 @@ mod tests {
         let outcome = Outcome {
             rows: vec![vec![f64::NAN, 1.0], vec![0.0, 1.0]],
             forward: None,
+            layers: Vec::new(),
             solves: Vec::new(),
         };
         assert_eq!(outcome.finite(), 1);
@@ -361,22 +372,6 @@ mod tests {
     }
 
     #[test]
-    fn solves_are_averaged_by_samples() {
-        let mut sums = SolveSums::default();
-        assert_eq!(sums.mean(), None);
-        for (samples, steps) in [(30, 4.0), (10, 8.0)] {
-            sums.add(Some(SolveStats {
-                samples,
-                steps,
-                residual: 0.5,
-                converged: 1.0,
-            }));
-        }
-        let mean = sums.mean().unwrap();
-        assert_eq!((mean.samples, mean.steps, mean.residual), (40, 5.0, 0.5));
-    }
-
-    #[test]
     fn a_known_outcome_has_known_details() {
         let picture = |label| Picture::new(vec![0], label);
         // Always three quarters sure of class 0 of six, rightly in two of four.
@@ -385,6 +380,7 @@ mod tests {
         let outcome = Outcome {
             rows,
             forward: None,
+            layers: Vec::new(),
             solves: Vec::new(),
         };
         let pictures = [picture(0), picture(0), picture(1), picture(5)];

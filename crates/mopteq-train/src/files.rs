@@ -1,7 +1,7 @@
 //! Writing files whole or not at all, and over none that this program did not write.
 
 use std::fs::{self, File};
-use std::io::{Cursor, Read};
+use std::io::{Cursor, Read, Write};
 use std::path::Path;
 
 use flate2::Crc;
@@ -9,7 +9,24 @@ use flate2::Crc;
 use image::{ImageFormat, RgbImage};
 
 use crate::data::{DataError, is_inspection};
-use crate::run::write_whole;
+
+/// Ending of files that are being written.
+pub(crate) const UNFINISHED: &str = "tmp";
+
+/// Writes a file such that it has either its old or its whole new content, even after a crash.
+pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let suffix = format!(".{UNFINISHED}");
+    let mut builder = tempfile::Builder::new();
+    // The files are the user's own like any other, not private as temporary files are.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let mut file = builder.prefix(".").suffix(&suffix).tempfile_in(folder)?;
+    file.write_all(bytes)?;
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    Ok(())
+}
 
 /// Writes a file such that it has either its old or its whole new content.
 ///
@@ -110,6 +127,16 @@ pub fn check_inspection(folder: &Path) -> Result<(), DataError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_written_file_replaces_the_old_one_and_leaves_nothing_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("metrics.json");
+        write_whole(&path, b"old").unwrap();
+        write_whole(&path, b"new").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
 
     #[test]
     fn own_pictures_are_known_again() {

@@ -46,6 +46,7 @@ mod seed;
 pub mod serve;
 pub mod settings;
 pub mod ship;
+pub mod solves;
 pub mod train;
 
 pub use error::Error;

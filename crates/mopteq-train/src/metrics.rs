@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::classifier::SolveStats;
 use crate::evaluate::Scores;
+use crate::solves::{LayerSums, SolveStats, SolveSums};
 
 /// Mean cross entropy of the training batches.
 pub const TRAIN_LOSS: &str = "train_loss";
@@ -50,39 +50,9 @@ pub struct Sums {
     pub forward: SolveSums,
     /// Solves for the gradient.
     pub backward: SolveSums,
-}
-
-/// Sums over solved samples.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct SolveSums {
-    samples: f64,
-    steps: f64,
-    residual: f64,
-    converged: f64,
-}
-
-impl SolveSums {
-    /// Adds the solve of a batch.
-    pub fn add(&mut self, solve: Option<SolveStats>) {
-        let Some(solve) = solve else {
-            return;
-        };
-        let samples = solve.samples as f64;
-        self.samples += samples;
-        self.steps += samples * solve.steps;
-        self.residual += samples * solve.residual;
-        self.converged += samples * solve.converged;
-    }
-
-    /// The averages; `None` when nothing was solved.
-    pub fn mean(&self) -> Option<SolveStats> {
-        (self.samples > 0.0).then(|| SolveStats {
-            samples: self.samples as usize,
-            steps: self.steps / self.samples,
-            residual: self.residual / self.samples,
-            converged: self.converged / self.samples,
-        })
-    }
+    /// Both for each layer of a stack.
+    #[serde(default)]
+    pub layers: LayerSums,
 }
 
 impl Sums {
@@ -98,17 +68,29 @@ impl Sums {
         put(TRAIN_LOSS, self.loss / count);
         put(TRAIN_ACCURACY, 100.0 * self.correct as f64 / count);
         put(GRADIENT_NORM, self.norms[0] / self.norms[1]);
-        let forward = [FORWARD_STEPS, FORWARD_RESIDUAL, FORWARD_CONVERGED];
-        let backward = [BACKWARD_STEPS, BACKWARD_RESIDUAL, BACKWARD_CONVERGED];
-        for (sums, names) in [(&self.forward, forward), (&self.backward, backward)] {
-            if let Some(mean) = sums.mean() {
-                put(names[0], mean.steps);
-                put(names[1], mean.residual);
-                put(names[2], 100.0 * mean.converged);
+        let mut solve = |solves: &str, mean: Option<SolveStats>| {
+            if let Some(mean) = mean {
+                put(&format!("{solves}_steps"), mean.steps);
+                put(&format!("{solves}_residual"), mean.residual);
+                put(&format!("{solves}_converged"), 100.0 * mean.converged);
             }
+        };
+        solve("train_forward", self.forward.mean());
+        solve("train_backward", self.backward.mean());
+        for layer in self.layers.means() {
+            let layer_name = key(&layer.name);
+            solve(&format!("{layer_name}_forward"), layer.forward);
+            solve(&format!("{layer_name}_backward"), layer.backward);
         }
         values
     }
+}
+
+/// The beginning of the names of a layer's metrics: `train_stage_1_layer_2` for `stage 1, layer 2`.
+pub fn key(layer: &str) -> String {
+    let words = layer.split(|c: char| !c.is_alphanumeric());
+    let words: Vec<&str> = words.filter(|word| !word.is_empty()).collect();
+    format!("train_{}", words.join("_"))
 }
 
 /// The validation's numbers by name.

@@ -14,6 +14,16 @@ pub fn counted(count: usize, one: &str, many: &str) -> String {
     format!("{count} {}", if count == 1 { one } else { many })
 }
 
+/// A duration for people: `8 s`, `2 min 05 s`, `1 h 12 min`.
+pub fn duration(seconds: f64) -> String {
+    let seconds = seconds.max(0.0).round() as u64;
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min {:02} s", seconds / 60, seconds % 60),
+        _ => format!("{} h {:02} min", seconds / 3600, seconds / 60 % 60),
+    }
+}
+
 /// A name on a line of its own: line breaks and what else moves a cursor are escaped.
 pub fn shown(name: &str) -> String {
     let escaped = |c: char| match c.is_control() {
@@ -35,6 +45,14 @@ mod tests {
         );
         assert_eq!(counted(1, "picture is", "pictures are"), "1 picture is");
         assert_eq!(counted(0, "picture is", "pictures are"), "0 pictures are");
+    }
+
+    #[test]
+    fn durations_are_readable() {
+        assert_eq!(duration(7.6), "8 s");
+        assert_eq!(duration(125.0), "2 min 05 s");
+        assert_eq!(duration(4321.0), "1 h 12 min");
+        assert_eq!(duration(-1.0), "0 s");
     }
 
     #[test]

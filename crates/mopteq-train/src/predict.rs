@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::Error;
 use crate::checkpoint::{Position, Which, load_model};
-use crate::classifier::{Classifier, PictureSolve};
+use crate::classifier::Classifier;
 use crate::config::TrainConfig;
 use crate::crash::Crash;
 use crate::data::{
@@ -15,6 +15,7 @@ use crate::data::{
 use crate::device::SelectedDevice;
 use crate::evaluate::{self, Details, Outcome, StepCost, softmax};
 use crate::run::{RunError, RunFolder};
+use crate::solves::PictureSolve;
 
 /// A picture could not be classified.
 #[derive(Debug, thiserror::Error)]

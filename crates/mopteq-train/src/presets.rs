@@ -2,12 +2,11 @@
 
 use mopteq::{DeepConfig, MOptEqsConfig, NetworkConfig};
 
-use crate::config::{EarlySolver, FORMAT, TrainConfig};
+use crate::config::{EarlySolver, FORMAT, ScheduleKind, TrainConfig};
 use crate::data::{
     Augmentation, DataError, DataKind, DataSet, DataSource, Normalisation, PictureShape,
     normalisation,
 };
-use crate::schedule::ScheduleKind;
 
 /// From this side on, the stem halves the resolution: the state would be large otherwise.
 const LARGE_SIDE: usize = 56;

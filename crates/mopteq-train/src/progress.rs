@@ -9,10 +9,9 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-#[cfg(feature = "dashboard")]
-use crate::dashboard::Dashboard;
 use crate::history::EpochRow;
 use crate::metrics::{self, Sums};
+pub use crate::names::duration;
 
 /// Time after which a training shows how far it is.
 const FIRST: Duration = Duration::from_secs(2);
@@ -63,16 +62,6 @@ pub fn warn(message: impl std::fmt::Display) {
     let _ = writeln!(io::stderr(), "warning: {message}");
 }
 
-/// A duration for people: `8 s`, `2 min 05 s`, `1 h 12 min`.
-pub fn duration(seconds: f64) -> String {
-    let seconds = seconds.max(0.0).round() as u64;
-    match seconds {
-        0..60 => format!("{seconds} s"),
-        60..3600 => format!("{} min {:02} s", seconds / 60, seconds % 60),
-        _ => format!("{} h {:02} min", seconds / 3600, seconds / 60 % 60),
-    }
-}
-
 /// Shows a training.
 pub(crate) trait Display {
     fn start_epoch(&mut self);
@@ -101,14 +90,10 @@ pub(crate) struct Extent {
     pub(crate) done: usize,
 }
 
-/// The display for a view.
+/// The display for a view, without the dashboard.
 pub(crate) fn display(view: View, extent: Extent) -> Box<dyn Display> {
     match view {
-        #[cfg(feature = "dashboard")]
-        View::Dashboard => Box::new(Dashboard::start(extent)),
-        #[cfg(not(feature = "dashboard"))]
-        View::Dashboard => Box::new(Lines::new(extent)),
-        View::Plain => Box::new(Lines::new(extent)),
+        View::Dashboard | View::Plain => Box::new(Lines::new(extent)),
         View::Json => Box::new(Json),
         View::Silent => Box::new(Silent),
     }
@@ -339,14 +324,6 @@ fn describe(row: &EpochRow) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn durations_are_readable() {
-        assert_eq!(duration(7.6), "8 s");
-        assert_eq!(duration(125.0), "2 min 05 s");
-        assert_eq!(duration(4321.0), "1 h 12 min");
-        assert_eq!(duration(-1.0), "0 s");
-    }
 
     #[test]
     fn the_first_batch_does_not_count_for_the_pace() {

@@ -1,34 +1,7 @@
 //! The learning rate over the steps of a run.
 
-use serde::{Deserialize, Serialize};
-
+pub use crate::config::ScheduleKind;
 use crate::config::TrainConfig;
-
-/// How the learning rate falls after the warm-up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ScheduleKind {
-    /// It stays.
-    Constant,
-    /// It is multiplied by `gamma` at each of the `milestones`.
-    MultiStep,
-    /// It falls along half a cosine to `final_fraction` of itself.
-    Cosine,
-}
-
-impl ScheduleKind {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Constant, Self::MultiStep, Self::Cosine];
-
-    /// The name on the command line and in files.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Constant => "constant",
-            Self::MultiStep => "multi_step",
-            Self::Cosine => "cosine",
-        }
-    }
-}
 
 /// The learning rate as a function of the number of completed optimiser steps, and of nothing
 /// else: so it needs no memory over a resume.

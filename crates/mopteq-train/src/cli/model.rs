@@ -6,7 +6,6 @@ use clap::Args;
 use serde_json::json;
 
 use mopteq_train::Error;
-use mopteq_train::classifier::SolveStats;
 use mopteq_train::data::{DataSource, Picture, Seen, decode_file};
 use mopteq_train::evaluate::Details;
 use mopteq_train::inspect::{branch_picture, inspect as look, layer_picture};
@@ -15,6 +14,7 @@ use mopteq_train::predict::{Likelihood, PredictError, Predictor, Read, read_path
 use mopteq_train::progress::{say, warn};
 use mopteq_train::report;
 use mopteq_train::run::RunFolder;
+use mopteq_train::solves::SolveStats;
 use mopteq_train::train::Task;
 
 use super::data::{report_ignored, report_left_out};
@@ -147,6 +147,11 @@ pub fn eval(arguments: &EvalArguments, json: bool) -> Result<(), Error> {
     ));
     if let Some(solve) = details.forward {
         say(format_args!("forward solver   {}", describe(&solve)));
+    }
+    for layer in &details.layers {
+        if let Some(solve) = &layer.forward {
+            say(format_args!("{:16} {}", layer.name, describe(solve)));
+        }
     }
     if !costs.is_empty() {
         say("\nsolver steps     accuracy   relative residual");

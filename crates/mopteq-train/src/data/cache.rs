@@ -2,11 +2,11 @@
 
 use std::env;
 use std::fs::{self, File};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{DataError, Pixels};
+use super::{DataError, Pixels, Spilled};
 
 /// The folder for downloads and decoded pictures: `MOPTEQ_CACHE`, or `mopteq` in the system's
 /// cache folder, or in the current one where the system names none.
@@ -34,29 +34,6 @@ pub fn memory_budget() -> usize {
         Some(kibibytes << 10)
     };
     available().unwrap_or(8 << 30) / 2
-}
-
-/// A picture's place in the cache file.
-#[derive(Clone, Debug)]
-pub struct Spilled {
-    file: Arc<Mutex<File>>,
-    offset: u64,
-    length: usize,
-}
-
-impl Spilled {
-    /// Reads the values back.
-    ///
-    /// # Errors
-    ///
-    /// When the file cannot be read.
-    pub fn read(&self) -> io::Result<Vec<u8>> {
-        let mut values = vec![0; self.length];
-        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        file.seek(SeekFrom::Start(self.offset))?;
-        file.read_exact(&mut values)?;
-        Ok(values)
-    }
 }
 
 /// Takes decoded pictures: into memory up to a budget, the others into a file that the system

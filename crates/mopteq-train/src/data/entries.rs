@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde::de::IgnoredAny;
 
-use super::listing::readable;
+use super::origin::readable;
 
 /// Endings of the files that are read as pictures, and of those that hold pictures but are not.
 const READ: [&str; 10] = [

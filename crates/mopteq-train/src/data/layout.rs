@@ -8,7 +8,8 @@ use std::ffi::{OsStr, OsString};
 
 use unicode_normalization::UnicodeNormalization;
 
-use super::listing::{Folder, Found, identity, readable};
+use super::found::{Folder, Found};
+use super::origin::{identity, readable};
 pub(super) use super::part_names::Part;
 use super::part_names::{is_share, part_of, part_within};
 

@@ -9,7 +9,8 @@ use super::decode::{head, looks_like_a_picture};
 use super::entries::{
     CHECKPOINTS, INSPECTION, Name, RUN, classify, is_drawn, is_litter, is_mark, is_model, skipped,
 };
-use super::listing::{Found, Listing, START, readable};
+use super::found::{Found, Listing, START};
+use super::origin::readable;
 
 /// What was found in an archive, whose members come in any order.
 #[derive(Default)]

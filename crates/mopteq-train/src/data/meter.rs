@@ -86,7 +86,7 @@ impl Meter {
             let share = 100.0 * done as f64 / total.max(1) as f64;
             line.push_str(&format!(" of {} ({share:.0} %)", amount(total)));
             if rate > 0.0 {
-                let left = crate::progress::duration(total.saturating_sub(done) as f64 / rate);
+                let left = crate::names::duration(total.saturating_sub(done) as f64 / rate);
                 line.push_str(&format!(", {} a second, {left} left", amount(rate as u64)));
             }
         }

@@ -1,6 +1,7 @@
 //! Where a picture comes from, and how a file is known again.
 
 use std::fmt;
+use std::path::{Component, Path};
 
 use md5::{Digest as _, Md5};
 use serde::{Deserialize, Serialize};
@@ -55,4 +56,31 @@ impl TryFrom<String> for Digest {
     fn try_from(text: String) -> Result<Self, Self::Error> {
         u64::from_str_radix(&text, 16).map(Self)
     }
+}
+
+/// A path as it is shown: with slashes, what is no UTF-8 replaced.
+pub(super) fn readable(path: &Path) -> String {
+    parts(path, |name| name.to_string_lossy().into_owned())
+}
+
+/// A path as a picture is known by: the same, but with the bytes that are no UTF-8, so that two
+/// names that read the same stay two.
+pub(super) fn identity(path: &Path) -> String {
+    parts(path, |name| {
+        let chunks = name.as_encoded_bytes().utf8_chunks();
+        let text = |chunk: std::str::Utf8Chunk<'_>| {
+            let bytes = chunk.invalid().iter();
+            let bytes: String = bytes.map(|byte| format!("\u{fffd}{byte:02x}")).collect();
+            format!("{}{bytes}", chunk.valid())
+        };
+        chunks.map(text).collect()
+    })
+}
+
+fn parts(path: &Path, text: impl Fn(&std::ffi::OsStr) -> String) -> String {
+    let parts = path.components().filter_map(|part| match part {
+        Component::Normal(name) => Some(text(name)),
+        _ => None,
+    });
+    parts.collect::<Vec<_>>().join("/")
 }

@@ -12,7 +12,7 @@ use rand::{RngExt, rngs::StdRng};
 use serde::{Deserialize, Serialize};
 
 use super::PictureShape;
-use super::augment::{brighten, saturate, stretch, warp};
+use super::transform::{brighten, saturate, stretch, warp};
 
 /// Number and strength of the operations of RandAugment. Off with no operations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -11,7 +11,8 @@ use super::decode::looks_like_a_picture;
 use super::entries::{
     CHECKPOINTS, INSPECTION, Name, RUN, classify, has_mark, is_drawn, is_litter, is_model, skipped,
 };
-use super::listing::{Folder, Found, Listing, START, readable};
+use super::found::{Folder, Found, Listing, START};
+use super::origin::readable;
 
 /// Lists a folder. With `lenient`, a folder in it that cannot be read costs nothing else.
 pub(super) fn list_folder(root: &Path, lenient: bool) -> Result<Listing, DataError> {

@@ -14,9 +14,10 @@ use std::time::{Duration, SystemTime};
 
 use prost::Message;
 
+use crate::files::write_whole;
 use crate::history::EpochRow;
 use crate::progress::warn;
-use crate::run::{RunError, RunFolder, write_whole};
+use crate::run::{RunError, RunFolder};
 use proto::{Event, START, SessionLog, Summary, Value};
 
 const FOLDER: &str = "tensorboard";

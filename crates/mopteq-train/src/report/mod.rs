@@ -118,6 +118,7 @@ fn first(outcome: &Outcome, count: usize) -> Outcome {
     Outcome {
         rows: outcome.rows.iter().take(count).cloned().collect(),
         forward: outcome.forward,
+        layers: outcome.layers.clone(),
         solves: outcome.solves.iter().take(count).copied().collect(),
     }
 }

@@ -10,8 +10,10 @@ use crate::data::{Picture, PictureShape};
 use crate::files::png;
 use crate::history::History;
 use crate::inspect::{branch_picture, layer_picture};
+use crate::metrics;
 use crate::progress::duration;
 use crate::run::RunFolder;
+use crate::solves::LayerStats;
 use crate::train::Task;
 
 const STYLE: &str = "
@@ -91,6 +93,9 @@ pub(super) fn html(
             body.push_str(&test_section(task, tested)?);
             if let Some(budget) = &tested.budget {
                 body.push_str(&budget_section(budget, tested.pictures.len())?);
+            }
+            if !tested.details.layers.is_empty() {
+                body.push_str(&layers_section(history, &tested.details.layers));
             }
             body.push_str(&inside_section(task, tested)?);
         }
@@ -228,6 +233,34 @@ fn budget_section(budget: &Budget, tested: usize) -> Result<String, ReportError>
     }
     text.push_str("</table></div>\n</div>\n");
     Ok(text)
+}
+
+/// The solves of every layer of a stack.
+fn layers_section(history: &History, layers: &[LayerStats]) -> String {
+    let last = history.epochs.last().map_or(0, |row| row.epoch);
+    let mut text =
+        "<h2>Layer by layer</h2>\n<p>Means over the test pictures, and for the gradient \
+        over the training pictures of the last epoch.</p>\n<div class=\"plots\">\n\
+        <div class=\"plot scroll\"><table><tr><th>layer</th><th>steps</th>\
+        <th>relative residual</th><th>converged (%)</th><th>steps of the gradient</th>\
+        <th>relative residual</th></tr>\n"
+            .to_owned();
+    for layer in layers {
+        let key = metrics::key(&layer.name);
+        let value = |name| history.value(last, &format!("{key}_backward_{name}"));
+        let forward = layer.forward.as_ref();
+        let cells = [
+            forward.map(|solve| format!("{:.1}", solve.steps)),
+            forward.map(|solve| format!("{:.1e}", solve.residual)),
+            forward.map(|solve| format!("{:.1}", 100.0 * solve.converged)),
+            value("steps").map(|steps| format!("{steps:.1}")),
+            value("residual").map(|residual| format!("{residual:.1e}")),
+        ];
+        let cells = cells.map(|cell| format!("<td>{}</td>", cell.unwrap_or("-".into())));
+        let (name, cells) = (escape(&layer.name), cells.concat());
+        text.push_str(&format!("<tr><td>{name}</td>{cells}</tr>\n"));
+    }
+    text + "</table></div>\n</div>\n"
 }
 
 fn inside_section(task: &Task, tested: &Tested<'_>) -> Result<String, ReportError> {

@@ -15,7 +15,9 @@
 //!
 //! No file is ever seen half-written: each is written beside its place and then renamed.
 
+mod error;
 mod files;
+mod summary;
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -24,12 +26,13 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::checkpoint;
-use crate::config::{ConfigError, TrainConfig};
+use crate::config::TrainConfig;
+use crate::files::{UNFINISHED, write_whole};
 use crate::history::History;
-use crate::train::Summary;
+use error::CONFIG;
+pub use error::RunError;
+pub use summary::Summary;
 
-const CONFIG: &str = "config.json";
 const METRICS_CSV: &str = "metrics.csv";
 const METRICS_JSON: &str = "metrics.json";
 const SUMMARY: &str = "summary.json";
@@ -37,102 +40,6 @@ const REPORT: &str = "report.html";
 const LOCK: &str = "run.lock";
 const CRASH: &str = "crash.log";
 const CHECKPOINTS: &str = "checkpoint";
-
-/// A run folder could not be used. Every variant names the file or folder.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    /// The folder of a new run is taken.
-    #[error("{0} exists and is not empty; name another folder, or go on with it by --resume {0}")]
-    Exists(PathBuf),
-    /// There is no such folder.
-    #[error("{0}: no such run folder")]
-    Missing(PathBuf),
-    /// It is a file.
-    #[error(
-        "{0} is a file and no run folder; an exported model is taken by import, or by train --from"
-    )]
-    File(PathBuf),
-    /// The folder is none of this program's.
-    #[error("{0} is not a run folder: it has no {CONFIG}")]
-    NoRun(PathBuf),
-    /// No checkpoint is complete.
-    #[error("{0} has no complete checkpoint yet; train it first, or go on by --resume {0}")]
-    NoCheckpoint(PathBuf),
-    /// The folder holds a model that was trained elsewhere.
-    #[error(
-        "{0} holds an imported model and no training to go on with; fine-tune it in a new run by: \
-         mopteq train --from {0}"
-    )]
-    Imported(PathBuf),
-    /// The training was killed before the weights that it starts from were in the folder.
-    #[error("{run} was stopped before it had its weights; start it again by --from {from}")]
-    NoWeights {
-        /// The run folder.
-        run: PathBuf,
-        /// Where the weights are.
-        from: String,
-    },
-    /// The checkpoint that was asked for is not there.
-    #[error("{folder} has no checkpoint of epoch {epoch}; there {present}")]
-    NoSuchCheckpoint {
-        /// The run folder.
-        folder: PathBuf,
-        /// The epoch asked for.
-        epoch: usize,
-        /// What is there, in words.
-        present: String,
-    },
-    /// A checkpoint is damaged or of another model.
-    #[error("{file}: damaged or not a checkpoint of this run ({reason})")]
-    Checkpoint {
-        /// The file.
-        file: PathBuf,
-        /// What the reader said.
-        reason: String,
-    },
-    /// Another process is at work in the folder.
-    #[error("{folder} is in use by another process ({holder}); wait for it, or stop it first")]
-    Locked {
-        /// The run folder.
-        folder: PathBuf,
-        /// What is known of the other process.
-        holder: String,
-    },
-    /// A file could not be read or written.
-    #[error("{file}: cannot be {action} ({source})")]
-    Io {
-        /// The file.
-        file: PathBuf,
-        /// `read`, `written`, ...
-        action: &'static str,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// A checkpoint could not be saved.
-    #[error("{file}: cannot be saved ({reason}); earlier checkpoints are intact")]
-    Save {
-        /// The file.
-        file: PathBuf,
-        /// What the writer said.
-        reason: String,
-    },
-    /// A JSON file is damaged.
-    #[error("{file}: not valid ({source})")]
-    Json {
-        /// The file.
-        file: PathBuf,
-        /// Place and kind of the fault.
-        source: serde_json::Error,
-    },
-    /// The config holds a setting that cannot work.
-    #[error("{file}: {source}")]
-    Config {
-        /// The file.
-        file: PathBuf,
-        /// The setting.
-        source: ConfigError,
-    },
-}
 
 /// A folder with one run in it.
 #[derive(Clone, Debug)]
@@ -367,8 +274,7 @@ impl RunFolder {
             }
         }
         // A run folder that was copied without its checkpoints still needs the place for them.
-        create_all(&self.checkpoints())?;
-        checkpoint::remove_unfinished(self)
+        create_all(&self.checkpoints())
     }
 
     fn write_json(&self, name: &str, value: &impl Serialize) -> Result<(), RunError> {
@@ -408,24 +314,6 @@ impl RunFolder {
 #[derive(Debug)]
 pub struct RunLock {
     _file: File,
-}
-
-/// Ending of files that are being written.
-const UNFINISHED: &str = "tmp";
-
-/// Writes a file such that it has either its old or its whole new content, even after a crash.
-pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let suffix = format!(".{UNFINISHED}");
-    let mut builder = tempfile::Builder::new();
-    // The files are the user's own like any other, not private as temporary files are.
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let mut file = builder.prefix(".").suffix(&suffix).tempfile_in(folder)?;
-    file.write_all(bytes)?;
-    file.as_file().sync_all()?;
-    file.persist(path)?;
-    Ok(())
 }
 
 fn create_all(path: &Path) -> Result<(), RunError> {
@@ -474,15 +362,5 @@ mod tests {
         );
         drop(lock);
         run.lock().unwrap();
-    }
-
-    #[test]
-    fn a_written_file_replaces_the_old_one_and_leaves_nothing_behind() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("metrics.json");
-        write_whole(&path, b"old").unwrap();
-        write_whole(&path, b"new").unwrap();
-        assert_eq!(fs::read(&path).unwrap(), b"new");
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 }

@@ -15,12 +15,16 @@ use super::{StopFlag, Task, TrainError};
 use crate::Error;
 use crate::checkpoint::{self, Position, Snapshot, State};
 use crate::classifier::{ClassificationItem, Classifier, TrainingStep};
+#[cfg(feature = "dashboard")]
+use crate::dashboard::display;
 use crate::data::{Loader, PictureBatcher, RawBatch};
 use crate::evaluate::{batcher, evaluate, infer, likeliest};
 use crate::events::{self, EventLog};
 use crate::history::{EpochRow, History};
 use crate::metrics;
-use crate::progress::{Display, Extent, View, display};
+#[cfg(not(feature = "dashboard"))]
+use crate::progress::display;
+use crate::progress::{Display, Extent, View};
 use crate::run::RunFolder;
 use crate::schedule::Schedule;
 use crate::seed::{Stream, derive};
@@ -326,6 +330,7 @@ impl<'a> Fit<'a> {
         sums.loss += loss * targets.len() as f64;
         sums.forward.add(item.solver.forward);
         sums.backward.add(item.solver.backward);
+        sums.layers.add(&item.solver.layers);
         Ok(())
     }
 

@@ -127,7 +127,7 @@ fn mirror_images_and_whitening_are_settings() {
         let common = ["eval", "--run", "run", "--device", "cpu", "--json"];
         let said = succeed(path, &[&common[..], more].concat());
         let value: serde_json::Value = serde_json::from_str(&said).unwrap();
-        value["loss"].clone()
+        value["scores"]["loss"].clone()
     };
     assert_eq!(eval(&[]), accuracy);
     assert_ne!(eval(&["--flip", "false"]), accuracy);
@@ -140,4 +140,32 @@ fn mirror_images_and_whitening_are_settings() {
         &["train", "--model", "mdeq", "--set", "whitening=true"],
     );
     assert!(error.contains("whitening"), "{error}");
+}
+
+#[test]
+fn every_layer_has_its_report() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    train(path, &["--epochs", "1", "--limit", "200", "--out", "run"]);
+    let table = fs::read_to_string(path.join("run/metrics.csv")).unwrap();
+    let head = table.lines().next().unwrap();
+    for (stage, layers) in [(1, 1), (2, 2), (3, 2)] {
+        for layer in 1..=layers {
+            for what in ["forward_steps", "forward_converged", "backward_residual"] {
+                let name = format!("train_stage_{stage}_layer_{layer}_{what}");
+                assert!(head.split(',').any(|column| column == name), "{name}");
+            }
+        }
+    }
+    let said = succeed(path, &["eval", "--run", "run", "--device", "cpu", "--json"]);
+    let value: serde_json::Value = serde_json::from_str(&said).unwrap();
+    let layers = value["scores"]["layers"].as_array().unwrap();
+    assert_eq!(layers.len(), 5);
+    assert_eq!(layers[2]["name"], "stage 2, layer 2");
+    // The slowest layer of each picture is the network's.
+    let steps = |solve: &serde_json::Value| solve["steps"].as_f64().unwrap();
+    let slowest = layers.iter().map(|layer| steps(&layer["forward"]));
+    assert!(slowest.fold(0.0, f64::max) <= steps(&value["scores"]["forward"]) + 1e-9);
+    let page = fs::read_to_string(path.join("run/report.html")).unwrap();
+    assert!(page.contains("<td>stage 3, layer 2</td>"));
 }
