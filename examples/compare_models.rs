@@ -7,7 +7,7 @@
 use examples::{argument, mean_and_deviation, train};
 use mopteq::NetworkKind;
 use mopteq_train::Error;
-use mopteq_train::config::TrainConfig;
+use mopteq_train::TrainConfig;
 
 fn main() -> Result<(), Error> {
     let (seeds, epochs) = (argument(1, 3), argument(2, 12));
@@ -50,7 +50,7 @@ fn row(kind: NetworkKind, size: f64, seeds: usize, epochs: usize) -> Result<(), 
     let [accuracy, deviation] = mean_and_deviation(&each);
     let mean = |values: &[f64]| mean_and_deviation(values)[0];
     let seconds: Vec<f64> = runs.iter().map(|run| run.training_seconds).collect();
-    let steps = |of: fn(&mopteq_train::train::Summary) -> Option<f64>| {
+    let steps = |of: fn(&mopteq_train::Summary) -> Option<f64>| {
         let all: Vec<f64> = runs.iter().filter_map(of).collect();
         if all.is_empty() {
             "-".to_owned()

@@ -20,11 +20,11 @@ use mopteq::{
     CodingConfig, CodingForm, CoreConfig, DeepConfig, LayerConfig, Network, NetworkConfig,
     ResidualConfig,
 };
+use mopteq_train::Predictor;
 use mopteq_train::Preset;
-use mopteq_train::config::TrainConfig;
+use mopteq_train::Summary;
+use mopteq_train::TrainConfig;
 use mopteq_train::data::{DataKind, DataSource};
-use mopteq_train::predict::Predictor;
-use mopteq_train::train::Summary;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 

@@ -15,15 +15,15 @@ use burn::prelude::*;
 use burn::tensor::TensorData;
 use mopteq::{Context, MOptEqs, MOptEqsConfig};
 use mopteq_train::Error;
-use mopteq_train::checkpoint::{Position, Which};
-use mopteq_train::config::TrainConfig;
+use mopteq_train::Predictor;
+use mopteq_train::RunFolder;
+use mopteq_train::TrainConfig;
+use mopteq_train::View;
+use mopteq_train::batcher;
 use mopteq_train::data::{DataKind, Picture};
 use mopteq_train::device::{DeviceChoice, select};
-use mopteq_train::evaluate::batcher;
-use mopteq_train::predict::Predictor;
-use mopteq_train::progress::View;
-use mopteq_train::run::RunFolder;
-use mopteq_train::train::{StopFlag, Summary, Task};
+use mopteq_train::{Position, Which};
+use mopteq_train::{StopFlag, Summary, Task};
 
 /// Pictures of embedded digits and their classes.
 #[derive(Clone, Debug)]

@@ -7,7 +7,7 @@ use burn::prelude::*;
 use examples::{Digits, argument, digits, mean_and_deviation, train};
 use mopteq::{MOptEqs, Network, PerturbationKind, gaussian};
 use mopteq_train::Error;
-use mopteq_train::config::TrainConfig;
+use mopteq_train::TrainConfig;
 
 fn main() -> Result<(), Error> {
     let (epochs, pictures, seeds) = (argument(1, 12), argument(2, 1000), argument(3, 3));

@@ -2,14 +2,14 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use mopteq_train::checkpoint::{Position, Which};
-use mopteq_train::config::TrainConfig;
+use mopteq_train::RunFolder;
+use mopteq_train::TrainConfig;
+use mopteq_train::View;
 use mopteq_train::data::{DataKind, Pixels};
 use mopteq_train::device::{DeviceChoice, select};
-use mopteq_train::predict::{Likelihood, Predictor};
-use mopteq_train::progress::View;
-use mopteq_train::run::RunFolder;
-use mopteq_train::train::{StopFlag, Summary, Task};
+use mopteq_train::{Likelihood, Predictor};
+use mopteq_train::{Position, Which};
+use mopteq_train::{StopFlag, Summary, Task};
 
 /// One test at a time: the CPU's random numbers belong to the whole process, and every new model
 /// draws some.
@@ -93,9 +93,9 @@ fn difference(a: &[Likelihood], b: &[Likelihood]) -> f64 {
 
 #[cfg(feature = "wgpu")]
 mod wgpu {
-    use mopteq_train::classifier::Classifier;
-    use mopteq_train::history::EpochRow;
-    use mopteq_train::settings::{apply, nested};
+    use mopteq_train::Classifier;
+    use mopteq_train::EpochRow;
+    use mopteq_train::{apply_settings as apply, nested_setting as nested};
 
     use super::*;
 
@@ -117,7 +117,7 @@ mod wgpu {
         };
         let data = DataKind::Digits.load().unwrap();
         let device = select(DeviceChoice::WGPU).unwrap();
-        let measured = mopteq_train::bench::measure(&config, &data, &device, 1).unwrap();
+        let measured = mopteq_train::measure(&config, &data, &device, 1).unwrap();
         let count: usize = measured.launches.iter().map(|kernel| kernel.count).sum();
         assert!((1..=330).contains(&count), "{:?}", measured.launches);
     }

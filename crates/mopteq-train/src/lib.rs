@@ -1,14 +1,13 @@
 //! Trainer for equilibrium image classifiers: the library behind the program `mopteq`.
 //!
-//! One training run is a [`TrainConfig`](config::TrainConfig), a [`RunFolder`](run::RunFolder)
-//! and a [`Task`](train::Task); afterwards everything the run did can be read from the
-//! folder, and [`Predictor`](predict::Predictor) classifies pictures with it. Tensors, gradients,
+//! One training run is a [`TrainConfig`], a [`RunFolder`] and a [`Task`]; afterwards everything the
+//! run did can be read from the folder, and [`Predictor`] classifies pictures with it. Tensors, gradients,
 //! optimisers and the dashboard are Burn's; this crate adds what it leaves open:
 //! training that can stop and go on exactly after any batch, data that are a function of seed and
 //! position, checkpoints of which only whole ones are ever seen, and errors that name the file and
 //! the remedy.
 //!
-//! The library prints nothing but training progress and warnings ([`progress`]).
+//! The library prints nothing but training progress and warnings. [`program`] is the whole program.
 
 // The READMEs' examples are compiled with the tests: that of this crate and that of the workspace.
 #[cfg(doctest)]
@@ -16,39 +15,54 @@
 #[doc = include_str!("../../../README.md")]
 struct Readme;
 
-pub mod bench;
-pub mod card;
-pub mod checkpoint;
-pub mod classifier;
-pub mod config;
-pub mod crash;
+mod bench;
+mod card;
+mod checkpoint;
+mod classifier;
+mod cli;
+mod config;
+mod crash;
 #[cfg(feature = "dashboard")]
 mod dashboard;
 pub mod data;
 pub mod device;
 mod error;
-pub mod evaluate;
+mod evaluate;
 mod events;
-pub mod files;
-pub mod history;
-pub mod inspect;
-pub mod memory;
-pub mod metrics;
-pub mod names;
-pub mod onnx;
-pub mod parts;
-pub mod predict;
+mod files;
+mod history;
+mod inspect;
+mod memory;
+mod metrics;
+mod names;
+mod onnx;
+mod parts;
+mod predict;
 mod presets;
-pub mod progress;
-pub mod report;
-pub mod run;
-pub mod schedule;
+mod progress;
+mod report;
+mod run;
+mod schedule;
 mod seed;
-pub mod serve;
-pub mod settings;
-pub mod ship;
-pub mod solves;
-pub mod train;
+mod serve;
+mod settings;
+mod ship;
+mod solves;
+mod train;
 
+pub use bench::{Measured, measure};
+pub use checkpoint::{Position, Which};
+pub use classifier::Classifier;
+pub use cli::program;
+pub use config::{ConfigError, EarlySolver, ScheduleKind, TrainConfig};
 pub use error::Error;
+pub use evaluate::{Details, Scores, batcher};
+pub use history::{EpochRow, History};
+pub use memory::keep_freed_memory;
+pub use predict::{Answer, Likelihood, Predictor};
 pub use presets::Preset;
+pub use progress::View;
+pub use run::{RunError, RunFolder, Summary};
+pub use settings::{apply as apply_settings, nested as nested_setting};
+pub use solves::{LayerStats, SolveStats};
+pub use train::{StopFlag, Task, TrainError};

@@ -1,65 +1,12 @@
 //! The program `mopteq`: train, evaluate and use equilibrium image classifiers.
 
-mod cli;
-
 use std::process::ExitCode;
 
-use mopteq_train::Error;
-use mopteq_train::train::{StopFlag, TrainError};
-
 /// Training takes and returns the same large blocks of memory all the time. The system's allocator
-/// gives them back to the kernel, which clears every page anew: a tenth of a step on the CPU.
+/// gives them back to the kernel, which clears every page again: a tenth of a step on the CPU.
 #[global_allocator]
 static MEMORY: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// What shells report of a program that Ctrl-C ended.
-const INTERRUPTED: u8 = 130;
-
 fn main() -> ExitCode {
-    mopteq_train::memory::keep_freed_memory();
-    prepare_environment();
-    mopteq_train::crash::install_hook();
-    let arguments = cli::parse();
-    let stop = StopFlag::default();
-    let message = match mopteq_train::crash::catch(|| cli::run(arguments, &stop)) {
-        Ok(Ok(())) => return ExitCode::SUCCESS,
-        Ok(Err(error @ Error::Train(TrainError::Interrupted { .. }))) => {
-            eprintln!("{}", error.one_line());
-            return ExitCode::from(INTERRUPTED);
-        }
-        Ok(Err(error)) => error.one_line(),
-        Err(crash) => {
-            format!(
-                "internal error, please report it: {}",
-                crash.message.replace('\n', " ")
-            )
-        }
-    };
-    eprintln!("error: {message}");
-    ExitCode::FAILURE
-}
-
-/// What the libraries below read from the environment, where they would do harm otherwise.
-///
-/// - On resume Burn unpacks the optimiser's state on its default device, which is a GPU backend when
-///   one is built in, and panics where there is no driver for it. From the CPU, the state goes to the
-///   device of its parameters at the first step.
-/// - Mesa's layer that orders GPUs asks the desktop and complains on standard error where there is
-///   none. Here GPUs are chosen by name or number.
-#[allow(unsafe_code)]
-fn prepare_environment() {
-    let variables = [
-        ("BURN_DEVICE", "flex", cfg!(feature = "flex")),
-        (
-            "NODEVICE_SELECT",
-            "1",
-            std::env::var_os("XDG_RUNTIME_DIR").is_none(),
-        ),
-    ];
-    for (name, value, wanted) in variables {
-        if wanted {
-            // SAFETY: the process has no other thread yet that could read the environment.
-            unsafe { std::env::set_var(name, value) };
-        }
-    }
+    mopteq_train::program()
 }

@@ -319,7 +319,7 @@ impl ModuleMapper for Replace {
 }
 
 fn main() -> Result<()> {
-    mopteq_train::memory::keep_freed_memory();
+    mopteq_train::keep_freed_memory();
     let mut arguments = std::env::args_os().skip(1);
     let folder = arguments.next().ok_or("give a folder for the files")?;
     let device = arguments.next().ok_or("give a device, such as cpu")?;

@@ -36,7 +36,7 @@ const PARTS: [&str; 6] = [
 ];
 
 fn main() -> Result<(), mopteq_train::Error> {
-    mopteq_train::memory::keep_freed_memory();
+    mopteq_train::keep_freed_memory();
     let (batch, repetitions) = (argument(1, 32), argument(2, 7));
     let [peak, copying] = [product(), copy()].map(|rate| rate / 1e9);
     println!("at best: {peak:.0} GFLOP/s in a matrix product, {copying:.1} GB/s in copying");

@@ -3,10 +3,10 @@
 use clap::Args;
 use serde_json::json;
 
-use mopteq_train::Error;
-use mopteq_train::bench::{Measured, agreement, measure, warm_up};
-use mopteq_train::device::{DeviceChoice, compiled_kernels, select};
-use mopteq_train::progress::{note, say};
+use crate::Error;
+use crate::bench::{Measured, agreement, measure, warm_up};
+use crate::device::{DeviceChoice, compiled_kernels, select};
+use crate::progress::{note, say};
 
 use super::settings::{DataArguments, Settings};
 use super::shared::DeviceArgument;
@@ -77,7 +77,7 @@ pub fn run(arguments: &BenchArguments, json: bool) -> Result<(), Error> {
         }
         device.can_train(&config.model)?;
         for size in &sizes {
-            let config = mopteq_train::config::TrainConfig {
+            let config = crate::config::TrainConfig {
                 batch_size: *size,
                 ..config.clone()
             };

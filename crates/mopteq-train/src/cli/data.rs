@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use mopteq_train::Error;
-use mopteq_train::data::{
+use crate::Error;
+use crate::data::{
     DataError, DataSet, DataSource, KNOWN, KnownData, cache_folder, contact_sheet, normalisation,
 };
-use mopteq_train::names::{counted, shown};
-use mopteq_train::progress::{say, warn};
+use crate::names::{counted, shown};
+use crate::progress::{say, warn};
 
 use super::shared::finite;
 
@@ -204,7 +204,7 @@ fn get(arguments: &GetArguments) -> Result<(), Error> {
 
 fn check(arguments: &SourceArguments, json: bool) -> Result<(), Error> {
     let (source, data) = arguments.load()?;
-    let count = |pictures: &[mopteq_train::data::Picture]| {
+    let count = |pictures: &[crate::data::Picture]| {
         let mut counts = vec![0_usize; data.classes.len()];
         for picture in pictures {
             counts[picture.label] += 1;
@@ -253,11 +253,11 @@ fn check(arguments: &SourceArguments, json: bool) -> Result<(), Error> {
 }
 
 fn show(arguments: &ShowArguments) -> Result<(), Error> {
-    mopteq_train::files::check_png(&arguments.out)?;
+    crate::files::check_png(&arguments.out)?;
     let (_, data) = arguments.source.load()?;
     let columns = arguments.columns.into();
     let sheet = contact_sheet(&data.train, data.shape, data.classes.len(), columns)?;
-    mopteq_train::files::write_png(&arguments.out, &sheet)?;
+    crate::files::write_png(&arguments.out, &sheet)?;
     let rows: Vec<String> = data.classes.iter().map(|class| shown(class)).collect();
     say(format_args!("rows: {}", rows.join(", ")));
     say(format_args!("contact sheet in {}", arguments.out.display()));

@@ -3,6 +3,7 @@
 mod bench;
 mod data;
 mod model;
+mod program;
 mod runs;
 mod serve;
 mod settings;
@@ -10,13 +11,15 @@ mod shared;
 mod ship;
 mod train;
 
+pub use program::program;
+
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
-use mopteq_train::Error;
-use mopteq_train::device::keep_kernels;
-use mopteq_train::progress::say;
-use mopteq_train::train::StopFlag;
+use crate::Error;
+use crate::device::keep_kernels;
+use crate::progress::say;
+use crate::train::StopFlag;
 
 /// Train, evaluate and use equilibrium image classifiers. Without a command: train.
 #[derive(Parser)]

@@ -5,17 +5,17 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 
-use mopteq_train::Error;
-use mopteq_train::data::{DataSource, Picture, Seen, decode_file};
-use mopteq_train::evaluate::Details;
-use mopteq_train::inspect::{branch_picture, inspect as look, layer_picture};
-use mopteq_train::names::{counted, shown};
-use mopteq_train::predict::{Likelihood, PredictError, Predictor, Read, read_path};
-use mopteq_train::progress::{say, warn};
-use mopteq_train::report;
-use mopteq_train::run::RunFolder;
-use mopteq_train::solves::SolveStats;
-use mopteq_train::train::Task;
+use crate::Error;
+use crate::data::{DataSource, Picture, Seen, decode_file};
+use crate::evaluate::Details;
+use crate::inspect::{branch_picture, inspect as look, layer_picture};
+use crate::names::{counted, shown};
+use crate::predict::{Likelihood, PredictError, Predictor, Read, read_path};
+use crate::progress::{say, warn};
+use crate::report;
+use crate::run::RunFolder;
+use crate::solves::SolveStats;
+use crate::train::Task;
 
 use super::data::{report_ignored, report_left_out};
 use super::shared::{DeviceArgument, MovedData, RunArguments};
@@ -324,7 +324,7 @@ fn show_prediction(name: &str, ranked: &[Likelihood]) {
 }
 
 pub fn inspect(arguments: &InspectArguments, json: bool) -> Result<(), Error> {
-    mopteq_train::files::check_inspection(&arguments.out)?;
+    crate::files::check_inspection(&arguments.out)?;
     let (_, predictor) = arguments.run.predictor()?;
     let values = decode_file(&arguments.picture, predictor.shape(), arguments.invert)?;
     let picture = Picture::new(values, 0);
@@ -338,13 +338,13 @@ pub fn inspect(arguments: &InspectArguments, json: bool) -> Result<(), Error> {
     .map_err(PredictError::from)?;
     let out = |name: &str| arguments.out.join(name);
     let text = json!(seen).to_string();
-    mopteq_train::files::write(&out("inspection.json"), text.as_bytes())?;
-    mopteq_train::files::write_png(&out("branches.png"), &branch_picture(&seen.branches))?;
+    crate::files::write(&out("inspection.json"), text.as_bytes())?;
+    crate::files::write_png(&out("branches.png"), &branch_picture(&seen.branches))?;
     if !seen.layers.is_empty() {
-        mopteq_train::files::write_png(&out("layers.png"), &layer_picture(&seen.layers))?;
+        crate::files::write_png(&out("layers.png"), &layer_picture(&seen.layers))?;
     }
     for (name, svg) in report::inspection_plots(&seen) {
-        mopteq_train::files::write(&out(name), svg.as_bytes())?;
+        crate::files::write(&out(name), svg.as_bytes())?;
     }
     if json {
         say(text);

@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 
-use mopteq_train::Error;
-use mopteq_train::checkpoint;
-use mopteq_train::metrics;
-use mopteq_train::names::shown;
-use mopteq_train::progress::{duration, say, warn};
-use mopteq_train::run::{RunError, RunFolder};
+use crate::Error;
+use crate::checkpoint;
+use crate::metrics;
+use crate::names::shown;
+use crate::progress::{duration, say, warn};
+use crate::run::{RunError, RunFolder};
 
 use super::shared::RUNS;
 

@@ -6,10 +6,10 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::json;
 
-use mopteq_train::Error;
-use mopteq_train::progress::{say, warn};
-use mopteq_train::serve::{ServeSettings, Server, TimeLimits};
-use mopteq_train::train::StopFlag;
+use crate::Error;
+use crate::progress::{say, warn};
+use crate::serve::{ServeSettings, Server, TimeLimits};
+use crate::train::StopFlag;
 
 use super::shared::{RunArguments, stop_on_signals};
 

@@ -6,17 +6,17 @@ use clap::Args;
 use clap::builder::PossibleValuesParser;
 use serde_json::{Map, Value, json};
 
+use crate::Error;
+use crate::Preset;
+use crate::config::{ConfigError, TrainConfig};
+use crate::data::{DataKind, DataSet, DataSource, RandAugment, Seen};
+use crate::device::SelectedDevice;
+use crate::parts::difference;
+use crate::progress::warn;
+use crate::schedule::ScheduleKind;
+use crate::settings::{apply, nested, parse_assignment, read_file};
+use crate::train::Weights;
 use mopteq::{NetworkConfig, NetworkKind, Precision};
-use mopteq_train::Error;
-use mopteq_train::Preset;
-use mopteq_train::config::{ConfigError, TrainConfig};
-use mopteq_train::data::{DataKind, DataSet, DataSource, RandAugment, Seen};
-use mopteq_train::device::SelectedDevice;
-use mopteq_train::parts::difference;
-use mopteq_train::progress::warn;
-use mopteq_train::schedule::ScheduleKind;
-use mopteq_train::settings::{apply, nested, parse_assignment, read_file};
-use mopteq_train::train::Weights;
 
 use super::shared::finite;
 

@@ -4,13 +4,13 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use mopteq_train::Error;
-use mopteq_train::checkpoint::Which;
-use mopteq_train::data::DataSource;
-use mopteq_train::device::{DeviceChoice, SelectedDevice, select};
-use mopteq_train::predict::Predictor;
-use mopteq_train::run::RunFolder;
-use mopteq_train::train::StopFlag;
+use crate::Error;
+use crate::checkpoint::Which;
+use crate::data::DataSource;
+use crate::device::{DeviceChoice, SelectedDevice, select};
+use crate::predict::Predictor;
+use crate::run::RunFolder;
+use crate::train::StopFlag;
 
 /// Where runs are put unless told otherwise.
 pub const RUNS: &str = "runs";

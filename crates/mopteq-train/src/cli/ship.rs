@@ -4,11 +4,11 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use mopteq_train::Error;
-use mopteq_train::card::{self, Card, Exported};
-use mopteq_train::onnx::{self, Iteration, OPSETS};
-use mopteq_train::progress::{note, say};
-use mopteq_train::ship;
+use crate::Error;
+use crate::card::{self, Card, Exported};
+use crate::onnx::{self, Iteration, OPSETS};
+use crate::progress::{note, say};
+use crate::ship;
 
 use super::shared::{DeviceArgument, RunArguments};
 

@@ -4,14 +4,14 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use mopteq_train::Error;
-use mopteq_train::checkpoint::Position;
-use mopteq_train::device::{DeviceChoice, SelectedDevice, select};
-use mopteq_train::names::counted;
-use mopteq_train::progress::{View, duration, note, say, warn};
-use mopteq_train::report;
-use mopteq_train::run::RunFolder;
-use mopteq_train::train::{StopFlag, Summary, Task};
+use crate::Error;
+use crate::checkpoint::Position;
+use crate::device::{DeviceChoice, SelectedDevice, select};
+use crate::names::counted;
+use crate::progress::{View, duration, note, say, warn};
+use crate::report;
+use crate::run::RunFolder;
+use crate::train::{StopFlag, Summary, Task};
 
 use super::settings::{DataArguments, Settings};
 use super::shared::{DeviceArgument, RUNS, stop_on_signals};

@@ -41,28 +41,26 @@ use rayon::prelude::*;
 
 pub use augment::Augmentation;
 pub use batch::{Batch, Normalisation, PictureBatcher, RawBatch, Sample};
-pub use cache::{cache_folder, memory_budget};
+pub(crate) use cache::{cache_folder, memory_budget};
 #[cfg(feature = "learner")]
 pub use dataset::Pictures;
-pub(crate) use decode::decode_within;
-pub use decode::{decode, decode_file};
-pub use download::{Download, DownloadError};
+pub(crate) use decode::{decode_file, decode_within};
+pub(crate) use download::{Download, DownloadError};
 pub(crate) use entries::{are_settings, is_inspection};
 pub use error::DataError;
-pub use idx::{IdxError, read_images, read_labels, read_pictures};
-pub use known::{KNOWN, KnownData, ensure};
+pub(crate) use idx::IdxError;
+pub(crate) use known::{KNOWN, KnownData};
 pub(crate) use layout::composed;
 pub(crate) use listing::pictures_below;
-pub use loader::{EpochBatches, Loader};
-pub use origin::{Digest, Origin};
+pub(crate) use loader::Loader;
+pub(crate) use origin::Digest;
 pub use picture::{Picture, PictureShape, Pixels, Spilled};
 pub use rand_augment::RandAugment;
-pub use seen::Seen;
-pub use sheet::contact_sheet;
+pub(crate) use seen::Seen;
+pub(crate) use sheet::contact_sheet;
 pub use source::{DataKind, DataSource};
-pub(crate) use split::split_with_last;
-pub use split::{Split, stratified_split};
-pub use statistics::normalisation;
+pub(crate) use split::{split_with_last, stratified_split};
+pub(crate) use statistics::normalisation;
 
 /// A data set: shape, class names, training and test pictures.
 #[derive(Clone, Debug)]

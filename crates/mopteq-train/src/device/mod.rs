@@ -14,7 +14,8 @@ use mopteq::NetworkConfig;
 use crate::crash;
 use crate::names::nearest;
 use hardware::Maker;
-pub use kernels::{compiled_kernels, keep_kernels};
+pub(crate) use kernels::compiled_kernels;
+pub use kernels::keep_kernels;
 
 /// What there is to compute on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -29,7 +29,6 @@ use proto::{
 use repeat::loop_limit;
 use translate::Translation;
 
-pub use repeat::LOOP_FACTOR;
 pub use translate::Iteration;
 
 /// The versions of ONNX's operators that a file can be written in, the oldest and the current one.

@@ -18,7 +18,7 @@ pub enum Iteration {
     /// By so many plain steps z -> f(z) from 0, for every picture.
     Steps(usize),
     /// By a loop until the rule of the model's own solver is met, or its largest number of steps
-    /// times [`LOOP_FACTOR`](super::LOOP_FACTOR) is reached.
+    /// times [`LOOP_FACTOR`](super::repeat::LOOP_FACTOR) is reached.
     Loop,
 }
 
