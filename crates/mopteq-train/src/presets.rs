@@ -280,3 +280,69 @@ impl TrainConfig {
         Ok(config)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use burn_deq::Gradient;
+
+    use super::*;
+
+    #[test]
+    fn the_preset_is_valid_and_survives_json() {
+        let config = TrainConfig::digits();
+        config.validate().unwrap();
+        let text = serde_json::to_string(&config).unwrap();
+        let back: TrainConfig = serde_json::from_str(&text).unwrap();
+        assert_eq!(serde_json::to_string(&back).unwrap(), text);
+    }
+
+    #[test]
+    fn a_wrong_value_is_named() {
+        let wrong = |change: fn(&mut TrainConfig), field: &str| {
+            let mut config = TrainConfig::digits();
+            change(&mut config);
+            let message = config.validate().unwrap_err().to_string();
+            assert!(message.starts_with(field), "{message}");
+        };
+        wrong(|c| c.epochs = 0, "epochs");
+        wrong(|c| c.batch_size = 0, "batch_size");
+        wrong(|c| c.learning_rate = f64::NAN, "learning_rate");
+        wrong(|c| c.momentum = 1.0, "momentum");
+        wrong(|c| c.milestones = vec![0.8, 0.2], "milestones");
+        wrong(|c| c.validation_fraction = 1.0, "validation_fraction");
+        wrong(
+            |c| c.augmentation.brightness = f32::NAN,
+            "augmentation.brightness",
+        );
+        wrong(
+            |c| c.augmentation.rand_augment.operations = 15,
+            "augmentation.rand_augment.operations",
+        );
+        wrong(
+            |c| c.augmentation.rand_augment.magnitude = f32::NAN,
+            "augmentation.rand_augment.magnitude",
+        );
+        wrong(|c| c.ema = 1.0, "ema");
+        wrong(|c| c.clip_norm = -1.0, "clip_norm");
+        wrong(|c| c.warmup_epochs = 99.0, "warmup_epochs");
+        wrong(|c| c.format = 99, "format");
+    }
+
+    #[test]
+    fn the_solver_is_looser_early() {
+        let config = TrainConfig {
+            epochs: 10,
+            early_solver: EarlySolver {
+                fraction: 0.3,
+                tolerance: 0.05,
+                phantom: 2,
+            },
+            ..TrainConfig::digits()
+        };
+        let of = |epoch| config.in_epoch(epoch).equilibria_mut()[0].clone();
+        assert_eq!(of(3).forward.termination.relative, 0.05);
+        assert!(matches!(of(3).gradient, Gradient::Phantom { steps: 2, .. }));
+        assert_eq!(of(4), of(10));
+        assert_eq!(&mut of(4), config.clone().equilibria_mut()[0]);
+    }
+}

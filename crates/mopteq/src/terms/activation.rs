@@ -3,11 +3,10 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use burn::serde::{Deserialize, Serialize};
 use burn::tensor::Tensor;
 use burn::tensor::activation::{sigmoid, softplus};
 
-use super::{Curvature, Formula, Hessian, Setting, Term};
+use super::{ActivationConfig, Curvature, Formula, Hessian, Setting, Term};
 use crate::context::{Branches, Context, indicator, map_branches, multiply, sum_samples};
 use crate::graph::{Builder, Combination, Op, Operands, Value};
 
@@ -32,24 +31,6 @@ pub trait Activation: Debug + Send + Sync {
     fn config(&self) -> Option<ActivationConfig> {
         None
     }
-}
-
-/// The activations that the crate provides.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(crate = "burn::serde", rename_all = "snake_case")]
-pub enum ActivationConfig {
-    /// max(a, 0), s(a) = 1/2 max(a, 0)^2. The default.
-    #[default]
-    Relu,
-    /// a for a > 0, otherwise slope * a.
-    LeakyRelu {
-        /// Slope of the negative side, 0 to 1.
-        slope: f64,
-    },
-    /// ln(1 + e^a); s(a) = -Li_2(-e^a).
-    Softplus,
-    /// tanh(a); s(a) = ln cosh(a).
-    Tanh,
 }
 
 /// 1 for a > 0, otherwise 0.

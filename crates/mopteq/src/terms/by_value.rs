@@ -6,6 +6,7 @@ use std::sync::Arc;
 use burn::tensor::{DType, Tensor};
 use burn_deq::{EquilibriumConfig, FixedPointMap, Gradient, Input, Jacobian, Solver};
 
+use super::term::zeros_like;
 use super::{Curvature, Hessian, Setting, Term};
 use crate::context::{Branches, Context, add, inner, map_branches};
 
@@ -167,7 +168,7 @@ struct NodeJacobian {
 impl Jacobian<(Branches, Branches)> for NodeJacobian {
     fn vjp(&self, (_ua, ub): (Branches, Branches)) -> (Branches, Branches) {
         let product = self.term.product(&self.a, &self.x, &ub);
-        (product, super::zeros_like(&ub))
+        (product, zeros_like(&ub))
     }
 }
 
@@ -176,7 +177,7 @@ pub(super) fn autodiff(z: &Branches, value: impl Fn(&Branches) -> Tensor<1>) -> 
     let leaves: Branches = map_branches(z, |z| z.without_autodiff().autodiff().require_grad());
     let value = value(&leaves).sum();
     if !(value.is_autodiff() && value.is_tracked()) {
-        return super::zeros_like(z);
+        return zeros_like(z);
     }
     let mut gradients = value.backward();
     leaves

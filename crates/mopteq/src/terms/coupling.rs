@@ -1,23 +1,11 @@
 //! Coupling between branches.
 
-use burn::serde::{Deserialize, Serialize};
 use burn::tensor::Tensor;
 
-use super::{Curvature, Formula, Hessian, Setting, Term};
+use super::{Curvature, Formula, Hessian, Pairs, Setting, Term};
 use crate::context::{Branches, Context, half_square};
 use crate::graph::{Builder, Combination, Operands, Value};
 use crate::resample::resample;
-
-/// The pairs of branches that a [`Coupling`] joins.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(crate = "burn::serde", rename_all = "snake_case")]
-pub enum Pairs {
-    /// Every branch with every other. The default.
-    #[default]
-    All,
-    /// Every branch with the next.
-    Neighbours,
-}
 
 /// lambda/2 sum over pairs i < j of |Q_ij z_i - z_j|^2: pulls the branches together.
 ///
@@ -118,7 +106,8 @@ impl Term for Coupling {
     }
 
     fn formula(&self) -> Option<Formula> {
-        Some(Formula::Coupling(*self))
+        let Self { strength, pairs } = *self;
+        Some(Formula::Coupling { strength, pairs })
     }
 
     fn operations(

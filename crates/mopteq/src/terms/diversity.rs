@@ -2,6 +2,7 @@
 
 use burn::tensor::Tensor;
 
+use super::term::zeros_like;
 use super::{Hessian, Term};
 use crate::context::{Branches, Context, sum_samples};
 use crate::resample::resample;
@@ -72,7 +73,7 @@ impl Term for Diversity {
     }
 
     fn gradient(&self, z: &Branches, _x: &Context) -> Branches {
-        let mut sum = super::zeros_like(z);
+        let mut sum = zeros_like(z);
         for (i, j, size) in pairs(z) {
             let (a, b) = (centred(&z[i], size), centred(&z[j], size));
             let c = a.clone().matmul(b.clone().transpose()) * self.scale(size);
@@ -87,7 +88,7 @@ impl Term for Diversity {
     fn hessian(&self, z: &Branches, _x: &Context) -> Option<Hessian> {
         let (term, z) = (*self, z.clone());
         Some(Box::new(move |u| {
-            let mut sum = super::zeros_like(u);
+            let mut sum = zeros_like(u);
             for (i, j, size) in pairs(u) {
                 let (a, b) = (centred(&z[i], size), centred(&z[j], size));
                 let (da, db) = (centred(&u[i], size), centred(&u[j], size));

@@ -1,18 +1,16 @@
-//! Objectives whose step the kernels can fuse.
+//! The terms that the kernels can fuse, by their settings.
 
-use std::sync::Arc;
-
-use deq_kernels::step;
-
-use super::{ActivationConfig, Coupling, Pairs, Quadratic, Term};
-use crate::constraint::{Constraint, Proximal};
+use burn::serde::{Deserialize, Serialize};
 
 /// Terms that are evaluated together, instead of one by one, if the device allows it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Formula {
-    /// The term [`Quadratic`].
-    Quadratic(Quadratic),
+    /// The term [`Quadratic`](super::Quadratic).
+    Quadratic {
+        /// Its factor.
+        weight: f64,
+    },
     /// The term [`Proximity`](super::Proximity).
     Proximity,
     /// The term [`KernelEnergy`](super::KernelEnergy).
@@ -24,90 +22,40 @@ pub enum Formula {
     Reconstruction,
     /// The term [`PatchReconstruction`](super::PatchReconstruction).
     PatchReconstruction,
-    /// The term [`Coupling`].
-    Coupling(Coupling),
+    /// The term [`Coupling`](super::Coupling).
+    Coupling {
+        /// lambda.
+        strength: f64,
+        /// The pairs.
+        pairs: Pairs,
+    },
 }
 
-/// The fused step of a sum of terms under a constraint; `None` if there is none.
-pub(crate) fn step_formula(
-    terms: &[Arc<dyn Term>],
-    constraint: Option<&dyn Proximal>,
-    step: f64,
-) -> Option<step::StepFormula> {
-    let prox = match constraint {
-        None => None,
-        Some(constraint) => Some(prox(constraint.config()?)),
-    };
-    let (mut quadratic, mut proximity, mut kernel) = (0.0, false, None);
-    let mut couplings = Vec::new();
-    for term in terms {
-        let once = match term.formula()? {
-            Formula::Quadratic(q) => {
-                quadratic += q.weight;
-                true
-            }
-            Formula::Proximity => {
-                quadratic += 1.0;
-                !std::mem::replace(&mut proximity, true)
-            }
-            Formula::KernelEnergy => kernel.replace(step::Kernel::Energy).is_none(),
-            Formula::Reconstruction => kernel.replace(step::Kernel::Reconstruction).is_none(),
-            Formula::PatchReconstruction => {
-                // Its injections enter as those of a proximity, which it excludes.
-                kernel.replace(step::Kernel::Gram).is_none()
-                    && !std::mem::replace(&mut proximity, true)
-            }
-            Formula::ActivationPotential(a) => kernel
-                .replace(step::Kernel::Potential(activation(a)))
-                .is_none(),
-            Formula::Coupling(c) => {
-                couplings.push(coupling(c));
-                true
-            }
-        };
-        if !once {
-            return None;
-        }
-    }
-    let kernel = kernel?;
-    // All injections have one shape: that of the state, or that of W z.
-    if proximity && !matches!(kernel, step::Kernel::Energy | step::Kernel::Gram) {
-        return None;
-    }
-    Some(step::StepFormula {
-        quadratic,
-        proximity,
-        kernel,
-        couplings,
-        prox,
-        step,
-    })
+/// The activations that the crate provides.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(crate = "burn::serde", rename_all = "snake_case")]
+pub enum ActivationConfig {
+    /// max(a, 0), s(a) = 1/2 max(a, 0)^2. The default.
+    #[default]
+    Relu,
+    /// a for a > 0, otherwise slope * a.
+    LeakyRelu {
+        /// Slope of the negative side, 0 to 1.
+        slope: f64,
+    },
+    /// ln(1 + e^a); s(a) = -Li_2(-e^a).
+    Softplus,
+    /// tanh(a); s(a) = ln cosh(a).
+    Tanh,
 }
 
-fn activation(config: ActivationConfig) -> step::Activation {
-    match config {
-        ActivationConfig::Relu => step::Activation::Relu,
-        ActivationConfig::LeakyRelu { slope } => step::Activation::LeakyRelu { slope },
-        ActivationConfig::Softplus => step::Activation::Softplus,
-        ActivationConfig::Tanh => step::Activation::Tanh,
-    }
-}
-
-fn prox(constraint: Constraint) -> step::Prox {
-    match constraint {
-        Constraint::NonNegative => step::Prox::NonNegative,
-        Constraint::Interval { low, high } => step::Prox::Interval { low, high },
-        Constraint::L1 { weight } => step::Prox::L1 { weight },
-        Constraint::Sparse { weight } => step::Prox::Sparse { weight },
-    }
-}
-
-fn coupling(coupling: Coupling) -> step::Coupling {
-    step::Coupling {
-        strength: coupling.strength,
-        reach: match coupling.pairs {
-            Pairs::All => usize::MAX,
-            Pairs::Neighbours => 1,
-        },
-    }
+/// The pairs of branches that a [`Coupling`](super::Coupling) joins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(crate = "burn::serde", rename_all = "snake_case")]
+pub enum Pairs {
+    /// Every branch with every other. The default.
+    #[default]
+    All,
+    /// Every branch with the next.
+    Neighbours,
 }

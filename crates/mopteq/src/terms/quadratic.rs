@@ -51,7 +51,9 @@ impl Term for Quadratic {
     }
 
     fn formula(&self) -> Option<Formula> {
-        Some(Formula::Quadratic(*self))
+        Some(Formula::Quadratic {
+            weight: self.weight,
+        })
     }
 
     fn operations(

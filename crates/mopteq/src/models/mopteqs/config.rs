@@ -2,20 +2,18 @@
 
 use burn::config::Config;
 use burn::serde::{Deserialize, Serialize};
-use burn::tensor::Device;
 use burn_deq::EquilibriumConfig;
 
-use super::model::MOptEqs;
 use crate::constraint::Constraint;
 use crate::context::Precision;
 use crate::error::ConfigError;
-use crate::models::core::{BranchShape, CoreConfig, Family, default_equilibrium};
-use crate::models::parts::{Fusion, HeadShape, StemShape, same_convolution};
+use crate::models::core::{CoreConfig, Family, default_equilibrium};
+use crate::models::parts::{Fusion, StemShape};
 use crate::objective::HiddenObjective;
 use crate::perturbation::{Perturbation, PerturbationGradient, PerturbationKind};
 use crate::terms::{ActivationConfig, Pairs};
 
-/// Configuration of [`MOptEqs`].
+/// Configuration of [`MOptEqs`](crate::MOptEqs).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(crate = "burn::serde")]
 pub struct MOptEqsConfig {
@@ -271,7 +269,7 @@ impl MOptEqsConfig {
         check_halving(self.finest(), self.branches)
     }
 
-    fn stem(&self) -> StemShape {
+    pub(super) fn stem(&self) -> StemShape {
         StemShape {
             kernel: self.stem_kernel,
             stride: self.stem_stride,
@@ -327,45 +325,6 @@ impl MOptEqsConfig {
     /// Returns the field that [`CoreConfig::validate`] refuses.
     pub fn objective(&self) -> Result<HiddenObjective, ConfigError> {
         self.core().objective(self.branches)
-    }
-
-    /// Creates the model with random weights from the device's generator.
-    ///
-    /// # Errors
-    ///
-    /// As [`validate`](Self::validate).
-    pub fn init(&self, device: &Device) -> Result<MOptEqs, ConfigError> {
-        self.validate()?;
-        let core = self.core();
-        let stem = self
-            .stem()
-            .init([self.input_channels, self.channels], device);
-        let sizes = self.sizes();
-        let branches: Vec<_> = sizes
-            .iter()
-            .map(|size| BranchShape {
-                size: *size,
-                kernel: 3,
-            })
-            .collect();
-        let injected = core.injected();
-        let head = HeadShape {
-            fusion: self.fusion,
-            grid: self.head_grid,
-            channels: self.channels,
-            classes: self.classes,
-            dense: self.dense_classes,
-        };
-        Ok(MOptEqs {
-            stem,
-            core: core.init(&branches, device)?,
-            injections: sizes
-                .iter()
-                .map(|_| same_convolution([self.channels, injected], device))
-                .collect(),
-            head: head.init(&sizes, device),
-            config: self.clone(),
-        })
     }
 }
 

@@ -2,15 +2,16 @@
 
 use burn::module::Module;
 use burn::nn::conv::Conv2d;
-use burn::tensor::{Int, Tensor};
+use burn::tensor::{Device, Int, Tensor};
 use burn_deq::{FixedPointMap, Solution};
 use deq_kernels::{convolution, mean_pool};
 
 use super::config::MOptEqsConfig;
 use crate::context::{Branches, Context};
+use crate::error::ConfigError;
 use crate::graph::{Builder, Graph, GraphError, Value};
-use crate::models::core::Core;
-use crate::models::parts::{Head, Stem, trainable};
+use crate::models::core::{BranchShape, Core};
+use crate::models::parts::{Head, HeadShape, Stem, same_convolution, trainable};
 use crate::models::{Prediction, check_pictures};
 use crate::objective::HiddenObjective;
 
@@ -21,12 +22,53 @@ use crate::objective::HiddenObjective;
 #[derive(Module, Debug)]
 pub struct MOptEqs {
     pub(in crate::models) stem: Stem,
-    pub(super) core: Core,
+    core: Core,
     /// U_i and b_i.
-    pub(super) injections: Vec<Conv2d>,
-    pub(super) head: Head,
+    injections: Vec<Conv2d>,
+    head: Head,
     #[module(skip)]
-    pub(super) config: MOptEqsConfig,
+    config: MOptEqsConfig,
+}
+
+impl MOptEqsConfig {
+    /// Creates the model with random weights from the device's generator.
+    ///
+    /// # Errors
+    ///
+    /// As [`validate`](Self::validate).
+    pub fn init(&self, device: &Device) -> Result<MOptEqs, ConfigError> {
+        self.validate()?;
+        let core = self.core();
+        let stem = self
+            .stem()
+            .init([self.input_channels, self.channels], device);
+        let sizes = self.sizes();
+        let branches: Vec<_> = sizes
+            .iter()
+            .map(|size| BranchShape {
+                size: *size,
+                kernel: 3,
+            })
+            .collect();
+        let injected = core.injected();
+        let head = HeadShape {
+            fusion: self.fusion,
+            grid: self.head_grid,
+            channels: self.channels,
+            classes: self.classes,
+            dense: self.dense_classes,
+        };
+        Ok(MOptEqs {
+            stem,
+            core: core.init(&branches, device)?,
+            injections: sizes
+                .iter()
+                .map(|_| same_convolution([self.channels, injected], device))
+                .collect(),
+            head: head.init(&sizes, device),
+            config: self.clone(),
+        })
+    }
 }
 
 impl MOptEqs {
