@@ -53,7 +53,7 @@ pub(crate) use known::{KNOWN, KnownData};
 pub(crate) use layout::composed;
 pub(crate) use listing::pictures_below;
 pub(crate) use loader::Loader;
-pub(crate) use origin::Digest;
+pub use origin::{Digest, Origin};
 pub use picture::{Picture, PictureShape, Pixels, Spilled};
 pub use rand_augment::RandAugment;
 pub(crate) use seen::Seen;
