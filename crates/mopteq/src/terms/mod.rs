@@ -153,6 +153,13 @@ pub trait Term: Debug + Send + Sync {
         Curvature::UNKNOWN
     }
 
+    /// How fast the gradient can change with the injections c: a Lipschitz constant for fixed z, in
+    /// Euclidean norms, valid at every z. Without it, an equilibrium has no certificate.
+    fn injection_gain(&self, setting: &Setting) -> Option<f64> {
+        let _ = setting;
+        None
+    }
+
     /// The term's formula, if it is one of [`Formula`]. On the CPU, objectives that consist of such
     /// terms are evaluated as a whole.
     fn formula(&self) -> Option<Formula> {
@@ -229,6 +236,10 @@ impl Term for Sum {
             .iter()
             .map(|t| t.curvature(setting))
             .fold(Curvature::new(0.0, 0.0), |a, b| a + b)
+    }
+
+    fn injection_gain(&self, setting: &Setting) -> Option<f64> {
+        self.terms.iter().map(|t| t.injection_gain(setting)).sum()
     }
 }
 
