@@ -18,6 +18,7 @@ struct Readme;
 
 pub mod bench;
 pub mod card;
+pub mod certify;
 pub mod checkpoint;
 pub mod classifier;
 pub mod config;

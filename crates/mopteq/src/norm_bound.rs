@@ -134,8 +134,8 @@ fn singular_bounds(matrices: Tensor<3>) -> Vec<f64> {
     let (mut weight, mut logarithm) = (0.5, None);
     for squaring in 0..=SQUARINGS {
         let square = gram.clone() * gram.clone();
-        // Zeros stay zeros.
-        let size = square.sum_dim(2).sum_dim(1).sqrt().clamp_min(1e-300);
+        // Zeros stay zeros. A bound that is too large is one, too.
+        let size = square.sum_dim(2).sum_dim(1).sqrt().clamp_min(1e-30);
         let part = size.clone().log() * weight;
         logarithm = Some(match logarithm {
             Some(sum) => sum + part,

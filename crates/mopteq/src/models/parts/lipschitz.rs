@@ -5,7 +5,7 @@ use burn::nn::conv::Conv2d;
 use burn::tensor::{DType, Tensor, TensorData};
 
 use super::{Fusion, Head, Stem};
-use crate::lipschitz::{Chain, Change, Read, widest};
+use crate::lipschitz::{Chain, Change, Read, Summand, widest};
 use crate::norm_bound::{convolution_norm_bound, largest};
 
 /// gamma / sqrt(variance + epsilon) of every channel, by the running statistics.
@@ -143,7 +143,7 @@ impl Head {
     /// How the class scores read a value of one branch.
     pub(crate) fn reads(&self, x: &Change) -> Vec<Read> {
         let [_, height, width] = x.shape;
-        let of = |s: &crate::lipschitz::Summand| {
+        let of = |s: &Summand| {
             let scales = std::slice::from_ref(&s.scale);
             self.read(&[[height, width]], scales, s.amounts.clone())
         };
