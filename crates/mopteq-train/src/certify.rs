@@ -1,8 +1,8 @@
 //! Certified radii: how far a picture may change before its class can.
 //!
 //! The mathematics is that of [`mopteq::Lipschitz`]. Here it meets trained runs: everything is
-//! computed in f64 on the CPU, with every equilibrium solved to a small tolerance, and distances are
-//! those of pixel values from 0 to 1.
+//! computed in f64 on the CPU, with every equilibrium solved to a small tolerance, and distances
+//! are those of pixel values from 0 to 1.
 
 use burn::module::{ModuleMapper, Param};
 use burn::prelude::*;
@@ -126,8 +126,8 @@ impl Certifier {
         Ok(answers)
     }
 
-    /// Normalised pictures, in f64 from their whole numbers on: a rounding of the picture would be a
-    /// change of it.
+    /// Normalised pictures, in f64 from their whole numbers on: a rounding of the picture would be
+    /// a change of it.
     fn images(&self, pictures: &[Picture]) -> Result<Tensor<4>, String> {
         let shape = self.config.shape;
         let mut values: Vec<f64> = Vec::with_capacity(pictures.len() * shape.len());
@@ -171,8 +171,8 @@ impl ModuleMapper for Cast {
     }
 }
 
-/// The config with solves to this tolerance, in full precision. A solver that takes a fixed number of
-/// steps stays: its result is no equilibrium.
+/// The config with solves to this tolerance, in full precision. A solver that takes a fixed number
+/// of steps stays: its result is no equilibrium.
 fn exact(config: &TrainConfig, tolerance: f64) -> TrainConfig {
     let mut config = config.clone();
     for equilibrium in config.equilibria_mut() {

@@ -9,34 +9,36 @@
 //!
 //! can change the likeliest class j. e_jk is what the errors of the solves can do to y_j - y_k.
 //!
-//! L_jk is a product along the network. The factors, all in the Euclidean norm:
+//! L_jk is a product along the network. The factors, all in the Euclidean norm, with those of
+//! channels folded into the next part if that is linear:
 //!
 //! | part | factor |
 //! |---|---|
 //! | normalisation (x - mean) / std | 1 / std per channel, folded into the first kernel |
-//! | convolution | [`convolution_norm_bound`](crate::convolution_norm_bound); the batch norm behind it is folded in |
+//! | convolution with the batch norm behind it | [`crate::convolution_norm_bound`] of both |
 //! | ReLU | 1 |
 //! | mean pooling into cells of s x s pixels | 1/s |
 //! | sum of a skip connection | the sum of the factors |
 //! | equilibrium of a nonnegative coding | see below |
 //! | equilibrium of another objective | gain / m |
-//! | batch norm | gamma / sqrt(variance + epsilon) per channel, folded into what reads it, if that is linear |
-//! | pooling, batch norm and linear layer of the head | the length of the vector that gives y_j - y_k |
+//! | batch norm behind an equilibrium | gamma / sqrt(variance + epsilon) per channel |
+//! | pooling, batch norm and linear layer of the head | the length of what gives y_j - y_k |
 //!
 //! **Equilibria.** Let G(z; c) have a smooth part whose gradient g(z; c) is strongly monotone in z
 //! with the constant m, and Lipschitz in the injection c with the constant `gain`
-//! ([`Term::injection_gain`](crate::Term::injection_gain)). For two injections c and c', the minimisers z and z' satisfy
-//! `<g(z; c) - g(z'; c'), z - z'> <= 0`, because the subgradients of the constraint are monotone. Hence
-//! m |z - z'|^2 <= `<g(z'; c') - g(z'; c), z - z'>` <= gain |c - c'| |z - z'|, and
+//! ([`Term::injection_gain`](crate::Term::injection_gain)). For two injections c and c', the
+//! minimisers z and z' satisfy `<g(z; c) - g(z'; c'), z - z'> <= 0`, because the subgradients of
+//! the constraint are monotone. Hence m |z - z'|^2 <= `<g(z'; c') - g(z'; c), z - z'>` <= gain |c -
+//! c'| |z - z'|, and
 //!
 //! ```text
 //! |z - z'| <= gain / m |c - c'|
 //! ```
 //!
-//! **Codings.** For z = argmin over z >= 0 of 1/2 |g - D z|^2 + mu/2 |z|^2 + l1'z, the same argument
-//! gives more. Let a = |D dz|, b = |dz| and q = |dg|. Then a^2 + mu b^2 <= `<D dz, dg>` <= a q, so
-//! mu b^2 <= a q - a^2 <= q^2 / 4. Where |D|^2 <= mu, a <= |D| b is below the a that maximises this.
-//! Hence
+//! **Codings.** For z = argmin over z >= 0 of 1/2 |g - D z|^2 + mu/2 |z|^2 + l1'z, the same
+//! argument gives more. Let a = |D dz|, b = |dz| and q = |dg|. Then a^2 + mu b^2 <= `<D dz, dg>` <=
+//! a q, so mu b^2 <= a q - a^2 <= q^2 / 4. Where |D|^2 <= mu, that gives a <= |D| b <= q / 2, and
+//! up to q / 2 the middle grows with a, so mu b^2 <= |D| b q - |D|^2 b^2. Hence
 //!
 //! ```text
 //! |dz| <= |D| / (|D|^2 + mu) |dg|    if |D|^2 <= mu
@@ -44,14 +46,16 @@
 //! ```
 //!
 //! Both are reached by a single code. A coding of patches sees each pixel in up to k^2 patches, so
-//! its dg is at most k times as long as that of the picture. By `<D dz, dg> = <dz, D'dg>`, its factor is also
-//! at most |conv| / mu, where conv is the convolution that injects. The smaller one counts.
+//! its dg is at most k times as long as that of the picture. By `<D dz, dg> = <dz, D'dg>`, its
+//! factor is also at most |conv| / mu, where conv is the convolution that injects. The smaller one
+//! counts.
 //!
 //! **Errors of solves.** Let T be the map, s its step, r = T(z) - z the residual where a solve
-//! stopped, y = T(z), and [l, u] the bounds on the curvature of the smooth part, l = m. By the definition of
-//! the proximal map, -g(z) - r/s is a subgradient of the constraint at y, and -g(z*) is one at z*.
-//! They are monotone, so m |y - z*|^2 <= `<g(y) - g(z*), y - z*>` <= `<g(y) - g(z) - r/s, y - z*>`. With
-//! the mean Hessian H between z and y, g(y) - g(z) - r/s = -(I - s H) r/s. Hence
+//! stopped, y = T(z), and [l, u] the bounds on the curvature of the smooth part, l = m. By the
+//! definition of the proximal map, -g(z) - r/s is a subgradient of the constraint at y, and -g(z*)
+//! is one at z*. They are monotone, so m |y - z*|^2 <= `<g(y) - g(z*), y - z*>` <= `<g(y) - g(z) -
+//! r/s, y - z*>`. With the mean Hessian H between z and y, g(y) - g(z) - r/s = -(I - s H) r/s.
+//! Hence
 //!
 //! ```text
 //! |z - z*| <= |z - y| + |y - z*| <= (1 + max(|1 - s l|, |1 - s u|) / (s m)) |r|
@@ -60,9 +64,9 @@
 //! This error travels to the logits by the factors of the parts behind the equilibrium.
 //!
 //! **What is not covered.** The constants belong to the network in exact arithmetic, with its
-//! equilibria solved to the end. A network that stops its solves early or computes in f32 differs from
-//! that. Evaluate it in f64 to a small tolerance; [`Lipschitz::certificate`] then subtracts 1e-9 of the
-//! largest logit for rounding, which is an allowance and no proof.
+//! equilibria solved to the end. A network that stops its solves early or computes in f32 differs
+//! from that. Evaluate it in f64 to a small tolerance; [`Lipschitz::certificate`] then subtracts
+//! 1e-9 of the largest logit for rounding, which is an allowance and no proof.
 
 mod chain;
 
@@ -260,8 +264,8 @@ impl Lipschitz {
         pairs.map(|(j, k)| self.pair(j, k)).fold(0.0, largest)
     }
 
-    /// How far y_j - y_k can be from that of the exact equilibria, where the solves stopped at these
-    /// residuals |f(z) - z|, one per equilibrium.
+    /// How far y_j - y_k can be from that of the exact equilibria, where the solves stopped at
+    /// these residuals |f(z) - z|, one per equilibrium.
     pub fn error(&self, j: usize, k: usize, residuals: &[f64]) -> f64 {
         let of = |read: &Read| {
             let pairs = self.errors.iter().zip(residuals).enumerate();

@@ -38,8 +38,9 @@ const ROUNDING: f64 = 1.0 + 1e-6;
 const TOGETHER: usize = 1 << 22;
 
 /// Upper bound on the operator norm of the convolution with `kernel`, `[out, in, k, l]`, on inputs
-/// of `[in, height, width]`, for any zero padding. Unlike [`convolution_norm`](crate::convolution_norm),
-/// it is never below the norm. Infinite if a number of the kernel is not finite.
+/// of `[in, height, width]`, for any zero padding. Unlike
+/// [`convolution_norm`](crate::convolution_norm), it is never below the norm. Infinite if a number
+/// of the kernel is not finite.
 pub fn convolution_norm_bound(
     kernel: Tensor<4>,
     [height, width]: [usize; 2],
@@ -89,8 +90,8 @@ pub(crate) fn largest(a: f64, b: f64) -> f64 {
     }
 }
 
-/// Bounds on the spectral norms of the symbols on a torus. The symbols at t and -t are conjugates of
-/// each other, so half of the frequencies are enough.
+/// Bounds on the spectral norms of the symbols on a torus. The symbols at t and -t are conjugates
+/// of each other, so half of the frequencies are enough.
 fn symbols(kernel: &Tensor<4>, [height, width]: [usize; 2]) -> impl Iterator<Item = f64> {
     let [out, input, k, l] = kernel.dims();
     let options = (kernel.device(), DType::F64);

@@ -5,8 +5,8 @@ use crate::norm_bound::largest;
 
 /// How far a value can move: it moves by a sum of vectors v_p whose channels are scaled.
 ///
-/// Entry 0 of the amounts bounds |v_p| where the picture moves by 1, and entry i + 1 where the state
-/// of equilibrium i does, by an error of its solve.
+/// Entry 0 of the amounts bounds |v_p| where the picture moves by 1, and entry i + 1 where the
+/// state of equilibrium i does, by an error of its solve.
 #[derive(Clone, Debug)]
 pub(crate) struct Change {
     /// Channels, height and width.

@@ -332,15 +332,16 @@ impl Network {
         }
     }
 
-    /// The Lipschitz constants of the class scores in the pictures before their normalisation, which
-    /// multiplies each channel by the entry of `scale`. They belong to the equilibria themselves,
-    /// however far the configured solvers go.
+    /// The Lipschitz constants of the class scores in the pictures before their normalisation,
+    /// which multiplies each channel by the entry of `scale`. They belong to the equilibria
+    /// themselves, however far the configured solvers go.
     ///
     /// # Errors
     ///
-    /// Returns an error if nothing is guaranteed for the network: for an MDEQ, for an objective that
-    /// is not known to be strongly convex, for a fixed number of steps in place of an equilibrium; if
-    /// a parameter is not finite, or if `scale` does not have one entry per channel.
+    /// Returns an error if nothing is guaranteed for the network: for an MDEQ, for an objective
+    /// that is not known to be strongly convex, for a fixed number of steps in place of an
+    /// equilibrium; if a parameter is not finite, or if `scale` does not have one entry per
+    /// channel.
     pub fn lipschitz(&self, scale: &[f64]) -> Result<Lipschitz, LipschitzError> {
         match self {
             Self::MOptEqs(m) => m.lipschitz(scale),

@@ -7,7 +7,8 @@ use crate::terms::Setting;
 
 impl Core {
     /// What the objective guarantees of the equilibrium of branches of these sizes. Applies to W in
-    /// the type of the parameters, whatever [`CoreConfig::precision`](super::CoreConfig::precision) says.
+    /// the type of the parameters, whatever [`CoreConfig::precision`](super::CoreConfig::precision)
+    /// says.
     pub(crate) fn stability(
         &self,
         sizes: &[[usize; 2]],

@@ -336,9 +336,8 @@ impl Deep {
         outputs.expect("tensors are never refused")
     }
 
-    /// The outputs of the stages from that of the stem: as tensors, as operations of a graph, or how
-    /// far they can move.
-    /// `output` gets the name of each layer, the layer and its input.
+    /// The outputs of the stages from that of the stem: as tensors, as operations of a graph, or
+    /// how far they can move. `output` gets the name of each layer, the layer and its input.
     fn walk<F: Flow, E>(
         &self,
         flow: &mut F,

@@ -42,8 +42,8 @@ pub(crate) fn module_bound(conv: &Conv2d, before: &[f64], behind: &[f64], size: 
     convolution_bound(conv.weight.val(), [before, behind], size, conv.stride)
 }
 
-/// Bound on the factor of the injections c_i = U_i (g pooled to these sizes) + b_i, all together, for
-/// a picture g of this size whose channels are scaled.
+/// Bound on the factor of the injections c_i = U_i (g pooled to these sizes) + b_i, all together,
+/// for a picture g of this size whose channels are scaled.
 pub(crate) fn injections_bound(
     injections: &[Conv2d],
     sizes: &[[usize; 2]],
