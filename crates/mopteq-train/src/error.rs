@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use mopteq::LipschitzError;
+
 use crate::crash::Crash;
 use crate::{config, data, device, report, run, serve, train};
 
@@ -31,6 +33,9 @@ pub enum Error {
     /// A picture could not be classified.
     #[error(transparent)]
     Predict(#[from] PredictError),
+    /// A run has no certificates.
+    #[error(transparent)]
+    Certify(#[from] CertifyError),
     /// A model could not be exported or imported.
     #[error(transparent)]
     Ship(#[from] ShipError),
@@ -97,6 +102,19 @@ impl From<Crash> for PredictError {
         let message = crash.message;
         Self::Crashed { message, remedy }
     }
+}
+
+/// A run without certificates.
+#[derive(Debug, thiserror::Error)]
+pub enum CertifyError {
+    /// Its network has no Lipschitz constant.
+    #[error("{run}: {source}")]
+    Constant {
+        /// The run folder.
+        run: String,
+        /// Why.
+        source: LipschitzError,
+    },
 }
 
 /// A model could not be written or read. Every variant names the file.

@@ -17,6 +17,7 @@ struct Readme;
 
 mod bench;
 mod card;
+mod certify;
 mod checkpoint;
 mod classifier;
 mod cli;

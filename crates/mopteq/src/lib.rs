@@ -20,8 +20,10 @@ mod diagnostics;
 mod error;
 pub mod graph;
 mod interchange;
+mod lipschitz;
 mod models;
 mod norm;
+mod norm_bound;
 mod objective;
 mod perturbation;
 mod posedness;
@@ -36,6 +38,9 @@ pub use diagnostics::{
 pub use error::ConfigError;
 pub use graph::{Graph, GraphError};
 pub use interchange::{Weights, WeightsError};
+pub use lipschitz::{
+    Certificate, Lipschitz, LipschitzError, PartConstant, Solved, Stability, coding_gain,
+};
 pub use models::{
     Coding, CodingConfig, CodingForm, Core, CoreConfig, Deep, DeepConfig, Family, Fusion,
     LayerConfig, LayerSolve, LayerState, MOptEqs, MOptEqsConfig, Mdeq, MdeqConfig, MultiView,
@@ -43,6 +48,7 @@ pub use models::{
     StageConfig, View, ViewInput,
 };
 pub use norm::{BoundedKernel, convolution_norm};
+pub use norm_bound::{convolution_norm_bound, matrix_norm_bound};
 pub use objective::{DescentJacobian, HiddenObjective, Step};
 pub use perturbation::{Perturbation, PerturbationGradient, PerturbationKind, gaussian};
 pub use posedness::{WellPosedness, extreme_eigenvalues, well_posedness};

@@ -1,6 +1,7 @@
 //! The command line: what may be asked for, and what is answered.
 
 mod bench;
+mod certify;
 mod data;
 mod model;
 mod program;
@@ -35,6 +36,7 @@ use crate::train::StopFlag;
         mopteq train --resume runs/digits-1          go on after an interruption\n  \
         mopteq eval --run runs/digits-1              accuracy, calibration, solver cost\n  \
         mopteq predict --run runs/digits-1 five.png  classify a picture\n  \
+        mopteq certify --run runs/digits-1 five.png  how far it may change\n  \
         mopteq play --run runs/digits-1              draw one and watch its equilibrium\n  \
         mopteq runs                                  compare runs"
 )]
@@ -68,6 +70,8 @@ enum Command {
     Predict(model::PredictArguments),
     /// Look inside: how one picture's equilibrium is found, and what it looks like.
     Inspect(model::InspectArguments),
+    /// Say how far a picture may change before its class can: certified radii.
+    Certify(certify::CertifyArguments),
     /// Open a local page: draw or drop a picture, and watch its equilibrium being found.
     Play(serve::PlayArguments),
     /// Answer other programs: pictures in, classes out, as JSON over HTTP.
@@ -117,6 +121,7 @@ pub fn run(arguments: Arguments, stop: &StopFlag) -> Result<(), Error> {
         Some(Command::Eval(arguments)) => model::eval(&arguments, json),
         Some(Command::Predict(arguments)) => model::predict(&arguments, json),
         Some(Command::Inspect(arguments)) => model::inspect(&arguments, json),
+        Some(Command::Certify(arguments)) => certify::run(&arguments, json),
         Some(Command::Play(arguments)) => serve::play(&arguments, json, stop),
         Some(Command::Serve(arguments)) => serve::serve(&arguments, json, stop),
         Some(Command::Report(arguments)) => model::report(&arguments),

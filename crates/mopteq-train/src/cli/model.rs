@@ -1,12 +1,12 @@
 //! `mopteq eval`, `predict`, `inspect` and `report`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::json;
 
 use crate::Error;
-use crate::data::{DataSource, Picture, Seen, decode_file};
+use crate::data::{DataSource, Picture, PictureShape, Seen, decode_file};
 use crate::evaluate::Details;
 use crate::inspect::{branch_picture, inspect as look, layer_picture};
 use crate::names::{counted, shown};
@@ -107,8 +107,8 @@ pub fn eval(arguments: &EvalArguments, json: bool) -> Result<(), Error> {
             let mut source = DataSource::from_name(name, arguments.data_path.as_deref())?;
             source.max_corrupt = arguments.max_corrupt.unwrap_or(source.max_corrupt);
             match predictor.moved_data(&source)? {
-                Some(data) => (data.test, Some((source.describe(), OWN_PART.into()))),
-                None => other_data(&predictor, arguments, &source)?,
+                Some(data) => (data.test, Some(scored(&source))),
+                None => other_data(&predictor, &arguments.run.run, &source)?,
             }
         }
     };
@@ -169,12 +169,17 @@ pub fn eval(arguments: &EvalArguments, json: bool) -> Result<(), Error> {
 }
 
 /// Pictures to score, and where other data than the run's usual ones are, with their part.
-type Scored = (Vec<Picture>, Option<(String, String)>);
+pub(super) type Scored = (Vec<Picture>, Option<(String, String)>);
+
+/// The run's own test pictures, in another place.
+pub(super) fn scored(source: &DataSource) -> (String, String) {
+    (source.describe(), OWN_PART.into())
+}
 
 /// Labelled data that are not those of the run.
-fn other_data(
+pub(super) fn other_data(
     predictor: &Predictor,
-    arguments: &EvalArguments,
+    run: &Path,
     source: &DataSource,
 ) -> Result<Scored, Error> {
     let data = predictor.other_data(source)?;
@@ -188,7 +193,7 @@ fn other_data(
         ));
     }
     if data.maybe_more {
-        let run = arguments.run.run.display();
+        let run = run.display();
         warn(format_args!("{run}: {}", Seen::PARTLY));
     }
     let part = match data.part {
@@ -238,37 +243,8 @@ fn show_classes(details: &Details) {
 
 pub fn predict(arguments: &PredictArguments, json: bool) -> Result<(), Error> {
     let (_, predictor) = arguments.run.predictor()?;
-    let mut all = Read::default();
-    for path in &arguments.paths {
-        match read_path(path, predictor.shape(), arguments.invert) {
-            Ok(read) => {
-                all.pictures.extend(read.pictures);
-                all.failed.extend(read.failed);
-                all.others.extend(read.others);
-                all.ignored.extend(read.ignored);
-            }
-            Err(error) => all.failed.push(error.one_line()),
-        }
-    }
+    let all = read_all(&arguments.paths, predictor.shape(), arguments.invert)?;
     let (failed, total) = (all.failed.len(), all.failed.len() + all.pictures.len());
-    if all.pictures.is_empty() && failed == 1 {
-        return Err(PredictError::One(all.failed.swap_remove(0)).into());
-    }
-    for reason in &all.failed {
-        warn(format_args!("skipped: {}", shown(reason)));
-    }
-    for name in all.others.iter().take(super::data::NAMED) {
-        warn(format_args!("skipped: {}: not a picture", shown(name)));
-    }
-    if let Some(more @ 1..) = all.others.len().checked_sub(super::data::NAMED) {
-        let more = counted(
-            more,
-            "more file is no picture",
-            "more files are no pictures",
-        );
-        warn(more);
-    }
-    report_ignored(&all.ignored);
     let pictures: Vec<_> = all
         .pictures
         .iter()
@@ -304,8 +280,51 @@ pub fn predict(arguments: &PredictArguments, json: bool) -> Result<(), Error> {
     }
 }
 
+/// Reads the pictures of all paths, with warnings of what is no picture.
+///
+/// # Errors
+///
+/// When the only picture cannot be read.
+pub(super) fn read_all(
+    paths: &[PathBuf],
+    shape: PictureShape,
+    invert: bool,
+) -> Result<Read, Error> {
+    let mut all = Read::default();
+    for path in paths {
+        match read_path(path, shape, invert) {
+            Ok(read) => {
+                all.pictures.extend(read.pictures);
+                all.failed.extend(read.failed);
+                all.others.extend(read.others);
+                all.ignored.extend(read.ignored);
+            }
+            Err(error) => all.failed.push(error.one_line()),
+        }
+    }
+    if all.pictures.is_empty() && all.failed.len() == 1 {
+        return Err(PredictError::One(all.failed.swap_remove(0)).into());
+    }
+    for reason in &all.failed {
+        warn(format_args!("skipped: {}", shown(reason)));
+    }
+    for name in all.others.iter().take(super::data::NAMED) {
+        warn(format_args!("skipped: {}: not a picture", shown(name)));
+    }
+    if let Some(more @ 1..) = all.others.len().checked_sub(super::data::NAMED) {
+        let more = counted(
+            more,
+            "more file is no picture",
+            "more files are no pictures",
+        );
+        warn(more);
+    }
+    report_ignored(&all.ignored);
+    Ok(all)
+}
+
 /// A field of a CSV table, in quotes where it has to be.
-fn field(text: &str) -> String {
+pub(super) fn field(text: &str) -> String {
     match text.contains([',', '"', '\n', '\r']) {
         true => format!("\"{}\"", text.replace('"', "\"\"")),
         false => text.to_owned(),

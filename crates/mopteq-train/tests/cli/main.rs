@@ -3,6 +3,7 @@
 mod ancestry;
 mod answers;
 mod browser;
+mod certify;
 mod changes;
 mod data;
 mod download;

@@ -1,5 +1,7 @@
 //! One equilibrium of nonnegative sparse coding with its own dictionary.
 
+mod lipschitz;
+
 use std::sync::Arc;
 
 use burn::config::Config;

@@ -1,5 +1,7 @@
 //! The implicit part of all optimization-induced models.
 
+mod lipschitz;
+
 use std::sync::Arc;
 
 use burn::config::Config;

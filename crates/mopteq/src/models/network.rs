@@ -12,6 +12,7 @@ use super::{
 use crate::context::Branches;
 use crate::error::ConfigError;
 use crate::graph::{Graph, GraphError};
+use crate::lipschitz::{Lipschitz, LipschitzError, Solved};
 
 /// Configuration of a [`Network`]. When serialised, the field `network` tells the kinds apart.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -328,6 +329,44 @@ impl Network {
             Self::Mdeq(m) => Ok(m.graph()),
             Self::Deep(m) => m.graph(),
             Self::Residual(m) => Ok(m.graph()),
+        }
+    }
+
+    /// The Lipschitz constants of the class scores in the pictures before their normalisation,
+    /// which multiplies each channel by the entry of `scale`. They belong to the equilibria
+    /// themselves, however far the configured solvers go.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if nothing is guaranteed for the network: for an MDEQ, for an objective
+    /// that is not known to be strongly convex, for a fixed number of steps in place of an
+    /// equilibrium; if a parameter is not finite, or if `scale` does not have one entry per
+    /// channel.
+    pub fn lipschitz(&self, scale: &[f64]) -> Result<Lipschitz, LipschitzError> {
+        match self {
+            Self::MOptEqs(m) => m.lipschitz(scale),
+            Self::Mdeq(_) => Err(LipschitzError::Network { network: "mdeq" }),
+            Self::Deep(m) => m.lipschitz(scale),
+            Self::Residual(m) => m.lipschitz(scale),
+        }
+    }
+
+    /// Class scores of normalised pictures `[batch, channels, height, width]`, with how far each
+    /// solve was from its end, for [`Lipschitz::certificate`]. An MDEQ has no residuals here.
+    ///
+    /// # Panics
+    ///
+    /// As [`forward`](Self::forward).
+    pub fn solved(&self, images: Tensor<4>) -> Solved {
+        let alone = |logits| Solved {
+            logits,
+            residuals: Vec::new(),
+        };
+        match self {
+            Self::MOptEqs(m) => m.solved(images),
+            Self::Mdeq(m) => alone(m.forward(images).logits),
+            Self::Deep(m) => m.solved(images),
+            Self::Residual(m) => alone(m.forward(images).logits),
         }
     }
 

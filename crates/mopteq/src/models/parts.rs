@@ -1,5 +1,7 @@
 //! Parts of several models: stem, head, counting.
 
+mod lipschitz;
+
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::loss::CrossEntropyLossConfig;
@@ -13,6 +15,8 @@ use deq_kernels::{convolution, mean_pool, norm_relu};
 use crate::context::{Branches, map_branches};
 use crate::graph::{Builder, Graph, Value};
 use crate::models::whitening::whiten;
+
+pub(crate) use lipschitz::{block, convolution_bound, injections_bound, norm_scale};
 
 /// Convolution, batch norm, ReLU: `[batch, in, height, width] -> [batch, out, h, w]`.
 #[derive(Module, Debug)]

@@ -1,5 +1,7 @@
 //! The control: an explicit residual network of the same size.
 
+mod lipschitz;
+
 use burn::config::Config;
 use burn::module::Module;
 use burn::nn::conv::Conv2d;

@@ -175,6 +175,11 @@ impl Term for ActivationPotential {
         Curvature::new(-setting.kernel_norm * setting.kernel_norm, 0.0)
     }
 
+    fn injection_gain(&self, setting: &Setting) -> Option<f64> {
+        // The gradient is -W's'(W z + c), and s' is 1-Lipschitz.
+        Some(setting.kernel_norm)
+    }
+
     fn formula(&self) -> Option<Formula> {
         self.activation.config().map(Formula::ActivationPotential)
     }

@@ -71,6 +71,10 @@ impl Term for JointReconstruction {
         Curvature::new(0.0, setting.branches as f64 * square)
     }
 
+    fn injection_gain(&self, setting: &Setting) -> Option<f64> {
+        Some((setting.branches as f64).sqrt() * setting.kernel_norm)
+    }
+
     fn operations(
         &self,
         graph: &mut Builder,
@@ -142,6 +146,10 @@ impl Term for PatchReconstruction {
 
     fn curvature(&self, setting: &Setting) -> Curvature {
         Curvature::new(0.0, setting.kernel_norm * setting.kernel_norm)
+    }
+
+    fn injection_gain(&self, _setting: &Setting) -> Option<f64> {
+        Some(1.0)
     }
 
     fn formula(&self) -> Option<Formula> {

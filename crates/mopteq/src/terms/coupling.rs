@@ -105,6 +105,10 @@ impl Term for Coupling {
         Curvature::new(extreme.min(0.0), extreme.max(0.0))
     }
 
+    fn injection_gain(&self, _setting: &Setting) -> Option<f64> {
+        Some(0.0)
+    }
+
     fn formula(&self) -> Option<Formula> {
         let Self { strength, pairs } = *self;
         Some(Formula::Coupling { strength, pairs })

@@ -129,4 +129,8 @@ impl Term for Sum {
             .map(|t| t.curvature(setting))
             .fold(Curvature::new(0.0, 0.0), |a, b| a + b)
     }
+
+    fn injection_gain(&self, setting: &Setting) -> Option<f64> {
+        self.terms.iter().map(|t| t.injection_gain(setting)).sum()
+    }
 }

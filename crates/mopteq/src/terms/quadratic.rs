@@ -50,6 +50,10 @@ impl Term for Quadratic {
         Curvature::new(self.weight, self.weight)
     }
 
+    fn injection_gain(&self, _setting: &Setting) -> Option<f64> {
+        Some(0.0)
+    }
+
     fn formula(&self) -> Option<Formula> {
         Some(Formula::Quadratic {
             weight: self.weight,
@@ -96,6 +100,10 @@ impl Term for Proximity {
 
     fn curvature(&self, _setting: &Setting) -> Curvature {
         Curvature::new(1.0, 1.0)
+    }
+
+    fn injection_gain(&self, _setting: &Setting) -> Option<f64> {
+        Some(1.0)
     }
 
     fn formula(&self) -> Option<Formula> {
@@ -147,6 +155,10 @@ impl Term for Reconstruction {
         KernelEnergy.curvature(setting)
     }
 
+    fn injection_gain(&self, setting: &Setting) -> Option<f64> {
+        Some(setting.kernel_norm)
+    }
+
     fn formula(&self) -> Option<Formula> {
         Some(Formula::Reconstruction)
     }
@@ -191,6 +203,10 @@ impl Term for KernelEnergy {
 
     fn curvature(&self, setting: &Setting) -> Curvature {
         Curvature::new(0.0, setting.kernel_norm * setting.kernel_norm)
+    }
+
+    fn injection_gain(&self, _setting: &Setting) -> Option<f64> {
+        Some(0.0)
     }
 
     fn formula(&self) -> Option<Formula> {

@@ -69,6 +69,10 @@ impl Term for Smoothness {
         Curvature::new(0.0, 8.0 * self.strength)
     }
 
+    fn injection_gain(&self, _setting: &Setting) -> Option<f64> {
+        Some(0.0)
+    }
+
     fn operations(
         &self,
         graph: &mut Builder,

@@ -92,6 +92,13 @@ pub trait Term: Debug + Send + Sync {
         Curvature::UNKNOWN
     }
 
+    /// How fast the gradient can change with the injections c: a Lipschitz constant for fixed z, in
+    /// Euclidean norms, valid at every z. Without it, an equilibrium has no certificate.
+    fn injection_gain(&self, setting: &Setting) -> Option<f64> {
+        let _ = setting;
+        None
+    }
+
     /// The term's formula, if it is one of [`Formula`]. On the CPU, objectives that consist of such
     /// terms are evaluated as a whole.
     fn formula(&self) -> Option<Formula> {

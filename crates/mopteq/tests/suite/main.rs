@@ -1,6 +1,7 @@
 //! Tests of the public interface, on Flex in f64 unless stated otherwise.
 
 mod backward;
+mod certificates;
 mod coding;
 mod config;
 mod constraints;

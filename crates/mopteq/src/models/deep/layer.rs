@@ -14,7 +14,7 @@ use crate::graph::{Builder, GraphError, Op, Value};
 use crate::models::coding::{Coding, CodingConfig};
 use crate::models::core::{BranchShape, Core, CoreConfig};
 use crate::models::mopteqs::check_halving;
-use crate::models::parts::same_convolution;
+use crate::models::parts::{injections_bound, same_convolution};
 use crate::objective::HiddenObjective;
 use crate::resample::resample;
 
@@ -128,10 +128,22 @@ pub(super) enum Implicit {
 #[derive(Module, Debug)]
 pub(super) struct Free {
     injections: Vec<Conv2d>,
-    core: Core,
+    pub(super) core: Core,
 }
 
 impl Free {
+    /// Height and width of every branch, for inputs of this size.
+    pub(super) fn sizes(&self, size: [usize; 2]) -> Vec<[usize; 2]> {
+        (0..self.injections.len())
+            .map(|i| size.map(|n| n >> i))
+            .collect()
+    }
+
+    /// Bound on the factor of the injections for inputs of this size whose channels are scaled.
+    pub(super) fn injected(&self, scale: &[f64], size: [usize; 2]) -> f64 {
+        injections_bound(&self.injections, &self.sizes(size), scale, size)
+    }
+
     fn context(&self, g: Tensor<4>) -> Context {
         let [_, _, height, width] = g.dims();
         let inject = |(i, u): (usize, &Conv2d)| {

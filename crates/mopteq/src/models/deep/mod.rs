@@ -1,6 +1,7 @@
 //! Several equilibria one after the other.
 
 mod layer;
+mod lipschitz;
 
 use burn::config::Config;
 use burn::module::Module;
@@ -330,19 +331,19 @@ impl Deep {
         check_pictures(&images, config.input_channels, config.input_size);
         let x = self.stem.forward(images);
         let outputs = self.walk(&mut Tensors, x, |_, name, layer, input| {
-            Ok(layer.output(&solve(name, layer, input)))
+            Ok::<_, GraphError>(layer.output(&solve(name, layer, input)))
         });
         outputs.expect("tensors are never refused")
     }
 
-    /// The outputs of the stages from that of the stem, as tensors or as operations of a graph.
-    /// `output` gets the name of each layer, the layer and its input.
-    fn walk<F: Flow>(
+    /// The outputs of the stages from that of the stem: as tensors, as operations of a graph, or
+    /// how far they can move. `output` gets the name of each layer, the layer and its input.
+    fn walk<F: Flow, E>(
         &self,
         flow: &mut F,
         mut x: F::Value,
-        mut output: impl FnMut(&mut F, String, &Layer, F::Value) -> Result<F::Value, GraphError>,
-    ) -> Result<Vec<F::Value>, GraphError> {
+        mut output: impl FnMut(&mut F, String, &Layer, F::Value) -> Result<F::Value, E>,
+    ) -> Result<Vec<F::Value>, E> {
         let mut outputs = Vec::with_capacity(self.stages.len());
         for (s, (stage, layers)) in self.config.stages.iter().zip(&self.stages).enumerate() {
             if stage.pool {

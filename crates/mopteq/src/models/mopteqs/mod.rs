@@ -1,6 +1,7 @@
 //! MOptEqs for pictures, and OptEqs, the case of one branch.
 
 mod config;
+mod lipschitz;
 mod model;
 
 pub use config::MOptEqsConfig;

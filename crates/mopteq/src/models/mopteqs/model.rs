@@ -22,12 +22,12 @@ use crate::objective::HiddenObjective;
 #[derive(Module, Debug)]
 pub struct MOptEqs {
     pub(in crate::models) stem: Stem,
-    core: Core,
+    pub(super) core: Core,
     /// U_i and b_i.
-    injections: Vec<Conv2d>,
-    head: Head,
+    pub(super) injections: Vec<Conv2d>,
+    pub(super) head: Head,
     #[module(skip)]
-    config: MOptEqsConfig,
+    pub(super) config: MOptEqsConfig,
 }
 
 impl MOptEqsConfig {
