@@ -8,8 +8,8 @@ use burn::tensor::Tensor;
 use crate::config::{LinearSolver, Solver};
 use crate::input::Input;
 use crate::linearisation::Jacobian;
+pub use crate::iteration::PackedSolution;
 pub use crate::linearisation::PackedJacobian;
-use crate::report::Report;
 use crate::state::State;
 
 /// Faster forms of a map. `None` declines.
@@ -78,17 +78,6 @@ pub trait FastMap<S: State, X: Input> {
         let _ = (z, x);
         Batching::Shrinking
     }
-}
-
-/// The outcome of a solve that a map did by itself.
-#[derive(Clone, Debug)]
-pub struct PackedSolution {
-    /// z, or u of a backward solve, `[batch, n]`.
-    pub state: Tensor<2>,
-    /// f(z) of a forward solve.
-    pub image: Option<Tensor<2>>,
-    /// What the solver would have reported, except the time.
-    pub report: Report,
 }
 
 /// How a batch of independent samples is solved.

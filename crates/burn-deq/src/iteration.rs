@@ -8,7 +8,6 @@
 use burn::tensor::Tensor;
 use deq_kernels::vectors::Rows;
 
-use crate::fast::PackedSolution;
 use crate::report::Report;
 
 /// A packed map `[batch, n] -> [batch, n]`.
@@ -198,6 +197,17 @@ pub(crate) struct Outcome {
     pub(crate) recorded: Vec<Tensor<2>>,
     /// `[batch]`, relative residuals, if nothing was read back.
     pub(crate) residual: Option<Tensor<1>>,
+}
+
+/// The outcome of a solve that a map did by itself.
+#[derive(Clone, Debug)]
+pub struct PackedSolution {
+    /// z, or u of a backward solve, `[batch, n]`.
+    pub state: Tensor<2>,
+    /// f(z) of a forward solve.
+    pub image: Option<Tensor<2>>,
+    /// What the solver would have reported, except the time.
+    pub report: Report,
 }
 
 impl Outcome {

@@ -263,18 +263,29 @@ impl Settings {
             .iter()
             .filter_map(|(key, _)| key.strip_prefix("model."));
         let given = given.map(|key| key.split('.').next().unwrap_or_default());
-        if in_file.chain(given).any(Preset::is_of_paper) {
-            return Preset::Paper;
-        }
+        let setting = in_file.chain(given).find(|key| Preset::is_of_paper(key));
+        let options = [
+            ("--family", self.family.is_some()),
+            ("--precision", self.precision.is_some()),
+            ("--perturbation", self.perturbation.is_some()),
+        ];
+        let option = options.iter().find(|(_, given)| *given);
         let other = self
             .model
             .as_deref()
             .is_some_and(|m| m != NetworkKind::Deep.name());
-        let of_paper =
-            self.family.is_some() || self.precision.is_some() || self.perturbation.is_some();
-        match other || of_paper {
-            true => Preset::Paper,
-            false => Preset::default(),
+        let reason = setting.map(|key| format!("model.{key}"));
+        match reason.or(option.map(|(name, _)| (*name).to_owned())) {
+            Some(reason) if !other => {
+                warn(format_args!(
+                    "preset paper instead of fast, because {reason} is of its model; --preset \
+                     paper says so"
+                ));
+                Preset::Paper
+            }
+            Some(_) => Preset::Paper,
+            None if other => Preset::Paper,
+            None => Preset::default(),
         }
     }
 
