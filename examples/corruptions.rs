@@ -4,7 +4,8 @@ use burn::module::{ModuleMapper, Param};
 use burn::prelude::*;
 use burn::tensor::module::avg_pool2d;
 use burn::tensor::ops::AvgPoolOptions;
-use mopteq::{Deep, Network, gaussian};
+use mopteq::perturbation::gaussian;
+use mopteq::{Deep, Network};
 
 use crate::Digits;
 use crate::layers::cross_entropy;

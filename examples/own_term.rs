@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use burn::prelude::*;
 use burn_deq::{EquilibriumConfig, Solver};
+use mopteq::perturbation::gaussian;
 use mopteq::terms::{ByValue, Curvature, Energy, Proximity, Setting, Term};
-use mopteq::{Branches, Context, HiddenObjective, Step, gaussian};
+use mopteq::{Branches, Context, HiddenObjective, Step};
 
 /// The weight times the sum of sqrt(d^2 + 1/100) over the differences d of neighbours.
 #[derive(Debug)]
@@ -53,7 +54,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let start = vec![noisy.zeros_like()];
     let out = deq.init().solve_map(&objective, context, start);
     let errors = [error(&noisy), error(&out.state[0])].map(Tensor::into_scalar::<f32>);
-    let steps = out.forward.mean_steps();
-    println!("mean square error before and after {errors:?}, {steps:.0} steps");
+    println!("errors {errors:?} after {} steps", out.forward.mean_steps());
     Ok(())
 }

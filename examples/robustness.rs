@@ -5,7 +5,8 @@
 use burn::nn::loss::CrossEntropyLossConfig;
 use burn::prelude::*;
 use examples::{Digits, argument, digits, mean_and_deviation, train};
-use mopteq::{MOptEqs, Network, PerturbationKind, gaussian};
+use mopteq::perturbation::{PerturbationKind, gaussian};
+use mopteq::{MOptEqs, Network};
 use mopteq_train::Error;
 use mopteq_train::TrainConfig;
 

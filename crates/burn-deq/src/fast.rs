@@ -7,8 +7,8 @@ use burn::tensor::Tensor;
 
 use crate::config::{LinearSolver, Solver};
 use crate::input::Input;
-use crate::linearisation::Jacobian;
 pub use crate::iteration::PackedSolution;
+use crate::linearisation::Jacobian;
 pub use crate::linearisation::PackedJacobian;
 use crate::state::State;
 

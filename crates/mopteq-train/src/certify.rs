@@ -1,6 +1,6 @@
 //! Certified radii: how far a picture may change before its class can.
 //!
-//! The mathematics is that of [`mopteq::Lipschitz`]. Here it meets trained runs: everything is
+//! The mathematics is that of [`mopteq::lipschitz::Lipschitz`]. Here it meets trained runs: everything is
 //! computed in f64 on the CPU, with every equilibrium solved to a small tolerance, and distances
 //! are those of pixel values from 0 to 1.
 
@@ -8,7 +8,8 @@ use burn::module::{ModuleMapper, Param};
 use burn::prelude::*;
 use burn::tensor::DType;
 use burn_deq::{Branches, Check, Norm};
-use mopteq::{Certificate, LayerConfig, Lipschitz, NetworkConfig, Precision};
+use mopteq::lipschitz::{Certificate, Lipschitz};
+use mopteq::{LayerConfig, NetworkConfig, Precision};
 use serde::Serialize;
 
 use crate::Error;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use mopteq::LipschitzError;
+use mopteq::lipschitz::LipschitzError;
 
 use crate::crash::Crash;
 use crate::{config, data, device, report, run, serve, train};

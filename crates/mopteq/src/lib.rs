@@ -16,45 +16,29 @@ struct Readme;
 
 mod constraint;
 mod context;
-mod diagnostics;
+pub mod diagnostics;
 mod error;
 pub mod graph;
 mod interchange;
-mod lipschitz;
+pub mod lipschitz;
 mod models;
-mod norm;
-mod norm_bound;
+pub mod norm;
+pub mod norm_bound;
 mod objective;
-mod perturbation;
-mod posedness;
+pub mod perturbation;
+pub mod posedness;
 mod resample;
 pub mod terms;
 
 pub use constraint::{Constraint, Proximal};
 pub use context::{Branches, Context, CrossKernel, Precision};
-pub use diagnostics::{
-    Agreement, IterateRecord, Trace, agreement, branch_energies, sensitivity, trace,
-};
 pub use error::ConfigError;
-pub use graph::{Graph, GraphError};
 pub use interchange::{Weights, WeightsError};
-pub use lipschitz::{
-    Certificate, Lipschitz, LipschitzError, PartConstant, Solved, Stability, coding_gain,
-};
 pub use models::{
     Coding, CodingConfig, CodingForm, Core, CoreConfig, Deep, DeepConfig, Family, Fusion,
     LayerConfig, LayerSolve, LayerState, MOptEqs, MOptEqsConfig, Mdeq, MdeqConfig, MultiView,
     MultiViewConfig, Network, NetworkConfig, NetworkKind, Prediction, Residual, ResidualConfig,
     StageConfig, View, ViewInput,
 };
-pub use norm::{BoundedKernel, convolution_norm};
-pub use norm_bound::{convolution_norm_bound, matrix_norm_bound};
 pub use objective::{DescentJacobian, HiddenObjective, Step};
-pub use perturbation::{Perturbation, PerturbationGradient, PerturbationKind, gaussian};
-pub use posedness::{WellPosedness, extreme_eigenvalues, well_posedness};
 pub use resample::{resample, scaled_pool, scaled_upsample};
-pub use terms::{
-    Activation, ActivationConfig, ActivationPotential, ByValue, Coupling, Curvature, Diversity,
-    Energy, Formula, Hessian, JointReconstruction, KernelEnergy, Pairs, PatchReconstruction,
-    Proximity, Quadratic, Reconstruction, Setting, Smoothness, Sum, Term,
-};

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 
-use mopteq::Certificate;
 use crate::Error;
 use crate::certify::{Certifier, Summary, spread, summary};
 use crate::checkpoint::Which;
@@ -14,6 +13,7 @@ use crate::names::shown;
 use crate::predict::{PredictError, Predictor};
 use crate::progress::{note, say};
 use crate::run::RunFolder;
+use mopteq::lipschitz::Certificate;
 
 use super::model::{Scored, field, other_data, read_all, scored};
 use super::shared::{finite, which_parser};

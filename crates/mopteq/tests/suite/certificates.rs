@@ -5,10 +5,12 @@ use burn::tensor::module::conv2d;
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use burn_deq::{EquilibriumConfig, Solver};
+use mopteq::lipschitz::{LipschitzError, coding_gain};
+use mopteq::norm::convolution_norm;
+use mopteq::norm_bound::{convolution_norm_bound, matrix_norm_bound};
 use mopteq::{
     Branches, CodingConfig, CodingForm, CoreConfig, DeepConfig, Family, Fusion, LayerConfig,
-    LipschitzError, MOptEqsConfig, MdeqConfig, Network, NetworkConfig, ResidualConfig, StageConfig,
-    coding_gain, convolution_norm, convolution_norm_bound, matrix_norm_bound,
+    MOptEqsConfig, MdeqConfig, Network, NetworkConfig, ResidualConfig, StageConfig,
 };
 
 use crate::support::{Numbers, cast, flat, images, values};

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use burn::module::Module;
 use burn::tensor::{DType, Tensor};
 use burn_deq::{EquilibriumConfig, FixedPointMap, Solver};
+use mopteq::terms::{JointReconstruction, PatchReconstruction, Term};
 use mopteq::{
-    Branches, CodingConfig, CodingForm, Context, CoreConfig, Deep, DeepConfig, JointReconstruction,
-    LayerConfig, PatchReconstruction, StageConfig, Term,
+    Branches, CodingConfig, CodingForm, Context, CoreConfig, Deep, DeepConfig, LayerConfig,
+    StageConfig,
 };
 
 use crate::support::{

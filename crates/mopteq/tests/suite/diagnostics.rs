@@ -2,10 +2,9 @@
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use burn_deq::FixedPointMap;
-use mopteq::{
-    Branches, Family, agreement, branch_energies, extreme_eigenvalues, sensitivity, trace,
-    well_posedness,
-};
+use mopteq::diagnostics::{agreement, branch_energies, sensitivity, trace};
+use mopteq::posedness::{extreme_eigenvalues, well_posedness};
+use mopteq::{Branches, Family};
 
 use crate::support::{images, model_f64, point, random_like, relative, tiny, values};
 

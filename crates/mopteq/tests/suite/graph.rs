@@ -7,10 +7,10 @@ use burn::tensor::module::{adaptive_avg_pool2d, conv2d, interpolate};
 use burn::tensor::ops::{ConvOptions, InterpolateMode, InterpolateOptions};
 use burn::tensor::{DType, Device, Tensor};
 use mopteq::graph::{Graph, GraphError, Iterate, Node, Op, Value};
+use mopteq::terms::{ActivationConfig, Pairs, Smoothness, Term};
 use mopteq::{
-    ActivationConfig, Branches, CodingConfig, CodingForm, Constraint, CoreConfig, DeepConfig,
-    Family, Fusion, LayerConfig, MOptEqsConfig, MdeqConfig, NetworkConfig, Pairs, ResidualConfig,
-    Smoothness, StageConfig, Term,
+    Branches, CodingConfig, CodingForm, Constraint, CoreConfig, DeepConfig, Family, Fusion,
+    LayerConfig, MOptEqsConfig, MdeqConfig, NetworkConfig, ResidualConfig, StageConfig,
 };
 
 use crate::support::{Numbers, images_of, relative, tiny, values, varied};

@@ -3,10 +3,10 @@
 use burn::module::Module;
 use burn::tensor::{DType, Device, Tensor};
 use burn_deq::{EquilibriumConfig, FixedPointMap, Solver};
+use mopteq::terms::{ActivationConfig, Pairs, Setting, Smoothness, Term};
 use mopteq::{
-    ActivationConfig, Branches, ConfigError, Constraint, Context, Family, Fusion, HiddenObjective,
-    MOptEqs, MOptEqsConfig, MdeqConfig, NetworkConfig, Pairs, Precision, Residual, ResidualConfig,
-    Setting, Smoothness, Step, Term,
+    Branches, ConfigError, Constraint, Context, Family, Fusion, HiddenObjective, MOptEqs,
+    MOptEqsConfig, MdeqConfig, NetworkConfig, Precision, Residual, ResidualConfig, Step,
 };
 
 use crate::support::{
@@ -125,7 +125,7 @@ fn errors_name_the_field() {
         low: 1.0,
         high: 0.0,
     };
-    let steps = mopteq::PerturbationGradient::Steps;
+    let steps = mopteq::perturbation::PerturbationGradient::Steps;
     let cases: Vec<(NetworkConfig, &str)> = vec![
         (small().with_coupling(-1e-9).into(), "coupling"),
         (small().with_smoothness(-1.0).into(), "smoothness"),
@@ -191,7 +191,9 @@ fn objectives_that_cannot_be_built_say_why() {
         ConfigError::Zero { field: "terms" }
     );
     let diverse = || -> Vec<std::sync::Arc<dyn Term>> {
-        vec![std::sync::Arc::new(mopteq::Diversity { strength: 1.0 })]
+        vec![std::sync::Arc::new(mopteq::terms::Diversity {
+            strength: 1.0,
+        })]
     };
     let error = build(diverse(), Step::Guaranteed).unwrap_err();
     assert!(error.to_string().contains("diversity"), "{error}");

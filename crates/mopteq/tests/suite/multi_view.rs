@@ -3,7 +3,8 @@
 use burn::module::Module;
 use burn::tensor::{DType, Device, Tensor};
 use burn_deq::{EquilibriumConfig, Solver};
-use mopteq::{CoreConfig, Family, MultiView, MultiViewConfig, Perturbation, View, ViewInput};
+use mopteq::perturbation::Perturbation;
+use mopteq::{CoreConfig, Family, MultiView, MultiViewConfig, View, ViewInput};
 
 use crate::support::{Numbers, nudged, parameter_gradients, randomised, values};
 

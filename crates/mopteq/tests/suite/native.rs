@@ -7,11 +7,11 @@ use burn::module::Module;
 use burn::tensor::{DType, Tensor};
 use burn_deq::fast::Batching;
 use burn_deq::{FixedPointMap, Jacobian, Status};
-use mopteq::{
-    ActivationConfig, ActivationPotential, Branches, Constraint, Context, Coupling, Family,
-    HiddenObjective, KernelEnergy, MOptEqsConfig, Pairs, Proximity, Quadratic, Reconstruction,
-    Setting, Step, Term,
+use mopteq::terms::{
+    ActivationConfig, ActivationPotential, Coupling, KernelEnergy, Pairs, Proximity, Quadratic,
+    Reconstruction, Setting, Term,
 };
+use mopteq::{Branches, Constraint, Context, Family, HiddenObjective, MOptEqsConfig, Step};
 use proptest::prelude::*;
 
 use crate::support::{

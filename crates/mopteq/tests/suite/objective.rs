@@ -2,10 +2,8 @@
 
 use burn::tensor::{DType, Tensor};
 use burn_deq::{EquilibriumConfig, FixedPointMap, Solver, State, Status};
-use mopteq::{
-    BoundedKernel, Branches, Context, Family, HiddenObjective, convolution_norm, scaled_pool,
-    scaled_upsample,
-};
+use mopteq::norm::{BoundedKernel, convolution_norm};
+use mopteq::{Branches, Context, Family, HiddenObjective, scaled_pool, scaled_upsample};
 
 use crate::support::{Numbers, autodiff, flat, model_f64, point, relative, tiny, values};
 

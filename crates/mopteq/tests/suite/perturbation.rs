@@ -2,7 +2,8 @@
 
 use burn::module::Module;
 use burn::tensor::{DType, Int, Tensor};
-use mopteq::{Branches, Family, MOptEqs, Perturbation, PerturbationGradient, PerturbationKind};
+use mopteq::perturbation::{Perturbation, PerturbationGradient, PerturbationKind};
+use mopteq::{Branches, Family, MOptEqs};
 
 use crate::support::{flat, images, model_f64, parameter_gradients, point, tiny, values};
 
@@ -115,5 +116,5 @@ fn the_ascent_direction_raises_the_loss() {
 #[test]
 fn gaussian_noise_has_the_type_of_the_state() {
     let z = Tensor::<4>::ones([2, 1, 2, 2], (&burn::tensor::Device::flex(), DType::F64));
-    assert_eq!(mopteq::gaussian(z, 0.1).dtype(), DType::F64);
+    assert_eq!(mopteq::perturbation::gaussian(z, 0.1).dtype(), DType::F64);
 }

@@ -3,13 +3,15 @@
 use std::sync::Arc;
 
 use burn::tensor::{DType, Tensor};
+use mopteq::norm::convolution_norm;
+use mopteq::posedness::extreme_eigenvalues;
 use mopteq::terms::hessian;
-use mopteq::{
-    Activation, ActivationConfig, ActivationPotential, Branches, ByValue, Context, Coupling,
-    CrossKernel, Curvature, Diversity, Energy, Family, HiddenObjective, KernelEnergy, Pairs,
-    Proximity, Quadratic, Reconstruction, Setting, Smoothness, Step, Sum, Term, convolution_norm,
-    extreme_eigenvalues,
+use mopteq::terms::{
+    Activation, ActivationConfig, ActivationPotential, ByValue, Coupling, Curvature, Diversity,
+    Energy, KernelEnergy, Pairs, Proximity, Quadratic, Reconstruction, Setting, Smoothness, Sum,
+    Term,
 };
+use mopteq::{Branches, Context, CrossKernel, Family, HiddenObjective, Step};
 
 use crate::support::{Numbers, autodiff, dot, flat, random_like, relative, values};
 

@@ -4,10 +4,8 @@ use std::sync::Arc;
 
 use burn::tensor::{DType, Tensor};
 use burn_deq::{EquilibriumConfig, FixedPointMap, Jacobian, Solver, Status};
-use mopteq::{
-    Branches, Constraint, Context, HiddenObjective, PatchReconstruction, Quadratic, Setting, Step,
-    Term,
-};
+use mopteq::terms::{PatchReconstruction, Quadratic, Setting, Term};
+use mopteq::{Branches, Constraint, Context, HiddenObjective, Step};
 use proptest::prelude::*;
 
 use crate::support::{Numbers, flat, gradients_of, leaves, values};

@@ -2,7 +2,8 @@
 
 use burn::prelude::*;
 use burn_deq::{EquilibriumConfig, FixedPointMap, Solution, Solver};
-use mopteq::{Branches, Context, HiddenObjective, MOptEqs, gaussian};
+use mopteq::perturbation::gaussian;
+use mopteq::{Branches, Context, HiddenObjective, MOptEqs};
 
 use super::controls::Controls;
 use super::view::{Frame, Path, Stage, branch_maps, maps, text};
@@ -258,7 +259,8 @@ fn frames(model: &MOptEqs, paths: &[Trajectory]) -> Result<Vec<Frame>, String> {
 mod tests {
     use std::sync::Arc;
 
-    use mopteq::{Quadratic, Reconstruction, Setting, Step, Term};
+    use mopteq::Step;
+    use mopteq::terms::{Quadratic, Reconstruction, Setting, Term};
 
     use super::*;
     use crate::config::TrainConfig;
