@@ -92,7 +92,7 @@ pub fn finite(text: &str) -> Result<f64, String> {
     }
 }
 
-fn which_parser(text: &str) -> Result<Which, &'static str> {
+pub fn which_parser(text: &str) -> Result<Which, &'static str> {
     match text {
         "last" => Ok(Which::Last),
         "best" => Ok(Which::Best),
