@@ -186,8 +186,11 @@ impl TrainConfig {
                 config.ema = 0.999;
                 config.whitening = true;
                 config.test_flip = true;
-                if kind != DataKind::Imagenette {
-                    config.augmentation.padding = 2;
+                if kind == DataKind::Imagenette {
+                    // As long as 15 epochs of CIFAR.
+                    config.epochs = 80;
+                } else {
+                    config.augmentation.cutout = 8;
                 }
             }
             DataKind::Folder => {
