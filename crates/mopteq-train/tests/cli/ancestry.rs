@@ -9,7 +9,9 @@ use crate::support::*;
 
 /// Trains a small model for an epoch; answers with its warnings and notes.
 fn tune(path: &Path, arguments: &[&str], out: &str) -> String {
+    let paper = ["--preset", "paper"];
     let small = ["--set", "model.channels=4", "--set", "model.hidden=4"];
+    let small = [&paper[..], &small].concat();
     let options = ["--device", "cpu", "--batch-size", "8", "--epochs", "1"];
     let from = arguments.contains(&"--from");
     let model = if from { &[][..] } else { &small };

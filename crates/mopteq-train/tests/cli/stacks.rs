@@ -94,7 +94,7 @@ fn settings_of_a_stack_are_those_of_its_stages() {
 fn mirror_images_and_whitening_are_settings() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
-    let short = ["--epochs", "1", "--limit", "300", "--set", "test_flip=true"];
+    let short = ["--epochs", "1", "--set", "test_flip=true"];
     let white = ["--set", "whitening=true"];
     train(path, &[&short[..], &white, &["--out", "run"]].concat());
     let slope = |mirrored: bool| {
@@ -146,7 +146,7 @@ fn mirror_images_and_whitening_are_settings() {
 fn every_layer_has_its_report() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
-    train(path, &["--epochs", "1", "--limit", "200", "--out", "run"]);
+    train(path, &["--epochs", "1", "--out", "run"]);
     let table = fs::read_to_string(path.join("run/metrics.csv")).unwrap();
     let head = table.lines().next().unwrap();
     for (stage, layers) in [(1, 1), (2, 2), (3, 2)] {
