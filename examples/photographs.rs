@@ -40,7 +40,10 @@ impl Options {
             let value = arguments.next().ok_or(format!("{name} needs a value"))?;
             match name.as_str() {
                 "--data" => options.data = Some(value.into()),
-                "--device" => device = value.parse()?,
+                "--device" => {
+                    let choice = value.parse().map_err(|e| format!("--device {value}: {e}"));
+                    device = choice?;
+                }
                 "--epochs" => options.epochs = Some(number(&name, &value)?),
                 "--limit" => options.limit = Some(number(&name, &value)?),
                 _ => {
@@ -49,7 +52,7 @@ impl Options {
                 }
             }
         }
-        options.device = select(device)?.device;
+        options.device = select(device).map_err(|e| e.to_string())?.device;
         Ok(options)
     }
 
@@ -63,7 +66,8 @@ impl Options {
             path: self.data.clone(),
             ..DataSource::new(kind)
         };
-        Ok(source.load()?)
+        // As text, because `main` prints errors for programmers.
+        Ok(source.load().map_err(|e| e.to_string())?)
     }
 }
 
