@@ -10,7 +10,7 @@ use crate::support::{bar, fail, output, succeed, train};
 fn the_papers_model_is_certified() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
-    let paper = ["--preset", "paper", "--epochs", "2", "--limit", "400"];
+    let paper = ["--preset", "paper", "--epochs", "3"];
     train(path, &[&paper[..], &["--out", "run"]].concat());
     bar().save(path.join("one.png")).unwrap();
     bar().save(path.join("other, with a comma.png")).unwrap();
@@ -79,7 +79,7 @@ fn stacks_have_tiny_radii_and_an_mdeq_has_none() {
     assert!(text.contains("stage 3, layer 2"), "{text}");
     assert!(told.contains("product over all parts"), "{told}");
 
-    let mdeq = ["--model", "mdeq", "--epochs", "1", "--limit", "60"];
+    let mdeq = ["--model", "mdeq", "--epochs", "1"];
     train(path, &[&mdeq[..], &["--out", "mdeq"]].concat());
     let error = fail(path, &["certify", "--run", "mdeq", "--limit", "5"]);
     assert!(
