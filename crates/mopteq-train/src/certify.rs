@@ -22,7 +22,7 @@ pub use crate::error::CertifyError;
 use crate::predict::{PredictError, Predictor};
 
 /// Radii whose certified accuracy is told, in steps of 1/255.
-pub const RADII: [f64; 8] = [1.0, 2.0, 4.0, 8.0, 16.0, 36.0, 72.0, 108.0];
+pub const RADII: [f64; 8] = [0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0];
 /// Pictures that are solved together.
 const BATCH: usize = 32;
 /// Most steps of a solve. One that needs more ends here, and its error is subtracted.
@@ -293,7 +293,7 @@ mod tests {
         assert_eq!((found.accuracy, found.certified), (75.0, 75.0));
         assert!((found.median_radius * 255.0 - 2.25).abs() < 1e-12);
         let shares: Vec<f64> = found.radii.iter().map(|share| share.accuracy).collect();
-        assert_eq!(shares[..3], [50.0, 25.0, 0.0]);
+        assert_eq!(shares[2..6], [50.0, 50.0, 25.0, 0.0]);
         assert_eq!(summary(&[], &[]).median_radius, 0.0);
     }
 

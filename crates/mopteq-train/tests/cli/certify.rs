@@ -10,7 +10,7 @@ use crate::support::{bar, fail, output, succeed, train};
 fn the_papers_model_is_certified() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
-    let paper = ["--preset", "paper", "--epochs", "2"];
+    let paper = ["--preset", "paper", "--epochs", "3"];
     train(path, &[&paper[..], &["--out", "run"]].concat());
     bar().save(path.join("one.png")).unwrap();
     bar().save(path.join("other, with a comma.png")).unwrap();

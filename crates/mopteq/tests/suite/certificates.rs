@@ -65,7 +65,7 @@ fn networks() -> Vec<NetworkConfig> {
         stack(LayerConfig::Coding(convolution)),
         stack(LayerConfig::Core { branches: 2, core }),
         NetworkConfig::MOptEqs(paper(Family::P)),
-        NetworkConfig::MOptEqs(paper(Family::S).with_norm_bound(0.7)),
+        NetworkConfig::MOptEqs(paper(Family::S).with_norm_bound(0.4)),
         NetworkConfig::MOptEqs(
             paper(Family::P)
                 .with_cross_branch(true)
