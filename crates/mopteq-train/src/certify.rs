@@ -28,6 +28,9 @@ const BATCH: usize = 32;
 /// Most steps of a solve. One that needs more ends here, and its error is subtracted.
 const MAX_STEPS: usize = 5000;
 
+/// The logits of a picture, and the residuals of its solves.
+type Row = (Vec<f64>, Vec<f64>);
+
 /// A trained model in f64, with its Lipschitz constants.
 pub struct Certifier {
     model: Classifier,
@@ -109,7 +112,7 @@ impl Certifier {
     }
 
     /// The logits of each picture and the residuals of its solves.
-    fn solve(&self, pictures: &[Picture]) -> Result<Vec<(Vec<f64>, Vec<f64>)>, String> {
+    fn solve(&self, pictures: &[Picture]) -> Result<Vec<Row>, String> {
         let images = self.images(pictures)?;
         let mut answers = self.read(images.clone())?;
         if self.config.test_flip {
@@ -149,7 +152,7 @@ impl Certifier {
         Ok(Tensor::from_data(data, (&self.device.device, DType::F64)))
     }
 
-    fn read(&self, images: Tensor<4>) -> Result<Vec<(Vec<f64>, Vec<f64>)>, String> {
+    fn read(&self, images: Tensor<4>) -> Result<Vec<Row>, String> {
         let solved = self.model.network().solved(images);
         let [_, classes] = solved.logits.dims();
         let logits = solved.logits.try_into_vec_as::<f64>();
