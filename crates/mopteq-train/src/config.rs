@@ -13,7 +13,7 @@ pub const FORMAT: u32 = 2;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainConfig {
-    /// Version of this format, [`FORMAT`].
+    /// Version of this format, `FORMAT`.
     pub format: u32,
     /// The data to train on.
     pub data: DataSource,

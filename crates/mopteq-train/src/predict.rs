@@ -179,7 +179,7 @@ impl Predictor {
         Ok(evaluate::details(&outcome, pictures, &self.config.classes))
     }
 
-    /// The accuracy for each of [`evaluate::STEP_LIMITS`] on the solver's steps.
+    /// The accuracy for each limit of 2, 4, 8 and 16 on the solver's steps.
     ///
     /// # Errors
     ///

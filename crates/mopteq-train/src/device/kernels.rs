@@ -4,7 +4,7 @@
 use super::compiling;
 
 /// Keeps compiled kernels and tuning results in the folder `kernels` of the
-/// [cache folder](crate::data::cache_folder), or nowhere: a GPU's first start takes most of a minute, a
+/// cache folder, or nowhere: a GPU's first start takes most of a minute, a
 /// later one a second. Call it before [`select`](super::select). Without a GPU in the build it does
 /// nothing.
 pub fn keep_kernels(keep: bool) {
