@@ -15,7 +15,7 @@
 //! | part | factor |
 //! |---|---|
 //! | normalisation (x - mean) / std | 1 / std per channel, folded into the first kernel |
-//! | convolution with the batch norm behind it | [`crate::convolution_norm_bound`] of both |
+//! | convolution with the batch norm behind it | [`crate::norm_bound::convolution_norm_bound`] of both |
 //! | ReLU | 1 |
 //! | mean pooling into cells of s x s pixels | 1/s |
 //! | sum of a skip connection | the sum of the factors |
@@ -26,7 +26,7 @@
 //!
 //! **Equilibria.** Let G(z; c) have a smooth part whose gradient g(z; c) is strongly monotone in z
 //! with the constant m, and Lipschitz in the injection c with the constant `gain`
-//! ([`Term::injection_gain`](crate::Term::injection_gain)). For two injections c and c', the
+//! ([`Term::injection_gain`](crate::terms::Term::injection_gain)). For two injections c and c', the
 //! minimisers z and z' satisfy `<g(z; c) - g(z'; c'), z - z'> <= 0`, because the subgradients of
 //! the constraint are monotone. Hence m |z - z'|^2 <= `<g(z'; c') - g(z'; c), z - z'>` <= gain |c -
 //! c'| |z - z'|, and

@@ -1,6 +1,6 @@
 //! Upper bounds on norms of kernels and matrices, for certificates.
 //!
-//! Power iteration ([`convolution_norm`](crate::convolution_norm)) approaches a norm from below. A
+//! Power iteration ([`convolution_norm`](crate::norm::convolution_norm)) approaches a norm from below. A
 //! certificate needs a bound from above.
 //!
 //! **Convolution.** A convolution with zero padding takes a picture of h x w pixels, surrounds it
@@ -39,7 +39,7 @@ const TOGETHER: usize = 1 << 22;
 
 /// Upper bound on the operator norm of the convolution with `kernel`, `[out, in, k, l]`, on inputs
 /// of `[in, height, width]`, for any zero padding. Unlike
-/// [`convolution_norm`](crate::convolution_norm), it is never below the norm. Infinite if a number
+/// [`convolution_norm`](crate::norm::convolution_norm), it is never below the norm. Infinite if a number
 /// of the kernel is not finite.
 pub fn convolution_norm_bound(
     kernel: Tensor<4>,
