@@ -1,6 +1,6 @@
 //! Multi-branch optimization-induced equilibrium networks (MOptEqs) on Burn.
 //!
-//! A [`HiddenObjective`] G(z; g(x)) over several resolutions is a sum of [`Term`]s. The layer is
+//! A [`HiddenObjective`] G(z; g(x)) over several resolutions is a sum of [`Term`](terms::Term)s. The layer is
 //! its gradient step, and the network's output is its minimiser. [`burn_deq`] finds the minimiser
 //! and differentiates it. [`MOptEqs`] is the image classifier built on it, and [`MultiView`] that
 //! for several views of the same object. [`Mdeq`] and [`Residual`] serve as comparisons.
