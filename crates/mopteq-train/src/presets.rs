@@ -156,7 +156,7 @@ impl TrainConfig {
     }
 
     /// The same with a stack and the settings that train it: Nesterov momentum, a cosine, no penalty
-    /// on norms and l1, label smoothing and a moving average, as airbench (Jordan 2024,
+    /// on norms and l1, a first kernel that whitens, label smoothing and a moving average, as airbench (Jordan 2024,
     /// arXiv:2404.00498) and the common recipes of residual networks have them.
     fn stacked(self, stack: DeepConfig) -> Self {
         let kind = self.data.kind;
@@ -165,6 +165,7 @@ impl TrainConfig {
             nesterov: true,
             weight_decay: 5e-4,
             decay_kernels_only: true,
+            whitening: true,
             schedule: ScheduleKind::Cosine,
             label_smoothing: 0.1,
             clip_norm: 0.0,
@@ -184,7 +185,6 @@ impl TrainConfig {
                 config.warmup_epochs = 2.0;
                 config.learning_rate = 0.1;
                 config.ema = 0.999;
-                config.whitening = true;
                 config.test_flip = true;
                 if kind == DataKind::Imagenette {
                     // As long as 15 epochs of CIFAR.
