@@ -18,7 +18,8 @@
 //!
 //! ```
 //! use burn::tensor::Tensor;
-//! use mopteq::{Branches, Context, Curvature, Setting, Term};
+//! use mopteq::terms::{Curvature, Setting, Term};
+//! use mopteq::{Branches, Context};
 //!
 //! /// 1/4 sum of z^4: convex, but not smooth.
 //! #[derive(Debug)]
