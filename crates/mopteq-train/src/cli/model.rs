@@ -52,7 +52,7 @@ pub struct EvalArguments {
 #[derive(Args)]
 #[command(after_help = "Examples:\n  \
     mopteq predict --run runs/digits-1 five.png\n  \
-    mopteq predict --run runs/photos-1 holiday/ --steps 4 --json")]
+    mopteq predict --run runs/folder-1 holiday/ --steps 4 --json")]
 pub struct PredictArguments {
     #[command(flatten)]
     run: RunArguments,
