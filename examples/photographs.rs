@@ -1,38 +1,105 @@
-//! What the examples on photographs share: the options of their command line, and an equilibrium
-//! network as a model of Burn's `Learner`.
+//! Photographs in Burn's `Learner`: Burn's data sets, loaders, schedule and optimiser, with the network
+//! and the constants of a preset.
 
 use std::error::Error;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use burn::data::dataloader::{DataLoaderBuilder, batcher::Batcher};
+use burn::data::dataset::Dataset;
+use burn::data::dataset::transform::{PartialDataset, ShuffledDataset};
+use burn::lr_scheduler::cosine::CosineAnnealingLrSchedulerConfig;
+use burn::optim::{SgdConfig, decay::WeightDecayConfig, momentum::MomentumConfig};
 use burn::prelude::*;
-use burn::train::{ClassificationOutput, InferenceStep, TrainOutput, TrainStep};
-use mopteq::{DeepConfig, Network, NetworkConfig};
-use mopteq_train::data::{Batch, DataKind, DataSet, DataSource};
+use burn::train::metric::{AccuracyMetric, LossMetric};
+use burn::train::{Learner, SupervisedTraining};
+use mopteq_train::data::{DataKind, DataSource, PictureBatcher, Pictures};
 use mopteq_train::device::{DeviceChoice, select};
+use mopteq_train::{Classifier, Preset, TrainConfig, batcher};
 
-use crate::layers::cross_entropy;
+use crate::learner_parts::EpochLines;
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+/// Trains and tests a preset's network on these data, one line per epoch.
+///
+/// # Errors
+///
+/// When an option is wrong, the data are not there, or the device fails.
+pub fn train(kind: DataKind, preset: Preset) -> Result<()> {
+    let options = Options::read()?;
+    let device = options.device.clone();
+    let tape = device.clone().autodiff();
+    device.seed(0);
+
+    // Pictures as Burn's data sets, with Burn's transforms.
+    let source = DataSource {
+        path: options.data,
+        ..DataSource::new(kind)
+    };
+    // As text, because `main` prints errors for programmers.
+    let data = source.load().map_err(|e| e.to_string())?;
+    let config = TrainConfig::preset(source, &data, preset)?;
+    let epochs = options.epochs.unwrap_or(config.epochs);
+    let part = |pictures: Vec<_>| {
+        let limit = options.limit.unwrap_or(usize::MAX).min(pictures.len());
+        PartialDataset::new(ShuffledDataset::new(Pictures::from(pictures), 0), 0, limit)
+    };
+    let (train, test) = (part(data.train), part(data.test));
+    let plain = batcher(&config);
+    let augmented = PictureBatcher {
+        augmentation: config.augmentation.clone(),
+        ..plain.clone()
+    };
+
+    // The first kernel whitens patches of the pictures.
+    let some: std::result::Result<_, _> = (0..train.len().min(512)).map(|i| train.get(i)).collect();
+    let images = plain.batch(some?, &device).images;
+    let model = Classifier::new(&config, &tape)?.whitened(&images);
+
+    let steps = epochs * train.len().div_ceil(config.batch_size);
+    let schedule = CosineAnnealingLrSchedulerConfig::new(config.learning_rate, steps).init()?;
+    let momentum = MomentumConfig::new()
+        .with_dampening(0.0)
+        .with_nesterov(config.nesterov);
+    let decay = WeightDecayConfig::new(config.weight_decay as f32);
+    let optimizer = SgdConfig::new()
+        .with_momentum(Some(momentum))
+        .with_weight_decay(Some(decay));
+    let learner = Learner::new(model, optimizer.init(), schedule);
+
+    let train = DataLoaderBuilder::new(augmented)
+        .batch_size(config.batch_size)
+        .shuffle(0)
+        .num_workers(2)
+        .set_device(tape)
+        .build(train);
+    let test = DataLoaderBuilder::new(plain)
+        .batch_size(config.batch_size)
+        .num_workers(1)
+        .set_device(device)
+        .build(test);
+    let folder = tempfile::tempdir()?;
+    let training = SupervisedTraining::new(folder.path(), train, test)
+        .renderer(Box::new(EpochLines::default()))
+        .metrics((AccuracyMetric::new(), LossMetric::new()))
+        .num_epochs(epochs);
+    let error = training.launch(learner).error;
+    error.map_or(Ok(()), |error| Err(error.to_string().into()))
+}
 
 /// The command line: `--data PATH --device NAME --epochs N --limit N`, all of them optional.
-#[derive(Debug, Default)]
-pub struct Options {
-    /// Where the data are; `None`: in the cache folder of `mopteq`.
-    pub data: Option<PathBuf>,
-    /// What to compute on.
-    pub device: Device,
-    /// Passes over the training pictures.
-    pub epochs: Option<usize>,
-    /// Use only so many pictures of each part.
-    pub limit: Option<usize>,
+#[derive(Default)]
+struct Options {
+    data: Option<PathBuf>,
+    device: Device,
+    epochs: Option<usize>,
+    /// Use only this number of pictures of each part.
+    limit: Option<usize>,
 }
 
 impl Options {
-    /// Reads the command line.
-    ///
-    /// # Errors
-    ///
-    /// When an option is unknown or has no such value, or the device does not work.
-    pub fn read() -> Result<Self, Box<dyn Error>> {
+    fn read() -> Result<Self> {
         let mut options = Self::default();
         let mut device = DeviceChoice::Auto;
         let mut arguments = std::env::args().skip(1);
@@ -55,73 +122,9 @@ impl Options {
         options.device = select(device).map_err(|e| e.to_string())?.device;
         Ok(options)
     }
-
-    /// The pictures.
-    ///
-    /// # Errors
-    ///
-    /// When they are not there, or damaged.
-    pub fn load(&self, kind: DataKind) -> Result<DataSet, Box<dyn Error>> {
-        let source = DataSource {
-            path: self.data.clone(),
-            ..DataSource::new(kind)
-        };
-        // As text, because `main` prints errors for programmers.
-        Ok(source.load().map_err(|e| e.to_string())?)
-    }
 }
 
-fn number(name: &str, value: &str) -> Result<usize, String> {
+fn number(name: &str, value: &str) -> std::result::Result<usize, String> {
     let number = usize::from_str(value).ok().filter(|n| *n > 0);
-    number.ok_or(format!("{name}: {value} is no number above 0"))
-}
-
-/// An equilibrium network with the cross entropy as its loss.
-#[derive(Module, Debug)]
-pub struct Net {
-    network: Network,
-}
-
-impl Net {
-    /// A stack with random parameters on a device with autodiff.
-    ///
-    /// # Errors
-    ///
-    /// When the configuration cannot be built.
-    pub fn new(config: DeepConfig, device: &Device) -> Result<Self, mopteq::ConfigError> {
-        let network = NetworkConfig::Deep(config).init(device)?;
-        Ok(Self { network })
-    }
-
-    /// The same with a stem that whitens these pictures.
-    pub fn whitened(self, images: &Tensor<4>) -> Self {
-        Self {
-            network: self.network.whitened(images),
-        }
-    }
-
-    fn forward(&self, batch: Batch) -> ClassificationOutput {
-        let logits = self.network.forward(batch.images).logits;
-        let loss = cross_entropy(&logits, &batch.targets);
-        ClassificationOutput::new(loss, logits, batch.targets)
-    }
-}
-
-impl TrainStep for Net {
-    type Input = Batch;
-    type Output = ClassificationOutput;
-
-    fn step(&self, batch: Batch) -> TrainOutput<ClassificationOutput> {
-        let item = self.forward(batch);
-        TrainOutput::new(self, item.loss.backward(), item)
-    }
-}
-
-impl InferenceStep for Net {
-    type Input = Batch;
-    type Output = ClassificationOutput;
-
-    fn step(&self, batch: Batch) -> ClassificationOutput {
-        self.forward(batch)
-    }
+    number.ok_or(format!("{name}: {value} is not a number above 0"))
 }
