@@ -54,7 +54,7 @@ mod train;
 pub use bench::{Measured, measure};
 pub use checkpoint::{Position, Which};
 pub use classifier::Classifier;
-pub use cli::program;
+pub use cli::program::program;
 pub use config::{ConfigError, EarlySolver, ScheduleKind, TrainConfig};
 pub use error::Error;
 pub use evaluate::{Details, Scores, batcher};

@@ -15,7 +15,7 @@ use crate::progress::{note, say};
 use crate::run::RunFolder;
 use mopteq::lipschitz::Certificate;
 
-use super::model::{Scored, field, other_data, read_all, scored};
+use super::model::{self, field, read_all};
 use super::shared::{finite, which_parser};
 
 /// A median radius below this is no use: a tenth of a step of one pixel.
@@ -138,36 +138,23 @@ fn labelled(
     certifier: &Certifier,
     json: bool,
 ) -> Result<(), Error> {
-    let (pictures, on): Scored = match &arguments.data {
-        None => (predictor.data()?.test, None),
-        Some(name) => {
-            let source = DataSource::from_name(name, arguments.data_path.as_deref())?;
-            match predictor.moved_data(&source)? {
-                Some(data) => (data.test, Some(scored(&source))),
-                None => other_data(predictor, &arguments.run, &source)?,
-            }
-        }
-    };
+    let data = arguments.data.as_deref();
+    let source = data.map(|name| DataSource::from_name(name, arguments.data_path.as_deref()));
+    let source = source.transpose()?;
+    let (pictures, scored) = model::labelled(predictor, &arguments.run, source.as_ref())?;
     let pictures = spread(pictures, arguments.limit.max(1));
     let found = summary(&certifier.certify(&pictures)?, &pictures);
     let constants = certifier.constants();
     let place = predictor.position();
     if json {
-        let mut answer = json!({
+        let answer = json!({
             "checkpoint": place, "certificates": found, "constant": constants.largest_pair(),
             "parts": constants.parts(),
         });
-        if let Some((data, part)) = on {
-            answer["data"] = json!(data);
-            answer["part"] = json!(part);
-        }
-        say(answer);
+        scored.answer(answer);
         return Ok(());
     }
-    say(format_args!("checkpoint       {place}"));
-    if let Some((data, part)) = on {
-        say(format_args!("data             {data}, {part}"));
-    }
+    scored.introduce(place);
     show(&found);
     let constant = number(constants.largest_pair());
     say(format_args!(

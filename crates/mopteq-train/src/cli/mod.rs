@@ -4,15 +4,13 @@ mod bench;
 mod certify;
 mod data;
 mod model;
-mod program;
+pub mod program;
 mod runs;
 mod serve;
 mod settings;
 mod shared;
 mod ship;
 mod train;
-
-pub use program::program;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;

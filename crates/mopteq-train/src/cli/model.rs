@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::Error;
+use crate::checkpoint::Position;
 use crate::data::{DataSource, Picture, PictureShape, Seen, decode_file};
 use crate::evaluate::Details;
 use crate::inspect::{branch_picture, inspect as look, layer_picture};
@@ -101,36 +102,25 @@ pub struct ReportArguments {
 
 pub fn eval(arguments: &EvalArguments, json: bool) -> Result<(), Error> {
     let (_, predictor) = arguments.run.predictor()?;
-    let (mut test, on): Scored = match &arguments.data {
-        None => (predictor.data()?.test, None),
-        Some(name) => {
-            let mut source = DataSource::from_name(name, arguments.data_path.as_deref())?;
-            source.max_corrupt = arguments.max_corrupt.unwrap_or(source.max_corrupt);
-            match predictor.moved_data(&source)? {
-                Some(data) => (data.test, Some(scored(&source))),
-                None => other_data(&predictor, &arguments.run.run, &source)?,
-            }
-        }
-    };
-    let is_own = on.as_ref().is_none_or(|(_, part)| part == OWN_PART);
+    let data = arguments.data.as_deref();
+    let source = data.map(|name| DataSource::from_name(name, arguments.data_path.as_deref()));
+    let mut source = source.transpose()?;
+    if let (Some(source), Some(share)) = (&mut source, arguments.max_corrupt) {
+        source.max_corrupt = share;
+    }
+    let (mut test, scored) = labelled(&predictor, &arguments.run.run, source.as_ref())?;
+    let is_own = scored.is_own();
     let own = predictor.config().test_limit.filter(|_| is_own);
     test.truncate(arguments.limit.or(own).unwrap_or(usize::MAX).max(1));
     let details = predictor.evaluate(&test)?;
     let costs = predictor.step_costs(&test)?;
     let place = predictor.position();
     if json {
-        let mut answer = json!({"checkpoint": place, "scores": details, "step_costs": costs});
-        if let Some((data, part)) = on {
-            answer["data"] = json!(data);
-            answer["part"] = json!(part);
-        }
-        say(answer);
+        let answer = json!({"checkpoint": place, "scores": details, "step_costs": costs});
+        scored.answer(answer);
         return Ok(());
     }
-    say(format_args!("checkpoint       {place}"));
-    if let Some((data, part)) = on {
-        say(format_args!("data             {data}, {part}"));
-    }
+    scored.introduce(place);
     let right: usize = (0..details.classes.len())
         .map(|c| details.confusion[c][c])
         .sum();
@@ -168,20 +158,55 @@ pub fn eval(arguments: &EvalArguments, json: bool) -> Result<(), Error> {
     Ok(())
 }
 
-/// Pictures to score, and where other data than the run's usual ones are, with their part.
-pub(super) type Scored = (Vec<Picture>, Option<(String, String)>);
+/// Name and part of the data that were scored, where they are not the run's in their usual place.
+pub(super) struct Scored(Option<(String, String)>);
 
-/// The run's own test pictures, in another place.
-pub(super) fn scored(source: &DataSource) -> (String, String) {
-    (source.describe(), OWN_PART.into())
+impl Scored {
+    /// Whether these are the run's own test pictures.
+    fn is_own(&self) -> bool {
+        self.0.as_ref().is_none_or(|(_, part)| part == OWN_PART)
+    }
+
+    /// Prints an answer in JSON with the data that it is about.
+    pub(super) fn answer(&self, mut answer: Value) {
+        if let Some((data, part)) = &self.0 {
+            answer["data"] = json!(data);
+            answer["part"] = json!(part);
+        }
+        say(answer);
+    }
+
+    /// Prints the first lines of an answer in words.
+    pub(super) fn introduce(&self, place: Position) {
+        say(format_args!("checkpoint       {place}"));
+        if let Some((data, part)) = &self.0 {
+            say(format_args!("data             {data}, {part}"));
+        }
+    }
+}
+
+/// The labelled pictures of a source; without one, the run's own test pictures.
+pub(super) fn labelled(
+    predictor: &Predictor,
+    run: &Path,
+    source: Option<&DataSource>,
+) -> Result<(Vec<Picture>, Scored), Error> {
+    let Some(source) = source else {
+        return Ok((predictor.data()?.test, Scored(None)));
+    };
+    let (pictures, part) = match predictor.moved_data(source)? {
+        Some(data) => (data.test, OWN_PART.into()),
+        None => other_data(predictor, run, source)?,
+    };
+    Ok((pictures, Scored(Some((source.describe(), part)))))
 }
 
 /// Labelled data that are not those of the run.
-pub(super) fn other_data(
+fn other_data(
     predictor: &Predictor,
     run: &Path,
     source: &DataSource,
-) -> Result<Scored, Error> {
+) -> Result<(Vec<Picture>, String), Error> {
     let data = predictor.other_data(source)?;
     report_left_out(&data.skipped, data.pictures.len() + data.skipped.len());
     report_ignored(&data.ignored);
@@ -200,7 +225,7 @@ pub(super) fn other_data(
         Some(part) => format!("part '{part}'"),
         None => "all pictures".into(),
     };
-    Ok((data.pictures, Some((source.describe(), part))))
+    Ok((data.pictures, part))
 }
 
 fn describe(solve: &SolveStats) -> String {
