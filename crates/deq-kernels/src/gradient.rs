@@ -8,8 +8,6 @@
 //! [`custom_gradient`] attaches a value that was computed off the tape to the tensors that it was
 //! computed from.
 
-use burn::tensor::Tensor;
-
 #[cfg(any(feature = "flex", feature = "cube"))]
 pub use dispatched::custom_gradient;
 #[cfg(any(feature = "flex", feature = "cube"))]
@@ -19,7 +17,6 @@ pub use dispatched::{grad_hook, joint_hook, parts};
 mod dispatched {
     use std::sync::{Arc, Mutex};
 
-    use super::*;
     use burn::backend::autodiff::checkpoint::base::Checkpointer;
     use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
     use burn::backend::autodiff::grads::Gradients;
@@ -30,6 +27,7 @@ mod dispatched {
         backend_extension,
     };
     use burn::tensor::GradientCheckpointingStrategy;
+    use burn::tensor::Tensor;
 
     type Closure = Box<dyn FnOnce(DispatchTensor) -> DispatchTensor + Send>;
     type Pullback =

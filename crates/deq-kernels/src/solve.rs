@@ -1,10 +1,6 @@
-//! Whole solves of a step's fixed point, each sample by itself from start to end.
+//! What goes into a whole solve of a step's fixed point and comes out of it.
 
 use burn::tensor::Tensor;
-
-use crate::cpu;
-use crate::formula::StepFormula;
-use crate::inputs::Inputs;
 
 /// When a sample of a whole solve is finished, and how it is accelerated.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -59,25 +55,4 @@ pub struct Solved {
     pub image: Option<Tensor<2>>,
     /// What each sample took.
     pub samples: Vec<SolvedSample>,
-}
-
-impl StepFormula {
-    /// The fixed point of the step from a plain z packed as `[batch, n]`, each sample by itself from
-    /// start to end. `None` if there is no such form. The step must be a contraction with a step of
-    /// at most the inverse of the gradient's Lipschitz constant.
-    pub fn solve(&self, z: &Tensor<2>, x: Inputs<'_>, limits: &SolveLimits) -> Option<Solved> {
-        cpu::solve(self, z, x, limits)
-    }
-
-    /// The solution of u = J'u + g, where J is the Jacobian of the step at the point where its packed
-    /// value is `value`. Conditions as for [`solve`](Self::solve).
-    pub fn solve_adjoint(
-        &self,
-        value: &Tensor<2>,
-        x: Inputs<'_>,
-        g: &Tensor<2>,
-        limits: &SolveLimits,
-    ) -> Option<Solved> {
-        cpu::solve_adjoint(self, value, x, g, limits)
-    }
 }

@@ -117,6 +117,25 @@ impl StepFormula {
         };
         Some(PackedProduct(cube::Product::new(self, z, x, mask)?))
     }
+
+    /// The fixed point of the step from a plain z packed as `[batch, n]`, each sample by itself from
+    /// start to end. `None` if there is no such form. The step must be a contraction with a step of
+    /// at most the inverse of the gradient's Lipschitz constant.
+    pub fn solve(&self, z: &Tensor<2>, x: Inputs<'_>, limits: &SolveLimits) -> Option<Solved> {
+        cpu::solve(self, z, x, limits)
+    }
+
+    /// The solution of u = J'u + g, where J is the Jacobian of the step at the point where its packed
+    /// value is `value`. Conditions as for [`solve`](Self::solve).
+    pub fn solve_adjoint(
+        &self,
+        value: &Tensor<2>,
+        x: Inputs<'_>,
+        g: &Tensor<2>,
+        limits: &SolveLimits,
+    ) -> Option<Solved> {
+        cpu::solve_adjoint(self, value, x, g, limits)
+    }
 }
 
 /// I - step H at a point, between masks.

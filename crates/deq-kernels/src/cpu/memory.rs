@@ -10,6 +10,8 @@ use rayon::prelude::*;
 
 use crate::switch::portable;
 
+/// Elements of the longest vectors; rows of memory are multiples of them.
+pub(super) const LANES: usize = 16;
 /// Vectors of pixels in a block.
 pub(super) const VECTORS: usize = 2;
 /// Number of registers from which blocks have 8 output channels instead of 4.

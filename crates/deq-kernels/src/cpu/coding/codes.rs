@@ -3,8 +3,7 @@
 use burn::tensor::Tensor;
 use pulp::{Arch, Simd, WithSimd};
 
-use super::LANES;
-use crate::cpu::memory::{Floats, room};
+use crate::cpu::memory::{Floats, LANES, room};
 use crate::cpu::pooling::Grid;
 use crate::formula::{Kernel, Prox, StepFormula};
 use crate::inputs::Inputs;

@@ -29,9 +29,6 @@ use crate::formula::StepFormula;
 use crate::inputs::Inputs;
 use crate::solve::{SolveLimits, Solved};
 
-/// Rows of memory are multiples of the longest vectors.
-const LANES: usize = 16;
-
 thread_local! {
     static MEMORY: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }

@@ -2,7 +2,7 @@
 
 use pulp::{Simd, WithSimd};
 
-use super::LANES;
+use crate::cpu::memory::LANES;
 
 /// Runs a pass over lines of memory, in the instruction set of the machine: sums of what `of` adds
 /// for each element.
