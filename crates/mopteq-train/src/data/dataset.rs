@@ -1,4 +1,4 @@
-//! Pictures as Burn's data sets, for a `DataLoaderBuilder` and a `Learner` of one's own.
+//! Pictures as Burn's data sets: a `DataLoaderBuilder` and a `Learner` take them.
 //!
 //! The program's own [`Loader`](super::Loader) draws every augmentation from the run's seed, so that
 //! a run can go on at any batch; Burn's loaders cannot say where they are.

@@ -38,7 +38,7 @@ pub struct Task {
     pub(super) moved: bool,
     /// What the training starts from, in place of random parameters.
     pub(super) weights: Option<Weights>,
-    /// What the final model made of the test pictures, for the report.
+    /// The final model's answers to the test pictures. The report uses them.
     pub(super) outcome: OnceLock<Outcome>,
     /// TensorBoard can follow the training.
     pub(super) log_events: bool,
@@ -239,8 +239,8 @@ impl Task {
             || (patience > 0 && last >= history.first_best().unwrap_or(last) + patience)
     }
 
-    /// A model with the parameters that the seed gives: the same ones on every device, for they
-    /// are drawn on the CPU where it is built in.
+    /// A model with the parameters of the seed. They are the same on every device, because they are
+    /// drawn on the CPU if it is built in.
     pub(super) fn new_model(&self, device: &Device) -> Result<Classifier, Error> {
         #[cfg(feature = "flex")]
         let cpu = Device::flex().autodiff();

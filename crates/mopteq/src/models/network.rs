@@ -338,10 +338,9 @@ impl Network {
     ///
     /// # Errors
     ///
-    /// Returns an error if nothing is guaranteed for the network: for an MDEQ, for an objective
-    /// that is not known to be strongly convex, for a fixed number of steps in place of an
-    /// equilibrium; if a parameter is not finite, or if `scale` does not have one entry per
-    /// channel.
+    /// Returns an error if the network is an MDEQ, if an objective is not known to be strongly
+    /// convex, if a layer takes a fixed number of steps instead of solving for its equilibrium, if
+    /// a parameter is not finite, or if `scale` does not have one entry per channel.
     pub fn lipschitz(&self, scale: &[f64]) -> Result<Lipschitz, LipschitzError> {
         match self {
             Self::MOptEqs(m) => m.lipschitz(scale),
