@@ -246,9 +246,10 @@ mod dispatched {
     /// calls `gather` with their gradients, before those of its own inputs are asked for.
     ///
     /// Burn's operations have one output, so every output is a separate operation that stores its
-    /// gradient.
+    /// gradient. `number` is any number; it is the gradient of `node`.
     fn fan_out(
         node: Tensor<1>,
+        number: Tensor<1>,
         values: Vec<Tensor<2>>,
         gather: impl FnOnce(Vec<Tensor<2>>) + Send + 'static,
     ) -> Vec<Tensor<2>> {
@@ -263,14 +264,13 @@ mod dispatched {
             number
         });
         let leave = |(i, value): (usize, Tensor<2>)| {
-            let left = left.clone();
-            let constants = (number(&value), number(&value));
+            let (left, number) = (left.clone(), number.clone());
+            let inputs = (node.clone(), number.clone(), number.clone());
             let pullback = move |g: Tensor<2>, _wanted| {
-                let number = number(&g);
                 left.lock().unwrap_or_else(|e| e.into_inner())[i] = Some(g);
                 (Some(number), None, None)
             };
-            custom_gradient((node.clone(), constants.0, constants.1), value, pullback)
+            custom_gradient(inputs, value, pullback)
         };
         values.into_iter().enumerate().map(leave).collect()
     }
@@ -287,14 +287,14 @@ mod dispatched {
         pullback: impl FnOnce(Vec<Tensor<2>>) -> Tensor<2> + Send + 'static,
     ) -> Vec<Tensor<2>> {
         let found = Stored::new(Mutex::new(vec![None]));
-        let constants = (number(&x), number(&x));
-        let value = number(&x);
+        let number = number(&x);
         let enter = {
             let found = found.clone();
             move |_g: Tensor<1>, _wanted| (take(&found, 0), None, None)
         };
-        let node = custom_gradient((x, constants.0, constants.1), value, enter);
-        fan_out(node, values, move |gradients| {
+        let inputs = (x, number.clone(), number.clone());
+        let node = custom_gradient(inputs, number.clone(), enter);
+        fan_out(node, number, values, move |gradients| {
             let gradient = pullback(gradients);
             found.lock().unwrap_or_else(|e| e.into_inner())[0] = Some(gradient);
         })
@@ -319,18 +319,21 @@ mod dispatched {
             .cloned()
             .map(Tensor::without_autodiff)
             .collect();
+        let Some(number) = inputs.first().map(number) else {
+            return Vec::new();
+        };
         let enter = |(i, input): (usize, Tensor<2>)| {
-            let (found, value) = (found.clone(), number(&input));
-            let constants = (number(&input), number(&input));
+            let found = found.clone();
+            let inputs = (input, number.clone(), number.clone());
             let pullback = move |_g: Tensor<1>, _wanted| (take(&found, i), None, None);
-            custom_gradient((input, constants.0, constants.1), value, pullback)
+            custom_gradient(inputs, number.clone(), pullback)
         };
         let entered = inputs.into_iter().enumerate().map(enter);
         let Some(node) = entered.reduce(|a, b| a + b) else {
             return Vec::new();
         };
         let inputs = found.clone();
-        fan_out(node, values, move |gradients| {
+        fan_out(node, number, values, move |gradients| {
             let gradients = hook(gradients).into_iter().map(Some).collect();
             *inputs.lock().unwrap_or_else(|e| e.into_inner()) = gradients;
         })
