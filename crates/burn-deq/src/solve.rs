@@ -68,6 +68,7 @@ pub(crate) fn plan<'m, S: State, F: FixedPointMap<S, X>, X: Input>(
     x: &'m X,
     start: Start<S>,
 ) -> Plan<'m, F, X, S::Layout> {
+    // Unpacking it again would copy it. A state on the tape is unpacked when it is off the tape.
     let state = map.fast().map(|_| start.state.clone());
     let (z0, packing) = Packing::pack(start.state);
     if let Some(adjoint) = &start.adjoint {

@@ -205,7 +205,7 @@ pub struct Inferred {
     pub logits: Tensor<2>,
     /// The solves; of several, the worst for each picture.
     pub forward: Report,
-    /// The solves of each layer of a stack.
+    /// The solves of each layer of a stack, without those of mirror images.
     pub layers: Vec<LayerStats>,
 }
 

@@ -319,7 +319,8 @@ impl Coding {
                 let factors: Vec<f32> = factors.collect();
                 let l1 = patches.threshold.val().clamp_min(0.0);
                 let factors = Tensor::<1>::from_floats(factors.as_slice(), &l1.device());
-                let bias = l1.clone() * factors.cast(l1.dtype());
+                let dtype = l1.dtype();
+                let bias = l1 * factors.cast(dtype);
                 let codes = convolve_with(g, weight, Some(bias)).flatten::<2>(1, 3);
                 let area = height * width;
                 let widths: Vec<usize> = self.channels.iter().map(|c| c * area).collect();

@@ -127,8 +127,8 @@ pub(crate) fn solve(
         })
     });
     Some(Solved {
-        state: unplain(state, z0),
-        image: Some(unplain(image, z0)),
+        state: to_tensor(state, z0),
+        image: Some(to_tensor(image, z0)),
         samples,
     })
 }
@@ -202,7 +202,7 @@ pub(crate) fn solve_adjoint(
         })
     });
     Some(Solved {
-        state: unplain(state, g),
+        state: to_tensor(state, g),
         image: None,
         samples,
     })
@@ -217,7 +217,7 @@ fn packed(x: &Tensor<2>, width: usize) -> Option<Floats> {
     Floats::new(&x.clone().reshape([batch, n, 1, 1]))
 }
 
-/// A packed state of a batch.
-fn unplain(values: Vec<f32>, like: &Tensor<2>) -> Tensor<2> {
+/// A batch of packed states, where `like` is.
+fn to_tensor(values: Vec<f32>, like: &Tensor<2>) -> Tensor<2> {
     Tensor::from_data(TensorData::new(values, like.dims()), &like.device())
 }
