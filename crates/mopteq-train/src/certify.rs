@@ -21,7 +21,7 @@ use crate::device::{DeviceChoice, SelectedDevice, select};
 pub use crate::error::CertifyError;
 use crate::predict::{PredictError, Predictor};
 
-/// Radii whose certified accuracy is told, in steps of 1/255.
+/// Radii whose certified accuracy is reported, in steps of 1/255.
 pub const RADII: [f64; 8] = [0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0];
 /// Pictures that are solved together.
 const BATCH: usize = 32;
@@ -262,7 +262,7 @@ pub fn summary(certificates: &[Certificate], pictures: &[Picture]) -> Summary {
     }
 }
 
-/// So many pictures at equal distances, because data are often sorted by class.
+/// Takes `count` pictures at equal distances, because data are often sorted by class.
 pub fn spread(pictures: Vec<Picture>, count: usize) -> Vec<Picture> {
     let all = pictures.len();
     if count >= all {
