@@ -33,7 +33,7 @@ fn row(kind: NetworkKind, size: f64, seeds: usize, epochs: usize) -> Result<(), 
         config.model = kind.comparable(base);
     }
     match config.model.mopteqs_mut() {
-        Some(model) => model.perturbation = size,
+        Some(model) => model.perturbation.size = size,
         // Only the minimiser of an objective can be perturbed.
         None if size > 0.0 => return Ok(()),
         None => {}

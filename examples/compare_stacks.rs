@@ -182,9 +182,7 @@ fn networks(stack: &DeepConfig) -> Result<Vec<(&'static str, NetworkConfig)>> {
     let residual = |scale: f64| {
         let base = ResidualConfig::new(stack.classes, stack.input_channels, stack.input_size);
         let base = base
-            .with_stem_kernel(stack.stem_kernel)
-            .with_stem_stride(stack.stem_stride)
-            .with_stem_padding(stack.stem_padding)
+            .with_stem(stack.stem)
             .with_branches(stack.stages.len())
             .with_head_grid(1);
         NetworkConfig::Residual(base.with_channels((64.0 * scale).round() as usize))

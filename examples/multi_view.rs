@@ -9,7 +9,8 @@ use burn::optim::momentum::MomentumConfig;
 use burn::optim::{GradientsParams, SgdConfig};
 use burn::prelude::*;
 use examples::{Digits, argument, digits};
-use mopteq::{CoreConfig, MultiView, MultiViewConfig, View, ViewInput};
+use mopteq::CoreConfig;
+use mopteq::multi_view::{MultiView, MultiViewConfig, View, ViewInput};
 
 const HALF: View = View::Image {
     channels: 1,

@@ -37,7 +37,7 @@ fn main() -> Result<(), Error> {
                 ..TrainConfig::digits()
             };
             if let Some(model) = config.model.mopteqs_mut() {
-                (model.perturbation, model.perturbation_kind) = (size, kind);
+                (model.perturbation.size, model.perturbation.kind) = (size, kind);
             }
             let (predictor, _) = train(config)?;
             let Network::MOptEqs(model) = predictor.model().network() else {

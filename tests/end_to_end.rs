@@ -135,7 +135,7 @@ mod wgpu {
         };
         // Without bf16, as on Mesa's software Vulkan, such a run can be used, but not trained.
         let config = run.read_config().unwrap();
-        let half = nested("model.precision", "bf16".into());
+        let half = nested("model.core.precision", "bf16".into());
         let config = apply(&config, half, "this test").unwrap();
         let wgpu = select(DeviceChoice::WGPU).unwrap();
         Classifier::new(&config, &wgpu.device).unwrap();
@@ -161,7 +161,7 @@ mod wgpu {
             ..TrainConfig::digits()
         };
         // Every backend has its own random numbers.
-        config.model.mopteqs_mut().unwrap().perturbation = 0.0;
+        config.model.mopteqs_mut().unwrap().perturbation.size = 0.0;
         // Training amplifies rounding: a solve that stops a step sooner would be one tolerance apart,
         // and large steps would make more of it.
         config.learning_rate = 0.005;

@@ -46,7 +46,7 @@ PINNED = ["onnx==1.23.2", "onnxruntime==1.32.0", "numpy==2.4.6"]
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 STEPS, TIGHT, ALLOWED = 6, 1e-5, 1e-4
 COUNT, TIMED, BATCH = 200, 1000, 50
-PAPER = ["stem_stride=1", "stem_padding=1", "channels=32", "hidden=32", "head_grid=4"]
+PAPER = ["stem.stride=1", "stem.padding=1", "core.channels=32", "core.hidden=32", "head.grid=4"]
 
 # Name, options, settings of the model.
 NETWORKS = [
@@ -56,10 +56,10 @@ NETWORKS = [
     ("digits", ["--preset", "paper"], []),
     ("paper (small)", [], PAPER),
     ("family S", ["--family", "s"], []),
-    ("S, cross blocks, smooth", ["--family", "s"], ["cross_branch=true", "smoothness=0.05"]),
-    ("P, cross blocks, smooth", ["--preset", "paper"], ["cross_branch=true", "smoothness=0.3", 'pairs="neighbours"']),
-    ("interval", ["--preset", "paper"], ["constraint.interval={low=0.0, high=0.5}"]),
-    ("average", ["--preset", "paper"], ['fusion="average"', "head_grid=3"]),
+    ("S, cross blocks, smooth", ["--family", "s"], ["core.cross_branch=true", "core.smoothness=0.05"]),
+    ("P, cross blocks, smooth", ["--preset", "paper"], ["core.cross_branch=true", "core.smoothness=0.3", 'core.pairs="neighbours"']),
+    ("interval", ["--preset", "paper"], ["core.constraint.interval={low=0.0, high=0.5}"]),
+    ("average", ["--preset", "paper"], ['head.fusion="average"', "head.grid=3"]),
     ("opteq", ["--model", "opteq"], []),
     ("mdeq", ["--model", "mdeq"], []),
     ("residual", ["--model", "residual"], []),

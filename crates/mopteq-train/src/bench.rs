@@ -203,7 +203,7 @@ pub fn agreement(
 ) -> Result<Agreement, Error> {
     let mut config = config.clone();
     if let Some(model) = config.model.mopteqs_mut() {
-        model.perturbation = 0.0;
+        model.perturbation.size = 0.0;
     }
     for equilibrium in config.equilibria_mut() {
         equilibrium.forward.termination.relative = 1e-5;

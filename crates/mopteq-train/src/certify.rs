@@ -193,7 +193,7 @@ fn exact(config: &TrainConfig, tolerance: f64) -> TrainConfig {
     }
     match &mut config.model {
         NetworkConfig::MOptEqs(model) | NetworkConfig::OptEq(model) => {
-            model.precision = Precision::Full;
+            model.core.precision = Precision::Full;
         }
         NetworkConfig::Deep(model) => {
             for stage in &mut model.stages {

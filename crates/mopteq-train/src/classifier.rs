@@ -39,9 +39,9 @@ impl Classifier {
     pub fn new(config: &TrainConfig, device: &Device) -> Result<Self, ConfigError> {
         let mut network = config.model.clone();
         if let Some(model) = network.mopteqs_mut()
-            && !model.precision.is_supported(device)
+            && !model.core.precision.is_supported(device)
         {
-            model.precision = Precision::Full;
+            model.core.precision = Precision::Full;
         }
         Ok(Self {
             model: network.init(device)?,

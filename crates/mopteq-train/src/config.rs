@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::data::{Augmentation, DataSource, Normalisation, PictureShape, RandAugment};
 
 /// The version of `config.json` that this program writes and reads.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 
 /// A training run: with the same config, program and machine, the CPU gives the same result.
 #[derive(Clone, Debug, Serialize, Deserialize)]

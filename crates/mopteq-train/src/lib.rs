@@ -35,6 +35,7 @@ mod history;
 mod inspect;
 mod memory;
 mod metrics;
+mod moved;
 mod names;
 mod onnx;
 mod parts;

@@ -1,6 +1,6 @@
 //! The settings that a run has unless told otherwise.
 
-use mopteq::{DeepConfig, MOptEqsConfig, NetworkConfig};
+use mopteq::{DeepConfig, MOptEqsConfig, NetworkConfig, StemConfig};
 
 use crate::config::{EarlySolver, FORMAT, ScheduleKind, TrainConfig};
 use crate::data::{
@@ -73,9 +73,9 @@ impl Preset {
         let stride = (size[0].max(size[1]) / 32).next_power_of_two().clamp(1, 8);
         let kernel = if stride > 2 { 7 } else { 3 };
         let least = kernel / 2;
-        let stack = stack.with_stem_kernel(kernel).with_stem_stride(stride);
+        let stack = stack.with_stem(StemConfig::new().with_kernel(kernel).with_stride(stride));
         (least..least + 16 * stride)
-            .map(|padding| stack.clone().with_stem_padding(padding))
+            .map(|padding| stack.clone().with_stem(stack.stem.with_padding(padding)))
             .find(|stack| stack.validate().is_ok())
     }
 }
@@ -218,12 +218,11 @@ impl TrainConfig {
         } else {
             MOptEqsConfig::small(data.classes.len(), shape.channels, size)
         };
-        let model = if model.stem_stride == 1 && size[0].min(size[1]) >= LARGE_SIDE {
-            model.with_stem_stride(2)
-        } else {
-            model
-        };
-        config.model = NetworkConfig::MOptEqs(model);
+        let large = model.stem.stride == 1 && size[0].min(size[1]) >= LARGE_SIDE;
+        config.model = NetworkConfig::MOptEqs(match large {
+            true => model.with_stem(StemConfig::new().with_stride(2)),
+            false => model,
+        });
         let published = |mean: [f32; 3], std: [f32; 3]| Normalisation {
             mean: mean.to_vec(),
             std: std.to_vec(),

@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use crate::config::{ConfigError, TrainConfig};
+use crate::moved::{UNNAMED, present_name, rename};
 use crate::names::nearest;
 
 /// Reads a file of settings: TOML, or JSON where the name ends in `.json` (such as the
@@ -33,13 +34,14 @@ pub fn read_file(file: &Path) -> Result<Map<String, Value>, ConfigError> {
         Value::Object(mut table) => {
             // In that of an exported model, this is no setting.
             table.remove(crate::ship::SEEN);
+            rename(&mut table);
             Ok(table)
         }
         _ => Err(wrong("there are no settings in it".into())),
     }
 }
 
-/// A setting of the command line, `model.channels=64`: the value is a TOML value, or a text
+/// A setting of the command line, `model.core.channels=64`: the value is a TOML value, or a text
 /// without quotes.
 ///
 /// # Errors
@@ -48,7 +50,7 @@ pub fn read_file(file: &Path) -> Result<Map<String, Value>, ConfigError> {
 pub fn parse_assignment(text: &str) -> Result<(String, Value), String> {
     let (key, value) = text
         .split_once('=')
-        .ok_or("expected KEY=VALUE, such as model.channels=64")?;
+        .ok_or("expected KEY=VALUE, such as model.core.channels=64")?;
     let parsed = toml::from_str::<Map<String, Value>>(&format!("value = {value}"));
     let value = match parsed {
         Ok(mut table) => table.remove("value").unwrap_or(Value::Null),
@@ -112,6 +114,13 @@ fn merge(base: &mut Value, patch: Value, path: &str, origin: &str) -> Result<(),
     }
     let (base, patch) = match (base, patch) {
         (Value::Object(base), Value::Object(patch)) => (base, patch),
+        // A table stays one: its other settings would be lost.
+        (Value::Object(_), patch @ Value::Number(_)) => {
+            return Err(ConfigError::Value {
+                origin: origin.into(),
+                reason: format!("{path} has settings of its own and is no number, such as {patch}"),
+            });
+        }
         (base, patch) => {
             *base = patch;
             return Ok(());
@@ -141,7 +150,13 @@ fn merge(base: &mut Value, patch: Value, path: &str, origin: &str) -> Result<(),
             Some(inner) => merge(inner, value, &full, origin)?,
             None => {
                 let known: Vec<&str> = known.iter().map(String::as_str).collect();
-                let hint = nearest(&key, &known).map(|near| format!("; did you mean {near}?"));
+                let network = base.get("network").and_then(Value::as_str);
+                let moved = (path == "model")
+                    .then(|| present_name(&key, network.unwrap_or(UNNAMED)))
+                    .flatten()
+                    .map(|name| format!("; its name is model.{name} now"));
+                let near = || nearest(&key, &known).map(|near| format!("; did you mean {near}?"));
+                let hint = moved.or_else(near);
                 return Err(ConfigError::UnknownKey {
                     origin: origin.into(),
                     key: full,
@@ -159,7 +174,7 @@ mod tests {
     use burn_deq::Gradient;
 
     fn channels(config: &TrainConfig) -> usize {
-        config.model.mopteqs().unwrap().channels
+        config.model.mopteqs().unwrap().core.channels
     }
 
     fn set(text: &str) -> Result<TrainConfig, ConfigError> {
@@ -169,7 +184,7 @@ mod tests {
 
     #[test]
     fn one_setting_changes_and_the_others_stay() {
-        let config = set("model.channels=24").unwrap();
+        let config = set("model.core.channels=24").unwrap();
         assert_eq!((channels(&config), config.epochs), (24, 12));
         assert_eq!(set("schedule=cosine").unwrap().schedule.name(), "cosine");
         assert_eq!(set("milestones=[0.5]").unwrap().milestones, [0.5]);
@@ -191,7 +206,8 @@ mod tests {
             list,
             serde_json::json!({"stages": [{"layers": 4}, {"layers": 5}]})
         );
-        let phantom = set("model.equilibrium.gradient={phantom={steps=3,damping=0.5}}").unwrap();
+        let phantom =
+            set("model.core.equilibrium.gradient={phantom={steps=3,damping=0.5}}").unwrap();
         let mut phantom = phantom;
         assert!(matches!(
             phantom.equilibria_mut()[0].gradient,
@@ -206,11 +222,27 @@ mod tests {
             message.contains("'epoch'") && message.contains("mean epochs?"),
             "{message}"
         );
-        let message = set("model.chanels=3").unwrap_err().to_string();
+        let message = set("model.core.chanels=3").unwrap_err().to_string();
         assert!(
-            message.contains("model.chanels") && message.contains("channels?"),
+            message.contains("model.core.chanels") && message.contains("channels?"),
             "{message}"
         );
+        for (given, expected) in [
+            ("channels=3", "its name is model.core.channels now"),
+            (
+                "perturbation_steps=3",
+                "its name is model.perturbation.steps now",
+            ),
+            (
+                "equilibrium.gradient.implicit=3",
+                "its name is model.core.equilibrium now",
+            ),
+            ("perturbation.step=3", "mean steps?"),
+            ("perturbation=0.2", "settings of its own"),
+        ] {
+            let message = set(&format!("model.{given}")).unwrap_err().to_string();
+            assert!(message.contains(expected), "{message}");
+        }
         let message = set("epochs=many").unwrap_err().to_string();
         assert!(
             message.starts_with("--set: ") && message.contains("many"),
@@ -222,7 +254,7 @@ mod tests {
     fn files_are_toml_or_json() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("a.toml");
-        fs::write(&file, "epochs = 3\n[model]\nchannels = 8\n").unwrap();
+        fs::write(&file, "epochs = 3\n[model.core]\nchannels = 8\n").unwrap();
         let config = apply(&TrainConfig::digits(), read_file(&file).unwrap(), "a.toml").unwrap();
         assert_eq!((config.epochs, channels(&config)), (3, 8));
         fs::write(&file, "epochs = \n").unwrap();

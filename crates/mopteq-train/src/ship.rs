@@ -152,7 +152,7 @@ pub fn read(
         Some(seen) => serde_json::from_value(seen).map_err(damaged)?,
         None => Seen::unknown(),
     };
-    let config: TrainConfig = serde_json::from_value(Value::Object(table)).map_err(damaged)?;
+    let config = crate::moved::read(table).map_err(damaged)?;
     config
         .validate()
         .map_err(|e| failed(&config_file, e.to_string()))?;

@@ -23,7 +23,7 @@ pub enum ConfigError {
     /// The finest branch cannot be halved often enough.
     #[error(
         "the finest branch is {height} x {width} pixels, but `branches` = {branches} needs both \
-         sides to be divisible by {divisor}; change `branches`, `stem_stride` or `stem_padding`"
+         sides to be divisible by {divisor}; change `branches`, `stem.stride` or `stem.padding`"
     )]
     Indivisible {
         /// Height of the finest branch.

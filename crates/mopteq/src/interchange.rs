@@ -34,7 +34,7 @@ impl WeightsError {
 /// | model | tensors |
 /// |---|---|
 /// | [`MOptEqs`](crate::MOptEqs) | `stem.conv.weight`, `stem.norm.{gamma, beta, running_mean, running_var}`, `core.kernels.I.{weight, direction}`, `core.cross.K.kernel.{weight, direction}`, `injections.I.{weight, bias}`, `head.norms.I.*`, `head.linear.{weight, bias}`, `head.dense.{weight, bias}` |
-/// | [`MultiView`](crate::MultiView) | `readers.I.{stem.*, convolution.*, linear.*}`, `core.*`, `head.*` |
+/// | [`MultiView`](crate::multi_view::MultiView) | `readers.I.{stem.*, convolution.*, linear.*}`, `core.*`, `head.*` |
 /// | [`Deep`](crate::Deep) | `stem.*`, `stages.S.K.norm.*`, `head.*`; codings of patches have `stages.S.K.implicit.dictionary.{weight, threshold, direction}`, codings of whole inputs `stages.S.K.implicit.dictionary.I.{weight, direction}`, other layers `stages.S.K.implicit.{injections.I.*, core.*}` |
 /// | [`Residual`](crate::Residual) | `stem.*`, `stages.I.K.{first, first_norm, second, second_norm}.*`, `head.*` |
 /// | [`Mdeq`](crate::Mdeq) | `downsample.K.{conv, norm}.*`, `stage0.*`, `full_stage.*`, `head.{incre_modules, downsamp_modules, final_layer}.*`, `classifier.*` |

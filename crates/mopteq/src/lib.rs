@@ -2,8 +2,9 @@
 //!
 //! A [`HiddenObjective`] G(z; g(x)) over several resolutions is a sum of [`Term`](terms::Term)s. The layer is
 //! its gradient step, and the network's output is its minimiser. [`burn_deq`] finds the minimiser
-//! and differentiates it. [`MOptEqs`] is the image classifier built on it, and [`MultiView`] that
-//! for several views of the same object. [`Mdeq`] and [`Residual`] serve as comparisons.
+//! and differentiates it. [`MOptEqs`] and [`Deep`] are image classifiers built on it, and
+//! [`multi_view`] has one for several views of the same object. [`Mdeq`] and [`Residual`] serve as
+//! comparisons.
 //!
 //! After Li, Wang, Xie and Lin, "Optimization inspired Multi-Branch Equilibrium Models" (ICLR
 //! 2022). The paper's text was not available: objective, coupling and perturbation are
@@ -34,11 +35,12 @@ pub use constraint::{Constraint, Proximal};
 pub use context::{Branches, Context, CrossKernel, Precision};
 pub use error::ConfigError;
 pub use interchange::{Weights, WeightsError};
+pub use models::multi_view;
 pub use models::{
     Coding, CodingConfig, CodingForm, Core, CoreConfig, Deep, DeepConfig, Family, Fusion,
-    LayerConfig, LayerSolve, LayerState, MOptEqs, MOptEqsConfig, Mdeq, MdeqConfig, MultiView,
-    MultiViewConfig, Network, NetworkConfig, NetworkKind, Prediction, Residual, ResidualConfig,
-    StageConfig, View, ViewInput,
+    HeadConfig, LayerConfig, LayerSolve, LayerState, MOptEqs, MOptEqsConfig, Mdeq, MdeqConfig,
+    Network, NetworkConfig, NetworkKind, Prediction, Residual, ResidualConfig, StageConfig,
+    StemConfig,
 };
 pub use objective::{DescentJacobian, HiddenObjective, Step};
 pub use resample::{resample, scaled_pool, scaled_upsample};

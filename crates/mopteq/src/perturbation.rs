@@ -80,10 +80,10 @@ impl Perturbation {
     /// Returns an error if the size is negative or not finite, or if no gradient would reach the
     /// parameters.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        ConfigError::at_least_zero("perturbation", self.size)?;
+        ConfigError::at_least_zero("perturbation.size", self.size)?;
         let lost = self.gradient == PerturbationGradient::Steps && self.steps == 0;
         ConfigError::range(
-            "perturbation_steps",
+            "perturbation.steps",
             self.steps as f64,
             !lost,
             "at least 1 if gradients pass through the steps only",

@@ -21,7 +21,7 @@ fn main() -> Result<(), mopteq_train::Error> {
     let (data, _) = digits(&device)?;
     let pad = |x: Tensor<4>| x.pad((2, 2, 2, 2), PadMode::Constant(0.0));
     for family in [Family::S, Family::P] {
-        let config = MOptEqsConfig::small(10, 1, [32, 32]).with_family(family);
+        let config = MOptEqsConfig::small(10, 1, [32, 32]).map_core(|c| c.with_family(family));
         let model = trained(&config, steps, |start| {
             let batch = data.range(start, 32).autodiff();
             (pad(batch.images), batch.labels)

@@ -39,7 +39,7 @@ fn train_step(limit: usize) -> Result<u64, Box<dyn std::error::Error>> {
         .with_max_steps(limit);
     solver.termination.patience = usize::MAX;
     let model = MOptEqsConfig::small(10, 3, [32, 32])
-        .with_equilibrium(EquilibriumConfig::new().with_forward(solver))
+        .map_core(|c| c.with_equilibrium(EquilibriumConfig::new().with_forward(solver)))
         .init(&device)?
         .train();
     let images = Tensor::random(

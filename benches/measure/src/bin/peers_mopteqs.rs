@@ -17,7 +17,8 @@ use burn::prelude::*;
 use burn::tensor::module::interpolate;
 use burn::tensor::ops::{InterpolateMode, InterpolateOptions, PadMode};
 use examples::{digits, trained};
-use mopteq::{Family, MOptEqs, MOptEqsConfig, Weights};
+use mopteq::perturbation::Perturbation;
+use mopteq::{Family, MOptEqs, MOptEqsConfig, StemConfig, Weights};
 use mopteq_train::device::{keep_kernels, select};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -92,14 +93,18 @@ struct Program {
 fn config(family: Family, side: usize) -> MOptEqsConfig {
     let config = if side > 32 {
         // The stem of the preset for ImageNette.
-        MOptEqsConfig::small(10, 3, [side; 2])
-            .with_stem_kernel(7)
-            .with_stem_stride(4)
-            .with_stem_padding(3)
+        MOptEqsConfig::small(10, 3, [side; 2]).with_stem(
+            StemConfig::new()
+                .with_kernel(7)
+                .with_stride(4)
+                .with_padding(3),
+        )
     } else {
         MOptEqsConfig::small(10, 1, [side; 2])
     };
-    config.with_family(family).with_perturbation(0.0)
+    config
+        .map_core(|c| c.with_family(family))
+        .with_perturbation(Perturbation::new().with_size(0.0))
 }
 
 /// 28 x 28 digits as input for the network: padded to 32 x 32, and up-sampled in three channels if
@@ -167,11 +172,11 @@ impl Program {
             "side": side,
             "shape": shape,
             "branches": config.branches,
-            "stem_stride": config.stem_stride,
-            "stem_padding": config.stem_padding,
-            "norm_bound": config.norm_bound,
-            "coupling": config.coupling,
-            "head_grid": config.head_grid,
+            "stem_stride": config.stem.stride,
+            "stem_padding": config.stem.padding,
+            "norm_bound": config.core.norm_bound,
+            "coupling": config.core.coupling,
+            "head_grid": config.head.grid,
             "step": config.objective()?.step(),
             "parameters": model.num_parameters(),
         });
@@ -185,7 +190,7 @@ impl Program {
         let family = Family::deserialize(&setup["family"])?;
         let [_, channels, side, _] = <[usize; 4]>::deserialize(&setup["shape"])?;
         let mut config = config(family, side);
-        let rule = &mut config.equilibrium.forward.termination;
+        let rule = &mut config.core.equilibrium.forward.termination;
         rule.relative = which.tolerance.unwrap_or(rule.relative);
         rule.max_steps = which.limit.unwrap_or(rule.max_steps);
         let model = config

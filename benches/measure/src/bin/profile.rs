@@ -20,6 +20,7 @@ use burn::prelude::*;
 use burn::tensor::Distribution;
 use burn::tensor::ops::PadMode;
 use examples::{argument, digits, trained};
+use mopteq::perturbation::Perturbation;
 use mopteq::{Family, MOptEqs, MOptEqsConfig};
 
 /// As in the program `mopteq`.
@@ -44,8 +45,8 @@ fn main() -> Result<(), mopteq_train::Error> {
     let pad = |x: Tensor<4>| x.pad((2, 2, 2, 2), PadMode::Constant(0.0));
     for family in [Family::S, Family::P] {
         let config = MOptEqsConfig::small(10, 1, [32, 32])
-            .with_family(family)
-            .with_perturbation(0.0);
+            .map_core(|c| c.with_family(family))
+            .with_perturbation(Perturbation::new().with_size(0.0));
         let model = trained(&config, 20, |start| {
             let batch = data.range(start, 32).autodiff();
             (pad(batch.images), batch.labels)
@@ -142,7 +143,7 @@ fn measure(
 /// Arithmetic and bytes of every part.
 fn work(config: &MOptEqsConfig, batch: usize, [forward, backward]: [f64; 2]) -> [[f64; 2]; 6] {
     let samples = batch as f64;
-    let channels = config.channels as f64;
+    let channels = config.core.channels as f64;
     // Pixels of the branches, each of half the resolution of the one before.
     let pixels: f64 = (0..config.branches)
         .map(|i| 1024.0 / f64::from(1 << (2 * i)))

@@ -58,7 +58,7 @@ enum Command {
     #[command(after_help = "Examples:\n  \
         mopteq train --epochs 3 --out runs/short\n  \
         mopteq train --data cifar10 --data-path ~/cifar --epochs 2 --limit 2000 --test-limit 500\n  \
-        mopteq train --data photos/ --config options.toml --set model.channels=48\n  \
+        mopteq train --data photos/ --config options.toml --set model.core.channels=48\n  \
         mopteq train --from runs/digits-1 --data photos/ --epochs 10\n  \
         mopteq train --resume runs/digits-1 --device cuda")]
     Train(Box<train::TrainArguments>),

@@ -59,7 +59,7 @@ pub struct Settings {
     /// Settings from a TOML file, or from the config.json of another run.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Any setting by its name in config.json, such as model.channels=64; may be repeated.
+    /// Any setting by its name in config.json, such as model.core.channels=64; may be repeated.
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = parse_assignment)]
     set: Vec<(String, Value)>,
     /// Network and settings: fast (a stack of equilibria for CPUs), deep (twelve, 0.7 M parameters),
@@ -327,9 +327,9 @@ impl Settings {
     /// The options by their names in the config.
     fn flags(&self) -> Vec<(&'static str, Value)> {
         let options = [
-            ("model.family", json!(self.family)),
-            ("model.precision", json!(self.precision)),
-            ("model.perturbation", json!(self.perturbation)),
+            ("model.core.family", json!(self.family)),
+            ("model.core.precision", json!(self.precision)),
+            ("model.perturbation.size", json!(self.perturbation)),
             ("epochs", json!(self.epochs)),
             ("batch_size", json!(self.batch_size)),
             ("accumulation", json!(self.accumulate)),

@@ -137,9 +137,9 @@ impl SelectedDevice {
     /// When the device does not compute in its precision.
     pub fn can_train(&self, network: &NetworkConfig) -> Result<(), DeviceError> {
         match network.mopteqs() {
-            Some(model) if !model.precision.is_supported(&self.device) => {
+            Some(model) if !model.core.precision.is_supported(&self.device) => {
                 Err(DeviceError::Precision {
-                    precision: model.precision.name(),
+                    precision: model.core.precision.name(),
                     device: self.name.clone(),
                 })
             }

@@ -188,7 +188,11 @@ impl RunFolder {
     ///
     /// When the file is missing, damaged, or asks for something that cannot be.
     pub fn read_config(&self) -> Result<TrainConfig, RunError> {
-        let config: TrainConfig = self.read_json(CONFIG)?;
+        let config = crate::moved::read(self.read_json(CONFIG)?);
+        let config = config.map_err(|source| RunError::Json {
+            file: self.path.join(CONFIG),
+            source,
+        })?;
         config.validate().map_err(|source| RunError::Config {
             file: self.path.join(CONFIG),
             source,

@@ -10,7 +10,12 @@ use crate::support::*;
 /// Trains a small model for an epoch; answers with its warnings and notes.
 fn tune(path: &Path, arguments: &[&str], out: &str) -> String {
     let paper = ["--preset", "paper"];
-    let small = ["--set", "model.channels=4", "--set", "model.hidden=4"];
+    let small = [
+        "--set",
+        "model.core.channels=4",
+        "--set",
+        "model.core.hidden=4",
+    ];
     let small = [&paper[..], &small].concat();
     let options = ["--device", "cpu", "--batch-size", "8", "--epochs", "1"];
     let from = arguments.contains(&"--from");

@@ -188,7 +188,12 @@ fn answers_come_as_a_table() {
             tinted(class, number, 16).save(file).unwrap();
         }
     }
-    let small = ["--set", "model.channels=4", "--set", "model.hidden=4"];
+    let small = [
+        "--set",
+        "model.core.channels=4",
+        "--set",
+        "model.core.hidden=4",
+    ];
     let options = ["train", "--data", "photos", "--epochs", "1", "--out", "run"];
     succeed(path, &[&options[..], &small, &["--device", "cpu"]].concat());
     fs::create_dir(path.join("new")).unwrap();
@@ -227,7 +232,12 @@ fn other_data_are_scored_by_the_names_of_their_classes() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
     picture_folder(&path.join("photos"), &[("", 20)], 20);
-    let small = ["--set", "model.channels=8", "--set", "model.hidden=8"];
+    let small = [
+        "--set",
+        "model.core.channels=8",
+        "--set",
+        "model.core.hidden=8",
+    ];
     let options = ["train", "--data", "photos", "--epochs", "4", "--out", "run"];
     succeed(
         path,

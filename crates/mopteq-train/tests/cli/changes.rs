@@ -13,9 +13,9 @@ const SMALL: [&str; 10] = [
     "--batch-size",
     "8",
     "--set",
-    "model.channels=4",
+    "model.core.channels=4",
     "--set",
-    "model.hidden=4",
+    "model.core.hidden=4",
     "--plain",
     "--epochs",
 ];

@@ -104,7 +104,7 @@ fn another_number_of_classes_gets_a_new_head_and_nothing_else_may_differ() {
     succeed(path, &["eval", "--run", "tuned", "--device", "cpu"]);
 
     let fails = |more: &[&str]| fail(path, &[&options[..], more].concat());
-    let error = fails(&["--set", "model.channels=8"]);
+    let error = fails(&["--set", "model.core.channels=8"]);
     assert!(
         error.contains("16 x 16") && error.contains("8 x 16"),
         "{error}"

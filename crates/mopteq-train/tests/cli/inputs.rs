@@ -387,7 +387,12 @@ fn names_that_only_read_the_same_do_not_depend_on_each_other() {
             .save(path.join(format!("data/b/{number}.png")))
             .unwrap();
     }
-    let small = ["--set", "model.channels=4", "--set", "model.hidden=4"];
+    let small = [
+        "--set",
+        "model.core.channels=4",
+        "--set",
+        "model.core.hidden=4",
+    ];
     let run = [
         "train", "--data", "data", "--epochs", "1", "--device", "cpu",
     ];
@@ -423,7 +428,12 @@ fn names_keep_to_their_line() {
             tinted(class, i, 16).save(file).unwrap();
         }
     }
-    let small = ["--set", "model.channels=4", "--set", "model.hidden=4"];
+    let small = [
+        "--set",
+        "model.core.channels=4",
+        "--set",
+        "model.core.hidden=4",
+    ];
     let run = [
         "train", "--data", "data", "--epochs", "1", "--device", "cpu", "--out", "a\nb",
     ];

@@ -57,7 +57,12 @@ fn what_systems_and_this_program_leave_is_no_class() {
     }
     // Runs, an inspection and an export lie among the classes.
     lay(&data, &[("a", 5), ("b", 5)]);
-    let small = ["--set", "model.channels=4", "--set", "model.hidden=4"];
+    let small = [
+        "--set",
+        "model.core.channels=4",
+        "--set",
+        "model.core.hidden=4",
+    ];
     let run = ["train", "--data", ".", "--epochs", "1", "--device", "cpu"];
     for _ in 0..2 {
         succeed(&data, &[&run[..], &small].concat());

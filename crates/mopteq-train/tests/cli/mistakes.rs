@@ -77,7 +77,7 @@ fn every_mistake_gets_one_clear_line() {
             "15,9",
             "augmentation.rand_augment.operations",
         ),
-        ("--set", "model.channels=0", "channels"),
+        ("--set", "model.core.channels=0", "channels"),
         ("--set", "epoch=3", "did you mean epochs?"),
         ("--set", "epochs=many", "many"),
         ("--data", "cifar-10", "did you mean cifar10?"),

@@ -92,7 +92,7 @@ fn every_option_of_the_training_reaches_it() {
     let path = folder.path();
     fs::write(
         path.join("options.toml"),
-        "epochs = 9\nlabel_smoothing = 0.1\n[model]\nchannels = 8\nhidden = 8\n\
+        "epochs = 9\nlabel_smoothing = 0.1\n[model.core]\nchannels = 8\nhidden = 8\n\
          [early_solver]\nfraction = 0.5\ntolerance = 0.05\nphantom = 1\n",
     )
     .unwrap();
@@ -116,7 +116,7 @@ fn every_option_of_the_training_reaches_it() {
             "--rand-augment",
             "1,4",
             "--set",
-            "model.head_grid=1",
+            "model.head.grid=1",
             "--out",
             "run",
             "--json",
@@ -144,7 +144,7 @@ fn every_option_of_the_training_reaches_it() {
         ),
         (Some(2), Some(0.1))
     );
-    assert_eq!(config["model"]["head_grid"].as_u64(), Some(1));
+    assert_eq!(config["model"]["head"]["grid"].as_u64(), Some(1));
     let rand_augment = serde_json::json!({"operations": 1, "magnitude": 4.0});
     assert_eq!(config["augmentation"]["rand_augment"], rand_augment);
     assert!(path.join("run/checkpoint/epoch-0002/ema.bpk").is_file());
@@ -272,5 +272,5 @@ fn bf16_trains_and_stays_with_its_run() {
     assert!(text.contains("accuracy"), "{text}");
     // A network without a hidden objective has nothing to apply in it.
     let arguments = ["train", "--model", "residual", "--precision", "bf16"];
-    assert!(fail(path, &arguments).contains("model.precision"));
+    assert!(fail(path, &arguments).contains("model.core.precision"));
 }

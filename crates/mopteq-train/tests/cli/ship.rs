@@ -76,7 +76,7 @@ fn what_cannot_be_a_graph_is_refused_by_name() {
             "--epochs",
             "1",
             "--set",
-            "model.diversity=0.01",
+            "model.core.diversity=0.01",
             "--out",
             "run",
         ],

@@ -34,7 +34,7 @@ pub enum Family {
     P,
 }
 
-/// The hidden objective of a model, its solver and its perturbation.
+/// The hidden objective of a model and its solver.
 #[derive(Config, Debug, PartialEq)]
 pub struct CoreConfig {
     /// Channels of the state in every branch. Default: 32
@@ -74,9 +74,6 @@ pub struct CoreConfig {
     /// The type in which W is applied. Default: f32
     #[config(default = "Default::default()")]
     pub precision: Precision,
-    /// Perturbation enhancement in training. Default: Gaussian, size 0.1, one step
-    #[config(default = "Default::default()")]
-    pub perturbation: Perturbation,
     /// Solvers and gradient. Default: Anderson acceleration to a relative tolerance of 1e-3, at
     /// most 30 steps; implicit gradient to the same tolerance.
     #[config(default = "default_equilibrium()")]
@@ -110,7 +107,6 @@ impl CoreConfig {
         ConfigError::at_least_zero("coupling", self.coupling)?;
         ConfigError::at_least_zero("smoothness", self.smoothness)?;
         ConfigError::at_least_zero("diversity", self.diversity)?;
-        self.perturbation.validate()?;
         if let ActivationConfig::LeakyRelu { slope } = self.activation {
             let fine = (0.0..=1.0).contains(&slope);
             ConfigError::range("activation", slope, fine, "a slope from 0 to 1")?;
@@ -353,9 +349,9 @@ impl Core {
     pub(crate) fn perturbed(
         &self,
         context: &Context,
+        perturbation: &Perturbation,
         ascent: impl FnOnce(&Branches) -> Branches,
     ) -> Solution<Branches> {
-        let perturbation = &self.config.perturbation;
         let mut solution = match perturbation.gradient {
             PerturbationGradient::Implicit => self.equilibrium(context),
             PerturbationGradient::Steps => self.equilibrium(&context.plain()),

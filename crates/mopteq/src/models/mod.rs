@@ -5,7 +5,7 @@ pub(crate) mod core;
 mod deep;
 mod mdeq;
 mod mopteqs;
-mod multi_view;
+pub mod multi_view;
 mod network;
 pub(crate) mod parts;
 mod residual;
@@ -19,9 +19,8 @@ pub use self::core::{Core, CoreConfig, Family};
 pub use deep::{Deep, DeepConfig, LayerConfig, LayerState, StageConfig};
 pub use mdeq::{Mdeq, MdeqConfig};
 pub use mopteqs::{MOptEqs, MOptEqsConfig};
-pub use multi_view::{MultiView, MultiViewConfig, View, ViewInput};
 pub use network::{Network, NetworkConfig, NetworkKind};
-pub use parts::Fusion;
+pub use parts::{Fusion, HeadConfig, StemConfig};
 pub use residual::{Residual, ResidualConfig};
 
 /// The output of a network for a batch, and the cost of its solves.

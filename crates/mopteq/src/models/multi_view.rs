@@ -9,10 +9,11 @@ use burn::tensor::{Device, Int, Tensor};
 use deq_kernels::convolution;
 
 use super::core::{BranchShape, Core, CoreConfig};
-use super::parts::{Fusion, Head, HeadShape, Stem, StemShape, same_convolution, trainable};
+use super::parts::{Head, HeadConfig, Stem, StemConfig, same_convolution, trainable};
 use super::{Prediction, check_pictures};
 use crate::context::{Branches, Context};
 use crate::error::ConfigError;
+use crate::perturbation::Perturbation;
 
 /// One of several views of the same object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,12 +38,8 @@ pub enum View {
 }
 
 impl View {
-    fn stem(stride: usize, padding: usize) -> StemShape {
-        StemShape {
-            kernel: 3,
-            stride,
-            padding,
-        }
+    fn stem(stride: usize, padding: usize) -> StemConfig {
+        StemConfig::new().with_stride(stride).with_padding(padding)
     }
 
     /// Height and width of the view's branch.
@@ -75,9 +72,12 @@ pub struct MultiViewConfig {
     pub classes: usize,
     /// One view per branch. The resolutions of their branches must be nested.
     pub views: Vec<View>,
-    /// The hidden objective, its solver and the perturbation. Default: that of [`CoreConfig`]
+    /// The hidden objective and its solver. Default: that of [`CoreConfig`]
     #[config(default = "CoreConfig::new()")]
     pub core: CoreConfig,
+    /// Perturbation enhancement in training. Default: Gaussian, size 0.1, one step
+    #[config(default = "Perturbation::new()")]
+    pub perturbation: Perturbation,
     /// Every branch is pooled to this many cells per side before the classifier. Default: 4
     #[config(default = 4)]
     pub head_grid: usize,
@@ -129,6 +129,7 @@ impl MultiViewConfig {
                 }
             }
         }
+        self.perturbation.validate()?;
         self.core.validate(self.views.len())
     }
 
@@ -168,17 +169,11 @@ impl MultiViewConfig {
                 kernel: if *size == [1, 1] { 1 } else { 3 },
             })
             .collect();
-        let head = HeadShape {
-            fusion: Fusion::Pools,
-            grid: self.head_grid,
-            channels,
-            classes: self.classes,
-            dense: 0,
-        };
+        let head = HeadConfig::new().with_grid(self.head_grid);
         Ok(MultiView {
             readers: readers.collect(),
             core: self.core.init(&branches, device)?,
-            head: head.init(&sizes, device),
+            head: head.init([channels, self.classes], &sizes, device),
             config: self.clone(),
         })
     }
@@ -231,7 +226,7 @@ impl MultiView {
     ///
     /// Panics if the number, kind or shape of the views is not the configured one.
     pub fn forward(&self, views: Vec<ViewInput>, labels: Option<Tensor<1, Int>>) -> Prediction {
-        let perturbation = &self.config.core.perturbation;
+        let perturbation = &self.config.perturbation;
         let training = views.iter().any(|view| match view {
             ViewInput::Image(x) => x.device().is_autodiff(),
             ViewInput::Vector(x) => x.device().is_autodiff(),
@@ -245,8 +240,8 @@ impl MultiView {
             }
         });
         let solution = if perturbed {
-            self.core
-                .perturbed(&context, |z| self.head.ascent(z, labels))
+            let ascent = |z: &Branches| self.head.ascent(z, labels);
+            self.core.perturbed(&context, perturbation, ascent)
         } else {
             self.core.equilibrium(&context)
         };

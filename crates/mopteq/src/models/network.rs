@@ -90,7 +90,7 @@ impl NetworkKind {
                 NetworkConfig::Mdeq(MdeqConfig::digits(classes, channels, size))
             }
             Self::Mdeq => {
-                let halvings = base.stem_stride.ilog2().min(2) as usize;
+                let halvings = base.stem.stride.ilog2().min(2) as usize;
                 let small = MdeqConfig::small(classes, channels, size);
                 NetworkConfig::Mdeq(small.with_halvings(halvings))
             }
@@ -145,7 +145,7 @@ impl NetworkConfig {
     /// Solvers and gradient of every equilibrium, mutable; none for an explicit network.
     pub fn equilibria_mut(&mut self) -> Vec<&mut EquilibriumConfig> {
         match self {
-            Self::MOptEqs(c) | Self::OptEq(c) => vec![&mut c.equilibrium],
+            Self::MOptEqs(c) | Self::OptEq(c) => vec![&mut c.core.equilibrium],
             Self::Mdeq(c) => vec![&mut c.equilibrium],
             Self::Deep(c) => {
                 let stages = c.stages.iter_mut();

@@ -2,6 +2,7 @@
 
 mod lipschitz;
 
+use burn::config::Config;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::loss::CrossEntropyLossConfig;
@@ -13,6 +14,7 @@ use burn::tensor::{Device, Int, Tensor};
 use deq_kernels::{convolution, mean_pool, norm_relu};
 
 use crate::context::{Branches, map_branches};
+use crate::error::ConfigError;
 use crate::graph::{Builder, Graph, Value};
 use crate::models::whitening::whiten;
 
@@ -25,15 +27,37 @@ pub(crate) struct Stem {
     pub(crate) norm: BatchNorm,
 }
 
-/// Kernel size, stride and zero padding of a stem.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct StemShape {
-    pub(crate) kernel: usize,
-    pub(crate) stride: usize,
-    pub(crate) padding: usize,
+/// Configuration of a stem: one convolution, batch norm, ReLU.
+#[derive(Config, Copy, Debug, PartialEq, Eq)]
+pub struct StemConfig {
+    /// Side of the kernel in pixels. Default: 3
+    #[config(default = 3)]
+    pub kernel: usize,
+    /// Stride. Default: 1
+    #[config(default = 1)]
+    pub stride: usize,
+    /// Zero padding in pixels. Default: 1
+    #[config(default = 1)]
+    pub padding: usize,
 }
 
-impl StemShape {
+impl StemConfig {
+    /// Checks every field for pictures of this height and width.
+    pub(crate) fn validate(&self, input: [usize; 2]) -> Result<(), ConfigError> {
+        ConfigError::counts(&[
+            ("input_size", input[0].min(input[1])),
+            ("stem.kernel", self.kernel),
+            ("stem.stride", self.stride),
+        ])?;
+        let padded = input[0].min(input[1]) + 2 * self.padding;
+        ConfigError::range(
+            "input_size",
+            padded as f64,
+            padded >= self.kernel,
+            "at least the size of the stem's kernel, padding included",
+        )
+    }
+
     /// Height and width of the stem's output.
     pub(crate) fn output(&self, input: [usize; 2]) -> [usize; 2] {
         input.map(|n| {
@@ -97,16 +121,18 @@ pub enum Fusion {
     Average,
 }
 
-/// Settings of a head.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct HeadShape {
-    pub(crate) fusion: Fusion,
-    /// Cells per side of the pooled grid.
-    pub(crate) grid: usize,
-    pub(crate) channels: usize,
-    pub(crate) classes: usize,
-    /// Classes of every pixel; 0 for none.
-    pub(crate) dense: usize,
+/// Configuration of a head: the branches' pools, batch norm, a linear layer.
+#[derive(Config, Copy, Debug, PartialEq, Eq)]
+pub struct HeadConfig {
+    /// How branches become one feature vector. Default: concatenated pools
+    #[config(default = "Default::default()")]
+    pub fusion: Fusion,
+    /// Every branch is pooled to this many cells per side before the classifier. Default: 4
+    #[config(default = 4)]
+    pub grid: usize,
+    /// Classes of a second, dense head for every pixel of the finest branch; 0 for none. Default: 0
+    #[config(default = 0)]
+    pub dense_classes: usize,
 }
 
 /// Class scores of an equilibrium and, for dense heads, of each pixel of the finest branch.
@@ -120,21 +146,27 @@ pub(crate) struct Head {
     grid: usize,
 }
 
-impl HeadShape {
-    /// Creates a head for branches of these resolutions, the finest first.
-    pub(crate) fn init(&self, sizes: &[[usize; 2]], device: &Device) -> Head {
+impl HeadConfig {
+    /// Creates a head with `[channels, classes]` for branches of these resolutions, the finest
+    /// first.
+    pub(crate) fn init(
+        &self,
+        [channels, classes]: [usize; 2],
+        sizes: &[[usize; 2]],
+        device: &Device,
+    ) -> Head {
         let fused = match self.fusion {
             Fusion::Pools => sizes,
             Fusion::Average => &sizes[..1],
         };
         let cells = |[h, w]: &[usize; 2]| self.grid.min(*h) * self.grid.min(*w);
-        let features = self.channels * fused.iter().map(cells).sum::<usize>();
-        let norm = |_: &[usize; 2]| BatchNormConfig::new(self.channels).init(device);
+        let features = channels * fused.iter().map(cells).sum::<usize>();
+        let norm = |_: &[usize; 2]| BatchNormConfig::new(channels).init(device);
         Head {
             norms: fused.iter().map(norm).collect(),
-            linear: LinearConfig::new(features, self.classes).init(device),
-            dense: (self.dense > 0)
-                .then(|| Conv2dConfig::new([self.channels, self.dense], [1, 1]).init(device)),
+            linear: LinearConfig::new(features, classes).init(device),
+            dense: (self.dense_classes > 0)
+                .then(|| Conv2dConfig::new([channels, self.dense_classes], [1, 1]).init(device)),
             fusion: self.fusion,
             grid: self.grid,
         }
@@ -278,7 +310,7 @@ mod tests {
         );
         let own = Tensor::random([8, 1, 12, 12], Distribution::Normal(0.0, 0.1), &device);
         let images = Tensor::cat(vec![smooth.clone(), smooth + own], 1);
-        let shape = StemShape {
+        let shape = StemConfig {
             kernel: 3,
             stride: 1,
             padding: 0,

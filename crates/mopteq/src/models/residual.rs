@@ -10,7 +10,7 @@ use burn::tensor::{Device, Tensor};
 use deq_kernels::{convolution, mean_pool, norm_relu};
 
 use super::mopteqs::{MOptEqsConfig, check_halving};
-use super::parts::{Fusion, Head, HeadShape, Stem, StemShape, same_convolution, trainable};
+use super::parts::{Head, HeadConfig, Stem, StemConfig, same_convolution, trainable};
 use super::{Prediction, check_pictures};
 use crate::context::Branches;
 use crate::error::ConfigError;
@@ -34,15 +34,9 @@ pub struct ResidualConfig {
     /// Residual blocks of two 3 x 3 convolutions in every stage. Default: 1
     #[config(default = 1)]
     pub blocks: usize,
-    /// Side of the stem's kernel in pixels. Default: 3
-    #[config(default = 3)]
-    pub stem_kernel: usize,
-    /// Stride of the stem's convolution. Default: 1
-    #[config(default = 1)]
-    pub stem_stride: usize,
-    /// Zero padding of the stem's convolution in pixels. Default: 1
-    #[config(default = 1)]
-    pub stem_padding: usize,
+    /// The stem's convolution. Default: 3 x 3, which keeps the resolution
+    #[config(default = "StemConfig::new()")]
+    pub stem: StemConfig,
     /// Every stage is pooled to this many cells per side before the classifier. Default: 4
     #[config(default = 4)]
     pub head_grid: usize,
@@ -54,19 +48,9 @@ impl ResidualConfig {
     pub fn like(config: &MOptEqsConfig) -> Self {
         Self::new(config.classes, config.input_channels, config.input_size)
             .with_branches(config.branches)
-            .with_channels(config.channels)
-            .with_stem_kernel(config.stem_kernel)
-            .with_stem_stride(config.stem_stride)
-            .with_stem_padding(config.stem_padding)
-            .with_head_grid(config.head_grid)
-    }
-
-    fn stem(&self) -> StemShape {
-        StemShape {
-            kernel: self.stem_kernel,
-            stride: self.stem_stride,
-            padding: self.stem_padding,
-        }
+            .with_channels(config.core.channels)
+            .with_stem(config.stem)
+            .with_head_grid(config.head.grid)
     }
 
     /// Checks every field.
@@ -78,24 +62,15 @@ impl ResidualConfig {
         ConfigError::counts(&[
             ("classes", self.classes),
             ("input_channels", self.input_channels),
-            ("input_size", self.input_size[0].min(self.input_size[1])),
             ("branches", self.branches),
             ("channels", self.channels),
             ("blocks", self.blocks),
-            ("stem_kernel", self.stem_kernel),
-            ("stem_stride", self.stem_stride),
             ("head_grid", self.head_grid),
         ])?;
         let few = self.branches <= 16;
         ConfigError::range("branches", self.branches as f64, few, "at most 16")?;
-        let shrunk = self.input_size[0].min(self.input_size[1]) + 2 * self.stem_padding;
-        ConfigError::range(
-            "input_size",
-            shrunk as f64,
-            shrunk >= self.stem_kernel,
-            "at least the size of the stem's kernel, padding included",
-        )?;
-        check_halving(self.stem().output(self.input_size), self.branches)
+        self.stem.validate(self.input_size)?;
+        check_halving(self.stem.output(self.input_size), self.branches)
     }
 
     /// Creates the network with random weights from the device's generator.
@@ -105,7 +80,7 @@ impl ResidualConfig {
     /// As [`validate`](Self::validate).
     pub fn init(&self, device: &Device) -> Result<Residual, ConfigError> {
         self.validate()?;
-        let finest = self.stem().output(self.input_size);
+        let finest = self.stem.output(self.input_size);
         let sizes: Vec<_> = (0..self.branches).map(|i| finest.map(|n| n >> i)).collect();
         let c = self.channels;
         let block = || Block {
@@ -114,20 +89,14 @@ impl ResidualConfig {
             second: same_convolution([c, c], device),
             second_norm: BatchNormConfig::new(c).init(device),
         };
-        let head = HeadShape {
-            fusion: Fusion::Pools,
-            grid: self.head_grid,
-            channels: c,
-            classes: self.classes,
-            dense: 0,
-        };
+        let head = HeadConfig::new().with_grid(self.head_grid);
         Ok(Residual {
-            stem: self.stem().init([self.input_channels, c], device),
+            stem: self.stem.init([self.input_channels, c], device),
             stages: sizes
                 .iter()
                 .map(|_| (0..self.blocks).map(|_| block()).collect())
                 .collect(),
-            head: head.init(&sizes, device),
+            head: head.init([c, self.classes], &sizes, device),
             config: self.clone(),
         })
     }

@@ -4,6 +4,7 @@ use burn::module::Module;
 use burn::optim::{GradientsParams, SgdConfig};
 use burn::tensor::{DType, Device};
 use burn_deq::{EquilibriumConfig, FixedPointMap, Gradient, Implicit, Solver};
+use mopteq::perturbation::Perturbation;
 use mopteq::{Branches, Context, Family, MOptEqs, MOptEqsConfig};
 
 use crate::support::{Numbers, cast, gradients_of, leaves, relative, settle};
@@ -11,8 +12,8 @@ use crate::support::{Numbers, cast, gradients_of, leaves, relative, settle};
 /// MOptEqs small after a few steps of training on random pictures.
 fn trained(family: Family, dtype: DType) -> MOptEqs {
     let config = MOptEqsConfig::small(10, 3, [32, 32])
-        .with_family(family)
-        .with_perturbation(0.0);
+        .map_core(|c| c.with_family(family))
+        .with_perturbation(Perturbation::new().with_size(0.0));
     let model = config.init(&Device::flex()).unwrap();
     let mut model = cast(model, dtype).train();
     let mut optimizer = SgdConfig::new().init();

@@ -9,8 +9,9 @@ use mopteq::lipschitz::{LipschitzError, coding_gain};
 use mopteq::norm::convolution_norm;
 use mopteq::norm_bound::{convolution_norm_bound, matrix_norm_bound};
 use mopteq::{
-    Branches, CodingConfig, CodingForm, CoreConfig, DeepConfig, Family, Fusion, LayerConfig,
-    MOptEqsConfig, MdeqConfig, Network, NetworkConfig, ResidualConfig, StageConfig,
+    Branches, CodingConfig, CodingForm, CoreConfig, DeepConfig, Family, Fusion, HeadConfig,
+    LayerConfig, MOptEqsConfig, MdeqConfig, Network, NetworkConfig, ResidualConfig, StageConfig,
+    StemConfig,
 };
 
 use crate::support::{Numbers, cast, flat, images, values};
@@ -45,12 +46,14 @@ fn stack(last: LayerConfig) -> NetworkConfig {
 
 fn paper(family: Family) -> MOptEqsConfig {
     MOptEqsConfig::new(3, 2, [8, 8])
-        .with_channels(3)
-        .with_hidden(4)
-        .with_family(family)
-        .with_coupling(0.05)
-        .with_head_grid(2)
-        .with_equilibrium(exact())
+        .map_core(|c| {
+            c.with_channels(3)
+                .with_hidden(4)
+                .with_family(family)
+                .with_coupling(0.05)
+        })
+        .with_head(HeadConfig::new().with_grid(2))
+        .map_core(|c| c.with_equilibrium(exact()))
 }
 
 /// Every kind of network that has a constant.
@@ -65,20 +68,18 @@ fn networks() -> Vec<NetworkConfig> {
         stack(LayerConfig::Coding(convolution)),
         stack(LayerConfig::Core { branches: 2, core }),
         NetworkConfig::MOptEqs(paper(Family::P)),
-        NetworkConfig::MOptEqs(paper(Family::S).with_norm_bound(0.4)),
+        NetworkConfig::MOptEqs(paper(Family::S).map_core(|c| c.with_norm_bound(0.4))),
         NetworkConfig::MOptEqs(
             paper(Family::P)
-                .with_cross_branch(true)
-                .with_smoothness(0.1)
-                .with_fusion(Fusion::Average),
+                .map_core(|c| c.with_cross_branch(true).with_smoothness(0.1))
+                .with_head(HeadConfig::new().with_grid(2).with_fusion(Fusion::Average)),
         ),
         // A grid of cells that overlap, and a stem with a stride.
         NetworkConfig::OptEq(
             paper(Family::P)
                 .with_branches(1)
-                .with_stem_stride(2)
-                .with_stem_padding(3)
-                .with_head_grid(4),
+                .with_stem(StemConfig::new().with_stride(2).with_padding(3))
+                .with_head(HeadConfig::new().with_grid(4)),
         ),
         NetworkConfig::Residual(
             ResidualConfig::new(3, 2, [8, 8])
@@ -334,7 +335,7 @@ fn the_error_of_loose_solves_is_within_its_bound() {
 #[test]
 fn no_attack_within_the_radius_changes_the_class() {
     let mut config = paper(Family::P);
-    config.perturbation = 0.0;
+    config.perturbation.size = 0.0;
     let network = network(&NetworkConfig::MOptEqs(config));
     let constants = network.lipschitz(&SCALE).expect("a constant");
     let f = |x: &Tensor<4>| logits(&network, x);
@@ -397,7 +398,7 @@ fn networks_without_a_constant_say_why() {
     let (text, error) = refused(mdeq);
     assert_eq!(error, LipschitzError::Network { network: "mdeq" });
     assert!(text.contains("mdeq") && text.contains("mopteq"), "{text}");
-    let diverse = paper(Family::P).with_diversity(0.1);
+    let diverse = paper(Family::P).map_core(|c| c.with_diversity(0.1));
     let (text, _) = refused(NetworkConfig::MOptEqs(diverse));
     assert!(
         text.contains("equilibrium: ") && text.contains("diversity"),

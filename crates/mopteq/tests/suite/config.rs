@@ -2,17 +2,18 @@
 
 use burn::config::Config;
 use burn::tensor::Device;
-use mopteq::{ConfigError, Family, MOptEqsConfig};
+use mopteq::perturbation::Perturbation;
+use mopteq::{ConfigError, Family, MOptEqsConfig, StemConfig};
 
 #[test]
 fn presets_have_the_papers_shape() {
     let device = Device::flex();
     let small = MOptEqsConfig::small(10, 3, [32, 32]);
     assert_eq!(
-        (small.branches, small.channels, small.coupling),
+        (small.branches, small.core.channels, small.core.coupling),
         (3, 32, 0.01)
     );
-    assert_eq!((small.perturbation, small.finest()), (0.1, [32, 32]));
+    assert_eq!((small.perturbation.size, small.finest()), (0.1, [32, 32]));
     // 3 branches of W and U, 3 x 3 x 32 x 32 each, biases, stem, norms, head.
     let convolutions = 3 * (2 * 9 * 32 * 32 + 32);
     let stem = 9 * 3 * 32 + 2 * 32;
@@ -23,29 +24,35 @@ fn presets_have_the_papers_shape() {
     );
 
     let digits = MOptEqsConfig::digits(10, 1, [28, 28]);
-    assert_eq!((digits.finest(), digits.channels), ([16, 16], 16));
+    assert_eq!((digits.finest(), digits.core.channels), ([16, 16], 16));
     assert!(digits.init(&device).unwrap().num_parameters() < 30_000);
 }
 
 #[test]
 fn errors_name_the_field() {
-    let small = || MOptEqsConfig::small(10, 3, [32, 32]).with_family(Family::S);
+    let small = || MOptEqsConfig::small(10, 3, [32, 32]).map_core(|c| c.with_family(Family::S));
     let cases = [
         (small().with_branches(0), "branches"),
-        (small().with_channels(0), "channels"),
-        (small().with_coupling(-0.1), "coupling"),
-        (small().with_coupling(f64::NAN), "coupling"),
-        (small().with_coupling(0.4), "coupling"),
-        (small().with_norm_bound(1.0), "norm_bound"),
-        (small().with_perturbation(-1.0), "perturbation"),
+        (small().map_core(|c| c.with_channels(0)), "channels"),
+        (small().map_core(|c| c.with_coupling(-0.1)), "coupling"),
+        (small().map_core(|c| c.with_coupling(f64::NAN)), "coupling"),
+        (small().map_core(|c| c.with_coupling(0.4)), "coupling"),
+        (small().map_core(|c| c.with_norm_bound(1.0)), "norm_bound"),
+        (
+            small().with_perturbation(Perturbation::new().with_size(-1.0)),
+            "perturbation.size",
+        ),
         (small().with_branches(7), "branches"),
         (small().with_branches(40), "branches"),
         (MOptEqsConfig::small(10, 3, [28, 30]), "branches"),
         (MOptEqsConfig::small(0, 3, [32, 32]), "classes"),
-        (small().with_stem_stride(0), "stem_stride"),
+        (
+            small().with_stem(StemConfig::new().with_stride(0)),
+            "stem.stride",
+        ),
         (MOptEqsConfig::small(10, 3, [0, 32]), "input_size"),
         (
-            MOptEqsConfig::small(10, 3, [1, 1]).with_stem_padding(0),
+            MOptEqsConfig::small(10, 3, [1, 1]).with_stem(StemConfig::new().with_padding(0)),
             "input_size",
         ),
     ];
@@ -62,22 +69,22 @@ fn errors_name_the_field() {
     );
     assert!(
         small()
-            .with_family(Family::P)
-            .with_norm_bound(0.0)
+            .map_core(|c| c.with_family(Family::P).with_norm_bound(0.0))
             .validate()
             .is_err()
     );
     // Family P is strongly convex for every W and every coupling.
-    let p = small()
-        .with_family(Family::P)
-        .with_norm_bound(3.0)
-        .with_coupling(0.5);
+    let p = small().map_core(|c| {
+        c.with_family(Family::P)
+            .with_norm_bound(3.0)
+            .with_coupling(0.5)
+    });
     assert!(p.validate().is_ok() && p.objective().unwrap().is_strongly_convex());
 }
 
 #[test]
 fn configurations_survive_json() {
-    let config = MOptEqsConfig::digits(10, 1, [28, 28]).with_family(Family::S);
+    let config = MOptEqsConfig::digits(10, 1, [28, 28]).map_core(|c| c.with_family(Family::S));
     let path = std::env::temp_dir().join(format!("mopteq-config-{}.json", std::process::id()));
     config.save(&path).unwrap();
     let loaded = MOptEqsConfig::load(&path).unwrap();

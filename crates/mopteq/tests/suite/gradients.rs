@@ -3,6 +3,7 @@
 use burn::module::Module;
 use burn::tensor::Tensor;
 use burn_deq::{FixedPointMap, Solver};
+use mopteq::perturbation::Perturbation;
 use mopteq::{Family, MOptEqs};
 
 use crate::support::{
@@ -36,7 +37,7 @@ fn unrolled(model: &MOptEqs, images: Tensor<4>) -> Tensor<2> {
     let mut z = (0..config.branches)
         .map(|i| {
             let c = &context.injection()[i];
-            let shape = [c.dims()[0], config.channels, h >> i, w >> i];
+            let shape = [c.dims()[0], config.core.channels, h >> i, w >> i];
             Tensor::zeros(shape, (&c.device(), c.dtype()))
         })
         .collect();
@@ -79,7 +80,7 @@ fn in_f32_every_parameter_and_the_input_match_unrolled_autodiff() {
             .with_absolute(1e-9)
             .with_max_steps(100);
         let equilibrium = burn_deq::EquilibriumConfig::new().with_forward(exact);
-        let config = tiny(family).with_equilibrium(equilibrium);
+        let config = tiny(family).map_core(|c| c.with_equilibrium(equilibrium));
         let model = crate::support::model(&config, burn::tensor::DType::F32).train();
         let forward: Forward = |model, images| model.forward(images).logits;
         let (implicit, dx) = gradients(&model, forward);
@@ -147,12 +148,13 @@ fn conjugate_gradients_and_anderson_give_the_same_backward() {
         .with_absolute(1e-15)
         .with_max_steps(500);
     let equilibrium = config
+        .core
         .equilibrium
         .clone()
         .with_gradient(burn_deq::Gradient::implicit(tight));
     let record = model.clone().into_record();
     let other = config
-        .with_equilibrium(equilibrium)
+        .map_core(|c| c.with_equilibrium(equilibrium))
         .init(&burn::tensor::Device::flex())
         .unwrap();
     let other = other.train().load_record(record);
@@ -168,9 +170,8 @@ fn conjugate_gradients_and_anderson_give_the_same_backward() {
 
 #[test]
 fn the_perturbation_is_of_its_size_and_off_in_evaluation() {
-    let config = tiny(Family::S)
-        .with_perturbation(0.1)
-        .with_perturbation_steps(0);
+    let config =
+        tiny(Family::S).with_perturbation(Perturbation::new().with_size(0.1).with_steps(0));
     let model = settled_f64(&config);
     let x = images(3);
     let calm = values(model.forward(x.clone()).logits);

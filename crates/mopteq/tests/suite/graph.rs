@@ -10,7 +10,7 @@ use mopteq::graph::{Graph, GraphError, Iterate, Node, Op, Value};
 use mopteq::terms::{ActivationConfig, Pairs, Smoothness, Term};
 use mopteq::{
     Branches, CodingConfig, CodingForm, Constraint, CoreConfig, DeepConfig, Family, Fusion,
-    LayerConfig, MOptEqsConfig, MdeqConfig, NetworkConfig, ResidualConfig, StageConfig,
+    HeadConfig, LayerConfig, MOptEqsConfig, MdeqConfig, NetworkConfig, ResidualConfig, StageConfig,
 };
 
 use crate::support::{Numbers, images_of, relative, tiny, values, varied};
@@ -165,34 +165,51 @@ fn every_setting_of_an_objective_is_in_the_graph() {
         ("S", s()),
         (
             "neighbours",
-            base().with_coupling(0.2).with_pairs(Pairs::Neighbours),
+            base().map_core(|c| c.with_coupling(0.2).with_pairs(Pairs::Neighbours)),
         ),
-        ("cross", base().with_cross_branch(true)),
-        ("cross, S", s().with_cross_branch(true)),
-        ("smooth", base().with_smoothness(0.3)),
-        ("smooth, S", s().with_smoothness(0.05)),
+        ("cross", base().map_core(|c| c.with_cross_branch(true))),
+        ("cross, S", s().map_core(|c| c.with_cross_branch(true))),
+        ("smooth", base().map_core(|c| c.with_smoothness(0.3))),
+        ("smooth, S", s().map_core(|c| c.with_smoothness(0.05))),
         (
             "interval",
-            base().with_constraint(Constraint::Interval {
-                low: 0.1,
-                high: 0.4,
+            base().map_core(|c| {
+                c.with_constraint(Constraint::Interval {
+                    low: 0.1,
+                    high: 0.4,
+                })
             }),
         ),
-        ("l1", base().with_constraint(Constraint::L1 { weight: 0.1 })),
+        (
+            "l1",
+            base().map_core(|c| c.with_constraint(Constraint::L1 { weight: 0.1 })),
+        ),
         (
             "sparse",
-            base().with_constraint(Constraint::Sparse { weight: 0.1 }),
+            base().map_core(|c| c.with_constraint(Constraint::Sparse { weight: 0.1 })),
         ),
         (
             "leaky",
-            s().with_activation(ActivationConfig::LeakyRelu { slope: 0.2 }),
+            s().map_core(|c| c.with_activation(ActivationConfig::LeakyRelu { slope: 0.2 })),
         ),
-        ("softplus", s().with_activation(ActivationConfig::Softplus)),
-        ("tanh", s().with_activation(ActivationConfig::Tanh)),
-        ("average", base().with_fusion(Fusion::Average)),
-        ("grid", base().with_head_grid(3)),
+        (
+            "softplus",
+            s().map_core(|c| c.with_activation(ActivationConfig::Softplus)),
+        ),
+        (
+            "tanh",
+            s().map_core(|c| c.with_activation(ActivationConfig::Tanh)),
+        ),
+        (
+            "average",
+            base().with_head(HeadConfig::new().with_grid(2).with_fusion(Fusion::Average)),
+        ),
+        ("grid", base().with_head(HeadConfig::new().with_grid(3))),
         ("one branch", base().single_branch()),
-        ("dense", base().with_dense_classes(3)),
+        (
+            "dense",
+            base().with_head(HeadConfig::new().with_grid(2).with_dense_classes(3)),
+        ),
     ] {
         compare(name, config);
     }
@@ -277,7 +294,7 @@ fn the_first_step_is_cheaper_and_constants_are_computed_once() {
 #[test]
 fn what_has_no_operations_is_named() {
     let device = Device::flex();
-    let config = tiny(Family::P).with_diversity(0.1);
+    let config = tiny(Family::P).map_core(|c| c.with_diversity(0.1));
     let network = NetworkConfig::from(config).init(&device).unwrap();
     let error = network.graph().unwrap_err();
     assert_eq!(error, GraphError::Term("diversity".into()));

@@ -2,19 +2,23 @@
 
 use burn::tensor::{DType, Device};
 use burn_store::{ModuleStore, SafetensorsStore};
+use mopteq::multi_view::{MultiViewConfig, View};
 use mopteq::{
-    MOptEqsConfig, MdeqConfig, MultiViewConfig, NetworkConfig, ResidualConfig, View, Weights,
-    WeightsError,
+    HeadConfig, MOptEqsConfig, MdeqConfig, NetworkConfig, ResidualConfig, Weights, WeightsError,
 };
 
 use crate::support::{randomised, relative, values};
 
 fn networks() -> Vec<NetworkConfig> {
-    let small = MOptEqsConfig::digits(4, 1, [12, 12])
-        .with_channels(4)
-        .with_hidden(4);
+    let small =
+        MOptEqsConfig::digits(4, 1, [12, 12]).map_core(|c| c.with_channels(4).with_hidden(4));
     vec![
-        NetworkConfig::MOptEqs(small.clone().with_cross_branch(true).with_dense_classes(2)),
+        NetworkConfig::MOptEqs(
+            small
+                .clone()
+                .map_core(|c| c.with_cross_branch(true))
+                .with_head(HeadConfig::new().with_grid(2).with_dense_classes(2)),
+        ),
         NetworkConfig::OptEq(small.clone().single_branch()),
         NetworkConfig::Residual(ResidualConfig::like(&small)),
         NetworkConfig::Mdeq(
@@ -53,8 +57,12 @@ fn every_network_survives_safetensors() {
 #[test]
 fn names_are_those_of_the_documentation() {
     let device = Device::flex();
-    let config = MOptEqsConfig::digits(4, 1, [12, 12]).with_dense_classes(2);
-    let model = config.with_cross_branch(true).init(&device).unwrap();
+    let config = MOptEqsConfig::digits(4, 1, [12, 12])
+        .with_head(HeadConfig::new().with_grid(2).with_dense_classes(2));
+    let model = config
+        .map_core(|c| c.with_cross_branch(true))
+        .init(&device)
+        .unwrap();
     let bytes = model.to_safetensors().unwrap();
     let names = SafetensorsStore::from_bytes(Some(bytes)).keys().unwrap();
     for name in [
@@ -100,13 +108,25 @@ fn weights_of_another_model_are_refused_by_name() {
     let device = Device::flex();
     let config = MOptEqsConfig::digits(4, 1, [12, 12]);
     let bytes = config.init(&device).unwrap().to_safetensors().unwrap();
-    let wider = config.clone().with_channels(8).init(&device).unwrap();
+    let wider = config
+        .clone()
+        .map_core(|c| c.with_channels(8))
+        .init(&device)
+        .unwrap();
     let error = wider.load_safetensors(bytes.clone()).unwrap_err();
     assert!(matches!(error, WeightsError::Store(_)), "{error}");
-    let deeper = config.clone().with_dense_classes(3).init(&device).unwrap();
+    let deeper = config
+        .clone()
+        .with_head(HeadConfig::new().with_grid(2).with_dense_classes(3))
+        .init(&device)
+        .unwrap();
     let error = deeper.load_safetensors(bytes.clone()).unwrap_err();
     assert!(error.to_string().contains("head.dense"), "{error}");
-    let dense = config.clone().with_dense_classes(3).init(&device).unwrap();
+    let dense = config
+        .clone()
+        .with_head(HeadConfig::new().with_grid(2).with_dense_classes(3))
+        .init(&device)
+        .unwrap();
     let dense = dense.to_safetensors().unwrap();
     let error = config
         .init(&device)

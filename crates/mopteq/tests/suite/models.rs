@@ -3,10 +3,11 @@
 use burn::module::Module;
 use burn::tensor::{DType, Device, Tensor};
 use burn_deq::{EquilibriumConfig, FixedPointMap, Solver};
+use mopteq::perturbation::Perturbation;
 use mopteq::terms::{ActivationConfig, Pairs, Setting, Smoothness, Term};
 use mopteq::{
-    Branches, ConfigError, Constraint, Context, Family, Fusion, HiddenObjective, MOptEqs,
-    MOptEqsConfig, MdeqConfig, NetworkConfig, Precision, Residual, ResidualConfig, Step,
+    Branches, ConfigError, Constraint, Context, Family, Fusion, HeadConfig, HiddenObjective,
+    MOptEqs, MOptEqsConfig, MdeqConfig, NetworkConfig, Precision, Residual, ResidualConfig, Step,
 };
 
 use crate::support::{
@@ -34,7 +35,7 @@ fn presets_have_the_published_sizes() {
     assert_eq!((imagenette.finest(), imagenette.branches), ([56, 56], 4));
     assert!(imagenette.validate().is_ok());
     let large = MOptEqsConfig::large(10, 3, [32, 32]);
-    assert_eq!((large.branches, large.channels), (4, 128));
+    assert_eq!((large.branches, large.core.channels), (4, 128));
     assert!(large.validate().is_ok());
 }
 
@@ -42,9 +43,9 @@ fn presets_have_the_published_sizes() {
 fn controls_are_of_equal_size() {
     let device = Device::flex();
     for family in [Family::S, Family::P] {
-        let config = MOptEqsConfig::digits(10, 1, [28, 28]).with_family(family);
+        let config = MOptEqsConfig::digits(10, 1, [28, 28]).map_core(|c| c.with_family(family));
         let kernels = |c: &MOptEqsConfig| {
-            let (h, c, n) = (c.hidden, c.channels, c.branches);
+            let (h, c, n) = (c.core.hidden, c.core.channels, c.branches);
             let injected = if family == Family::S { h } else { c };
             n * 9 * c * (h + injected)
         };
@@ -103,19 +104,6 @@ fn networks_are_told_apart_by_their_tag() {
 }
 
 #[test]
-fn a_configuration_of_before_the_new_fields_still_loads() {
-    use burn::config::Config;
-    let old = r#"{"classes": 10, "input_channels": 1, "input_size": [28, 28], "branches": 3,
-        "channels": 16, "hidden": 16, "family": "p", "coupling": 0.01, "norm_bound": 0.95,
-        "stem_stride": 2, "stem_padding": 3, "head_grid": 2, "perturbation": 0.1,
-        "perturbation_steps": 1, "equilibrium": EQUILIBRIUM}"#;
-    let now = MOptEqsConfig::digits(10, 1, [28, 28]);
-    let equilibrium = burn::config::config_to_json(&now.equilibrium);
-    let old = old.replace("EQUILIBRIUM", &equilibrium);
-    assert_eq!(MOptEqsConfig::load_binary(old.as_bytes()).unwrap(), now);
-}
-
-#[test]
 fn errors_name_the_field() {
     let small = || MOptEqsConfig::small(10, 3, [32, 32]);
     let mdeq = || MdeqConfig::small(10, 3, [32, 32]);
@@ -127,17 +115,31 @@ fn errors_name_the_field() {
     };
     let steps = mopteq::perturbation::PerturbationGradient::Steps;
     let cases: Vec<(NetworkConfig, &str)> = vec![
-        (small().with_coupling(-1e-9).into(), "coupling"),
-        (small().with_smoothness(-1.0).into(), "smoothness"),
-        (small().with_diversity(f64::INFINITY).into(), "diversity"),
-        (small().with_activation(leaky).into(), "activation"),
-        (small().with_constraint(interval).into(), "constraint"),
+        (
+            small().map_core(|c| c.with_coupling(-1e-9)).into(),
+            "coupling",
+        ),
+        (
+            small().map_core(|c| c.with_smoothness(-1.0)).into(),
+            "smoothness",
+        ),
+        (
+            small().map_core(|c| c.with_diversity(f64::INFINITY)).into(),
+            "diversity",
+        ),
+        (
+            small().map_core(|c| c.with_activation(leaky)).into(),
+            "activation",
+        ),
+        (
+            small().map_core(|c| c.with_constraint(interval)).into(),
+            "constraint",
+        ),
         (
             small()
-                .with_perturbation_gradient(steps)
-                .with_perturbation_steps(0)
+                .with_perturbation(Perturbation::new().with_gradient(steps).with_steps(0))
                 .into(),
-            "perturbation_steps",
+            "perturbation.steps",
         ),
         (NetworkConfig::OptEq(small()), "branches"),
         (NetworkConfig::Mdeq(mdeq().with_groups(5)), "groups"),
@@ -210,26 +212,43 @@ fn variants() -> Vec<(&'static str, MOptEqsConfig)> {
         high: 0.2,
     };
     vec![
-        ("leaky", s.clone().with_activation(leaky)),
+        ("leaky", s.clone().map_core(|c| c.with_activation(leaky))),
         (
             "softplus",
-            s.clone().with_activation(ActivationConfig::Softplus),
+            s.clone()
+                .map_core(|c| c.with_activation(ActivationConfig::Softplus)),
         ),
-        ("tanh", s.clone().with_activation(ActivationConfig::Tanh)),
-        ("cross s", s.clone().with_cross_branch(true)),
-        ("neighbours", s.with_pairs(Pairs::Neighbours)),
-        ("cross p", p.clone().with_cross_branch(true)),
-        ("interval", p.clone().with_constraint(interval)),
+        (
+            "tanh",
+            s.clone()
+                .map_core(|c| c.with_activation(ActivationConfig::Tanh)),
+        ),
+        ("cross s", s.clone().map_core(|c| c.with_cross_branch(true))),
+        (
+            "neighbours",
+            s.map_core(|c| c.with_pairs(Pairs::Neighbours)),
+        ),
+        ("cross p", p.clone().map_core(|c| c.with_cross_branch(true))),
+        (
+            "interval",
+            p.clone().map_core(|c| c.with_constraint(interval)),
+        ),
         (
             "l1",
-            p.clone().with_constraint(Constraint::L1 { weight: 0.1 }),
+            p.clone()
+                .map_core(|c| c.with_constraint(Constraint::L1 { weight: 0.1 })),
         ),
-        ("smooth", p.clone().with_smoothness(0.1)),
-        ("diverse", p.clone().with_diversity(0.5)),
-        ("average", p.with_fusion(Fusion::Average)),
+        ("smooth", p.clone().map_core(|c| c.with_smoothness(0.1))),
+        ("diverse", p.clone().map_core(|c| c.with_diversity(0.5))),
+        (
+            "average",
+            p.with_head(HeadConfig::new().with_grid(2).with_fusion(Fusion::Average)),
+        ),
         (
             "monotone",
-            tiny(Family::P).with_branches(1).with_norm_bound(3.0),
+            tiny(Family::P)
+                .with_branches(1)
+                .map_core(|c| c.with_norm_bound(3.0)),
         ),
     ]
 }
@@ -255,7 +274,7 @@ fn every_variant_has_the_gradients_of_unrolled_autodiff() {
 
         let (x, all) = leaves(&plain);
         let mut z = model.core().start(&x);
-        let slow = config.family == Family::S || config.norm_bound > 1.0;
+        let slow = config.core.family == Family::S || config.core.norm_bound > 1.0;
         for _ in 0..if slow { 400 } else { 60 } {
             z = model.core().objective().apply(z, x.clone());
         }
@@ -312,7 +331,7 @@ fn every_claim_of_a_contraction_holds() {
             .iter()
             .map(|c| {
                 let [batch, _, h, w] = c.dims();
-                Numbers::new(1).tensor([batch, config.channels, h, w], DType::F64)
+                Numbers::new(1).tensor([batch, config.core.channels, h, w], DType::F64)
             })
             .collect();
         let other = random_like(&z, 2);
@@ -338,19 +357,21 @@ fn users_terms_enter_a_model() {
     terms.push(std::sync::Arc::new(Smoothness { strength: 0.2 }));
     let setting = Setting {
         branches: 3,
-        kernel_norm: config.norm_bound,
+        kernel_norm: config.core.norm_bound,
     };
     let constraint = model.core().objective().constraint().cloned();
     let objective = HiddenObjective::new(terms, constraint, Step::Guaranteed, &setting).unwrap();
     let own = model.with_objective(objective).forward(images(2));
-    let built_in = model_f64(&config.with_smoothness(0.2)).forward(images(2));
+    let built_in = model_f64(&config.map_core(|c| c.with_smoothness(0.2))).forward(images(2));
     let error = relative(&values(own.logits), &values(built_in.logits));
     assert!(error <= 1e-10, "{error:e}");
 }
 
 #[test]
 fn a_dense_head_speaks_for_every_pixel() {
-    let model = model_f64(&tiny(Family::P).with_dense_classes(5)).train();
+    let model =
+        model_f64(&tiny(Family::P).with_head(HeadConfig::new().with_grid(2).with_dense_classes(5)))
+            .train();
     let out = model.forward(images(2).autodiff());
     let dense = out.dense.expect("a dense head");
     assert_eq!(dense.dims(), [2, 5, 8, 8]);
@@ -433,12 +454,16 @@ fn bf16_rounds_the_applications_of_w_and_nothing_else() {
         let to = |config: &MOptEqsConfig, relative| {
             let solver = Solver::default().with_relative(relative).with_max_steps(99);
             let config = config.clone();
-            let config = config.with_equilibrium(EquilibriumConfig::new().with_forward(solver));
+            let config = config
+                .map_core(|c| c.with_equilibrium(EquilibriumConfig::new().with_forward(solver)));
             // Clones share their running states, so this must be a separate model.
             let model = config.init(&Device::flex()).unwrap();
             model.load_record(full.clone().into_record())
         };
-        let half = to(&tiny(family).with_precision(Precision::Bf16), 2e-3);
+        let half = to(
+            &tiny(family).map_core(|c| c.with_precision(Precision::Bf16)),
+            2e-3,
+        );
         let full = to(&tiny(family), 1e-6);
         let kernels = |model: &MOptEqs| model.core().context(Vec::new()).kernels().clone();
         let rounded = kernels(&full).iter().map(round).collect();

@@ -3,8 +3,9 @@
 use burn::module::Module;
 use burn::tensor::{DType, Device, Tensor};
 use burn_deq::{EquilibriumConfig, Solver};
+use mopteq::multi_view::{MultiView, MultiViewConfig, View, ViewInput};
 use mopteq::perturbation::Perturbation;
-use mopteq::{CoreConfig, Family, MultiView, MultiViewConfig, View, ViewInput};
+use mopteq::{CoreConfig, Family};
 
 use crate::support::{Numbers, nudged, parameter_gradients, randomised, values};
 
@@ -27,12 +28,12 @@ fn config(family: Family) -> MultiViewConfig {
         .with_hidden(4)
         .with_family(family)
         .with_coupling(0.2)
-        .with_perturbation(Perturbation::off())
         .with_equilibrium(EquilibriumConfig::new().with_forward(solver));
     // A coarse picture, a fine one, a vector.
     let views = vec![image(1, 8, 2), image(2, 8, 1), View::Vector { length: 5 }];
     MultiViewConfig::new(3, views)
         .with_core(core)
+        .with_perturbation(Perturbation::off())
         .with_head_grid(2)
 }
 

@@ -284,8 +284,7 @@ fn injections_and_their_gradients_are_those_of_the_portable_path() {
     for (batch, side, offset) in [(3, 12, 0.0), (1, 8, 2.0), (24, 64, 3.0)] {
         let run = |dtype| {
             let config = MOptEqsConfig::small(2, 1, [side; 2])
-                .with_channels(3)
-                .with_hidden(2);
+                .map_core(|c| c.with_channels(3).with_hidden(2));
             let model = config.init(&burn::tensor::Device::flex()).unwrap();
             let model = cast(randomised(model, DType::F64, 0.5), dtype).train();
             let mut numbers = Numbers::new(side as u64);
@@ -312,9 +311,7 @@ fn injections_and_their_gradients_are_those_of_the_portable_path() {
 
 fn model(family: Family) -> mopteq::MOptEqs {
     let config = MOptEqsConfig::small(10, 1, [16, 16])
-        .with_channels(8)
-        .with_hidden(6)
-        .with_family(family);
+        .map_core(|c| c.with_channels(8).with_hidden(6).with_family(family));
     let model = config.init(&burn::tensor::Device::flex()).unwrap();
     cast(randomised(model, DType::F64, 0.3), DType::F32)
 }

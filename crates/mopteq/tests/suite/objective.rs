@@ -116,10 +116,12 @@ fn twenty_starts_reach_the_same_equilibrium() {
 
 #[test]
 fn a_nan_picture_leaves_the_others_alone() {
-    let config = tiny(Family::S).with_equilibrium(
-        EquilibriumConfig::new()
-            .with_forward(Solver::plain().with_relative(1e-8).with_max_steps(300)),
-    );
+    let config = tiny(Family::S).map_core(|c| {
+        c.with_equilibrium(
+            EquilibriumConfig::new()
+                .with_forward(Solver::plain().with_relative(1e-8).with_max_steps(300)),
+        )
+    });
     let model = model_f64(&config);
     let images = crate::support::images(3);
     let calm = model.equilibrium(&model.context(images.clone()));

@@ -18,10 +18,12 @@ fn labels() -> Tensor<1, Int> {
 }
 
 fn training(kind: PerturbationKind, gradient: PerturbationGradient) -> MOptEqs {
-    let config = tiny(Family::P)
-        .with_perturbation(0.2)
-        .with_perturbation_kind(kind)
-        .with_perturbation_gradient(gradient);
+    let config = tiny(Family::P).with_perturbation(
+        Perturbation::new()
+            .with_size(0.2)
+            .with_kind(kind)
+            .with_gradient(gradient),
+    );
     model_f64(&config).train()
 }
 
@@ -98,11 +100,12 @@ fn the_size_is_relative_to_each_branch() {
 
 #[test]
 fn the_ascent_direction_raises_the_loss() {
-    let base = tiny(Family::P)
-        .with_perturbation_kind(PerturbationKind::Ascent)
-        .with_perturbation_steps(0);
+    let ascent = Perturbation::new()
+        .with_kind(PerturbationKind::Ascent)
+        .with_steps(0);
     let loss = |size: f64| {
-        let model = model_f64(&base.clone().with_perturbation(size)).train();
+        let perturbation = ascent.clone().with_size(size);
+        let model = model_f64(&tiny(Family::P).with_perturbation(perturbation)).train();
         let logits = model
             .forward_labelled(images(3).autodiff(), labels())
             .logits;

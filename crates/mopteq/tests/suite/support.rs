@@ -3,7 +3,8 @@
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use burn_deq::{EquilibriumConfig, Gradient, Solver};
-use mopteq::{Branches, Context, Family, MOptEqs, MOptEqsConfig};
+use mopteq::perturbation::Perturbation;
+use mopteq::{Branches, Context, Family, HeadConfig, MOptEqs, MOptEqsConfig};
 
 /// A deterministic stream of numbers in [-1, 1).
 pub struct Numbers(u64);
@@ -101,17 +102,21 @@ pub fn tiny(family: Family) -> MOptEqsConfig {
             .with_max_steps(500)
     };
     MOptEqsConfig::new(3, 2, [8, 8])
-        .with_channels(3)
-        .with_hidden(4)
-        .with_family(family)
-        .with_coupling(0.05)
-        .with_head_grid(2)
-        .with_perturbation(0.0)
-        .with_equilibrium(
-            EquilibriumConfig::new()
-                .with_forward(exact(Solver::anderson(6)))
-                .with_gradient(Gradient::default()),
-        )
+        .map_core(|c| {
+            c.with_channels(3)
+                .with_hidden(4)
+                .with_family(family)
+                .with_coupling(0.05)
+        })
+        .with_head(HeadConfig::new().with_grid(2))
+        .with_perturbation(Perturbation::new().with_size(0.0))
+        .map_core(|c| {
+            c.with_equilibrium(
+                EquilibriumConfig::new()
+                    .with_forward(exact(Solver::anderson(6)))
+                    .with_gradient(Gradient::default()),
+            )
+        })
 }
 
 /// Casts every float parameter with a function of its values, in the order of the visit.
@@ -269,7 +274,7 @@ pub fn point(config: &MOptEqsConfig, batch: usize) -> (Branches, Context) {
     let context = model.context(images(batch));
     let mut numbers = Numbers::new(29);
     let z = (0..3)
-        .map(|i| numbers.tensor([batch, config.channels, 8 >> i, 8 >> i], DType::F64))
+        .map(|i| numbers.tensor([batch, config.core.channels, 8 >> i, 8 >> i], DType::F64))
         .collect();
     (z, context)
 }

@@ -17,7 +17,8 @@ use crate::support::{Numbers, gradients_of, leaves, parameter_gradients, relativ
 fn wgpu_solve_and_gradients_equal_those_of_flex() {
     for family in [Family::S, Family::P] {
         let solver = Solver::default().with_relative(1e-6).with_max_steps(100);
-        let config = tiny(family).with_equilibrium(EquilibriumConfig::new().with_forward(solver));
+        let config = tiny(family)
+            .map_core(|c| c.with_equilibrium(EquilibriumConfig::new().with_forward(solver)));
         let model = config.init(&Device::flex()).unwrap().train();
         let run = |model: MOptEqs, device: &Device| {
             let images = Numbers::new(3).tensor([3, 2, 8, 8], DType::F32);

@@ -198,10 +198,10 @@ impl Controls {
                 "square",
                 [0.0, STRONGEST],
                 0.0,
-                model.coupling,
+                model.core.coupling,
             ));
         }
-        if let Some(weight) = weight(model.constraint) {
+        if let Some(weight) = weight(model.core.constraint) {
             all.push(slider(
                 "l1",
                 "Weight of the l1 norm",
@@ -262,9 +262,9 @@ mod tests {
                 "coupling"
             ]
         );
-        config.model.mopteqs_mut().unwrap().constraint = Constraint::Sparse { weight: 0.1 };
+        config.model.mopteqs_mut().unwrap().core.constraint = Constraint::Sparse { weight: 0.1 };
         assert_eq!(names(&config).last().unwrap(), "l1");
-        let core = config.model.mopteqs().unwrap().core();
+        let core = config.model.mopteqs().unwrap().core.clone();
         let changed = Controls {
             l1: Some(0.3),
             ..Controls::default()

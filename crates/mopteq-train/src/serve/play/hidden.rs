@@ -272,7 +272,7 @@ mod tests {
         let config = config.model.mopteqs().unwrap();
         let setting = Setting {
             branches: config.branches,
-            kernel_norm: config.norm_bound,
+            kernel_norm: config.core.norm_bound,
         };
         let terms: Vec<Arc<dyn Term>> = vec![
             Arc::new(Quadratic { weight: 0.1 }),

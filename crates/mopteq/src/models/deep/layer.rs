@@ -29,7 +29,7 @@ pub enum LayerConfig {
         /// Number of branches; each has half the resolution of the previous one.
         branches: usize,
         /// The objective. Its `channels` are those of each branch, so the layer has `branches`
-        /// times as many. Its perturbation has no effect.
+        /// times as many.
         core: CoreConfig,
     },
 }

@@ -67,7 +67,7 @@ impl Deep {
         let x = Change::of_pictures(shape, scale)?;
         let x = self
             .stem
-            .lipschitz(&mut chain, &x, config.stem().output([height, width]));
+            .lipschitz(&mut chain, &x, config.stem.output([height, width]));
         let outputs = self.walk(&mut chain, x, |chain, name, layer, x| {
             layer.lipschitz(chain, &name, &x)
         })?;

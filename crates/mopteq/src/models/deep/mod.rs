@@ -14,7 +14,7 @@ use self::layer::{Implicit, Layer};
 pub use self::layer::{LayerConfig, LayerState, StageConfig};
 use super::coding::CodingConfig;
 use super::mopteqs::check_halving;
-use super::parts::{Fusion, Head, HeadShape, Stem, StemShape, trainable};
+use super::parts::{Head, HeadConfig, Stem, StemConfig, trainable};
 use super::{LayerSolve, Prediction, check_pictures};
 use crate::context::Branches;
 use crate::error::ConfigError;
@@ -31,15 +31,9 @@ pub struct DeepConfig {
     pub input_size: [usize; 2],
     /// Channels of the stem's output.
     pub stem_channels: usize,
-    /// Side of the stem's kernel in pixels. Default: 3
-    #[config(default = 3)]
-    pub stem_kernel: usize,
-    /// Stride of the stem's convolution. Default: 1
-    #[config(default = 1)]
-    pub stem_stride: usize,
-    /// Zero padding of the stem's convolution in pixels. Default: 1
-    #[config(default = 1)]
-    pub stem_padding: usize,
+    /// The stem's convolution. Default: 3 x 3, which keeps the resolution
+    #[config(default = "StemConfig::new()")]
+    pub stem: StemConfig,
     /// The stages, in the order of the data.
     pub stages: Vec<StageConfig>,
     /// Whether every second layer of a stage adds the input of the pair to its output, or the
@@ -90,7 +84,7 @@ impl DeepConfig {
     pub fn digits(classes: usize, input_channels: usize, input_size: [usize; 2]) -> Self {
         let stages = [[32, 1], [48, 2], [64, 2]];
         let config = Self::codings([classes, input_channels], input_size, 16, &stages);
-        config.with_stem_stride(2).with_stem_padding(3)
+        config.with_stem(StemConfig::new().with_stride(2).with_padding(3))
     }
 
     /// The same network without iteration: each layer takes one step from z = 0.
@@ -108,17 +102,9 @@ impl DeepConfig {
         self
     }
 
-    fn stem(&self) -> StemShape {
-        StemShape {
-            kernel: self.stem_kernel,
-            stride: self.stem_stride,
-            padding: self.stem_padding,
-        }
-    }
-
     /// Height and width of every stage.
     pub fn sizes(&self) -> Vec<[usize; 2]> {
-        let mut size = self.stem().output(self.input_size);
+        let mut size = self.stem.output(self.input_size);
         let halve = |stage: &StageConfig| {
             if stage.pool {
                 size = size.map(|n| n / 2);
@@ -137,21 +123,12 @@ impl DeepConfig {
         ConfigError::counts(&[
             ("classes", self.classes),
             ("input_channels", self.input_channels),
-            ("input_size", self.input_size[0].min(self.input_size[1])),
             ("stem_channels", self.stem_channels),
-            ("stem_kernel", self.stem_kernel),
-            ("stem_stride", self.stem_stride),
             ("head_grid", self.head_grid),
             ("stages", self.stages.len()),
         ])?;
-        let shrunk = self.input_size[0].min(self.input_size[1]) + 2 * self.stem_padding;
-        ConfigError::range(
-            "input_size",
-            shrunk as f64,
-            shrunk >= self.stem_kernel,
-            "at least the size of the stem's kernel, padding included",
-        )?;
-        let mut size = self.stem().output(self.input_size);
+        self.stem.validate(self.input_size)?;
+        let mut size = self.stem.output(self.input_size);
         for (stage, pooled) in self.stages.iter().zip(self.sizes()) {
             ConfigError::counts(&[("channels", stage.channels), ("layers", stage.layers)])?;
             if stage.pool {
@@ -186,19 +163,13 @@ impl DeepConfig {
             }
             stages.push(layers);
         }
-        let head = HeadShape {
-            fusion: Fusion::Pools,
-            grid: self.head_grid,
-            channels,
-            classes: self.classes,
-            dense: 0,
-        };
+        let head = HeadConfig::new().with_grid(self.head_grid);
         let last = self.sizes().pop().into_iter().collect::<Vec<_>>();
         let stem = [self.input_channels, self.stem_channels];
         Ok(Deep {
-            stem: self.stem().init(stem, device),
+            stem: self.stem.init(stem, device),
             stages,
-            head: head.init(&last, device),
+            head: head.init([channels, self.classes], &last, device),
             config: self.clone(),
         })
     }

@@ -1,21 +1,15 @@
 //! The configuration of a MOptEq and its presets.
 
 use burn::config::Config;
-use burn::serde::{Deserialize, Serialize};
-use burn_deq::EquilibriumConfig;
 
-use crate::constraint::Constraint;
-use crate::context::Precision;
 use crate::error::ConfigError;
-use crate::models::core::{CoreConfig, Family, default_equilibrium};
-use crate::models::parts::{Fusion, StemShape};
+use crate::models::core::{CoreConfig, Family};
+use crate::models::parts::{HeadConfig, StemConfig};
 use crate::objective::HiddenObjective;
-use crate::perturbation::{Perturbation, PerturbationGradient, PerturbationKind};
-use crate::terms::{ActivationConfig, Pairs};
+use crate::perturbation::Perturbation;
 
 /// Configuration of [`MOptEqs`](crate::MOptEqs).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(crate = "burn::serde")]
+#[derive(Config, Debug, PartialEq)]
 pub struct MOptEqsConfig {
     /// Number of classes.
     pub classes: usize,
@@ -24,152 +18,29 @@ pub struct MOptEqsConfig {
     /// Height and width of the pictures in pixels.
     pub input_size: [usize; 2],
     /// Number of branches; each has half the resolution of the previous one. Default: 3
+    #[config(default = 3)]
     pub branches: usize,
-    /// Channels of the state in every branch. Default: 32
-    pub channels: usize,
-    /// Channels of W z in every branch. Default: 32
-    pub hidden: usize,
-    /// Whether the activation is inside or outside. Default: P (the book's chapter "Results"
-    /// compares the two)
-    pub family: Family,
-    /// The activation of family S. Default: ReLU
-    #[serde(default)]
-    pub activation: ActivationConfig,
-    /// The constraint of family P. Default: z >= 0
-    #[serde(default)]
-    pub constraint: Constraint,
-    /// lambda, the strength of the coupling between branches. Default: 0.01
-    pub coupling: f64,
-    /// Which branches are coupled. Default: all pairs
-    #[serde(default)]
-    pub pairs: Pairs,
-    /// Whether W also has blocks between branches. Default: false
-    #[serde(default)]
-    pub cross_branch: bool,
-    /// Weight of spatial smoothness of the state. Default: 0
-    #[serde(default)]
-    pub smoothness: f64,
-    /// Weight of diversity between branches. Default: 0
-    #[serde(default)]
-    pub diversity: f64,
-    /// Bound on the norm of W. Default: 0.95
-    pub norm_bound: f64,
-    /// The type in which W is applied. Default: f32
-    #[serde(default)]
-    pub precision: Precision,
-    /// Side of the stem's kernel in pixels. Default: 3
-    #[serde(default = "three")]
-    pub stem_kernel: usize,
-    /// Stride of the stem's convolution. Default: 1
-    pub stem_stride: usize,
-    /// Zero padding of the stem's convolution in pixels. Default: 1
-    pub stem_padding: usize,
-    /// How branches become one feature vector. Default: concatenated pools
-    #[serde(default)]
-    pub fusion: Fusion,
-    /// Every branch is pooled to this many cells per side before the classifier. Default: 4
-    pub head_grid: usize,
-    /// Classes of a second, dense head for every pixel of the finest branch; 0 for none. Default: 0
-    #[serde(default)]
-    pub dense_classes: usize,
-    /// epsilon: size of the perturbation of the equilibrium in training, relative to the branch's
-    /// root mean square. 0 turns it off. Default: 0.1
-    pub perturbation: f64,
-    /// Differentiable steps of the map after the perturbation. Default: 1
-    pub perturbation_steps: usize,
-    /// Location and direction of the perturbation. Default: Gaussian noise on z*
-    #[serde(default)]
-    pub perturbation_kind: PerturbationKind,
-    /// How gradients pass a perturbed equilibrium. Default: implicitly
-    #[serde(default)]
-    pub perturbation_gradient: PerturbationGradient,
-    /// Solvers and gradient. Default: Anderson acceleration to a relative tolerance of 1e-3, at
-    /// most 30 steps; implicit gradient to the same tolerance.
-    pub equilibrium: EquilibriumConfig,
-}
-
-fn three() -> usize {
-    3
-}
-
-impl Config for MOptEqsConfig {}
-
-impl std::fmt::Display for MOptEqsConfig {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&burn::config::config_to_json(self))
-    }
-}
-
-/// Setters that take and return the configuration.
-macro_rules! setters {
-    ($($name:ident $field:ident: $type:ty),+ $(,)?) => {$(
-        #[doc = concat!("The same configuration with this [`", stringify!($field), "`](Self::", stringify!($field), ").")]
-        pub fn $name(mut self, $field: $type) -> Self {
-            self.$field = $field;
-            self
-        }
-    )+};
+    /// The stem's convolution. Default: 3 x 3, which keeps the resolution
+    #[config(default = "StemConfig::new()")]
+    pub stem: StemConfig,
+    /// The hidden objective and its solver. Default: family P, 32 channels (the book's chapter
+    /// "Results" compares the families)
+    #[config(default = "CoreConfig::new()")]
+    pub core: CoreConfig,
+    /// Perturbation enhancement in training. Default: Gaussian, size 0.1, one step
+    #[config(default = "Perturbation::new()")]
+    pub perturbation: Perturbation,
+    /// From the equilibrium to the class scores. Default: concatenated pools of 4 x 4 cells
+    #[config(default = "HeadConfig::new()")]
+    pub head: HeadConfig,
 }
 
 impl MOptEqsConfig {
-    /// Three branches of 32 channels; all other fields have their defaults.
-    pub fn new(classes: usize, input_channels: usize, input_size: [usize; 2]) -> Self {
-        Self {
-            classes,
-            input_channels,
-            input_size,
-            branches: 3,
-            channels: 32,
-            hidden: 32,
-            family: Family::P,
-            activation: ActivationConfig::default(),
-            constraint: Constraint::default(),
-            coupling: 0.01,
-            pairs: Pairs::default(),
-            cross_branch: false,
-            smoothness: 0.0,
-            diversity: 0.0,
-            norm_bound: 0.95,
-            precision: Precision::default(),
-            stem_kernel: 3,
-            stem_stride: 1,
-            stem_padding: 1,
-            fusion: Fusion::default(),
-            head_grid: 4,
-            dense_classes: 0,
-            perturbation: 0.1,
-            perturbation_steps: 1,
-            perturbation_kind: PerturbationKind::default(),
-            perturbation_gradient: PerturbationGradient::default(),
-            equilibrium: default_equilibrium(),
-        }
-    }
-
-    setters! {
-        with_branches branches: usize,
-        with_channels channels: usize,
-        with_hidden hidden: usize,
-        with_family family: Family,
-        with_activation activation: ActivationConfig,
-        with_constraint constraint: Constraint,
-        with_coupling coupling: f64,
-        with_pairs pairs: Pairs,
-        with_cross_branch cross_branch: bool,
-        with_smoothness smoothness: f64,
-        with_diversity diversity: f64,
-        with_norm_bound norm_bound: f64,
-        with_precision precision: Precision,
-        with_stem_kernel stem_kernel: usize,
-        with_stem_stride stem_stride: usize,
-        with_stem_padding stem_padding: usize,
-        with_fusion fusion: Fusion,
-        with_head_grid head_grid: usize,
-        with_dense_classes dense_classes: usize,
-        with_perturbation perturbation: f64,
-        with_perturbation_steps perturbation_steps: usize,
-        with_perturbation_kind perturbation_kind: PerturbationKind,
-        with_perturbation_gradient perturbation_gradient: PerturbationGradient,
-        with_equilibrium equilibrium: EquilibriumConfig,
+    /// The same configuration with a changed core, for example
+    /// `config.map_core(|core| core.with_channels(64))`.
+    pub fn map_core(mut self, change: impl FnOnce(CoreConfig) -> CoreConfig) -> Self {
+        self.core = change(self.core);
+        self
     }
 
     /// The paper's small model: three branches of 32 channels.
@@ -181,8 +52,7 @@ impl MOptEqsConfig {
     pub fn large(classes: usize, input_channels: usize, input_size: [usize; 2]) -> Self {
         Self::new(classes, input_channels, input_size)
             .with_branches(4)
-            .with_channels(128)
-            .with_hidden(128)
+            .with_core(CoreConfig::new().with_channels(128).with_hidden(128))
     }
 
     /// For pictures of a few hundred pixels per side, such as ImageNette's: a 7 x 7 stem of stride
@@ -190,21 +60,20 @@ impl MOptEqsConfig {
     pub fn imagenette(classes: usize, input_channels: usize, input_size: [usize; 2]) -> Self {
         Self::new(classes, input_channels, input_size)
             .with_branches(4)
-            .with_channels(64)
-            .with_hidden(64)
-            .with_stem_kernel(7)
-            .with_stem_stride(4)
-            .with_stem_padding(3)
+            .with_core(CoreConfig::new().with_channels(64).with_hidden(64))
+            .with_stem(StemConfig {
+                kernel: 7,
+                stride: 4,
+                padding: 3,
+            })
     }
 
     /// A narrow model for 28 x 28 digits: three branches of 16 channels, 16 x 16 at the finest.
     pub fn digits(classes: usize, input_channels: usize, input_size: [usize; 2]) -> Self {
         Self::new(classes, input_channels, input_size)
-            .with_channels(16)
-            .with_hidden(16)
-            .with_stem_stride(2)
-            .with_stem_padding(3)
-            .with_head_grid(2)
+            .with_core(CoreConfig::new().with_channels(16).with_hidden(16))
+            .with_stem(StemConfig::new().with_stride(2).with_padding(3))
+            .with_head(HeadConfig::new().with_grid(2))
     }
 
     /// The same model with one branch, an OptEq. Its kernels W and U together have as many
@@ -213,9 +82,10 @@ impl MOptEqsConfig {
         let n = self.branches;
         // Per pixel of the kernel, a branch has hidden * channels parameters in W. In U, it has
         // channels^2 in family P and hidden * channels in family S.
-        self.hidden = match self.family {
-            Family::P => n * self.hidden + n.saturating_sub(1) * self.channels,
-            Family::S => n * self.hidden,
+        let core = &mut self.core;
+        core.hidden = match core.family {
+            Family::P => n * core.hidden + n.saturating_sub(1) * core.channels,
+            Family::S => n * core.hidden,
         };
         self.branches = 1;
         self
@@ -227,9 +97,8 @@ impl MOptEqsConfig {
     pub fn monotone(classes: usize, input_channels: usize, input_size: [usize; 2]) -> Self {
         Self::new(classes, input_channels, input_size)
             .with_branches(1)
-            .with_coupling(0.0)
-            .with_norm_bound(3.0)
-            .with_perturbation(0.0)
+            .with_core(CoreConfig::new().with_coupling(0.0).with_norm_bound(3.0))
+            .with_perturbation(Perturbation::off())
     }
 
     /// Checks every field.
@@ -241,45 +110,27 @@ impl MOptEqsConfig {
         ConfigError::counts(&[
             ("classes", self.classes),
             ("input_channels", self.input_channels),
-            ("input_size", self.input_size[0].min(self.input_size[1])),
             ("branches", self.branches),
-            ("channels", self.channels),
-            ("hidden", self.hidden),
-            ("stem_kernel", self.stem_kernel),
-            ("stem_stride", self.stem_stride),
-            ("head_grid", self.head_grid),
+            ("head.grid", self.head.grid),
         ])?;
         let few = self.branches <= 16;
         ConfigError::range("branches", self.branches as f64, few, "at most 16")?;
-        self.core().validate(self.branches)?;
-        let contraction = self.coupling * self.branches as f64;
+        self.core.validate(self.branches)?;
+        self.perturbation.validate()?;
+        let contraction = self.core.coupling * self.branches as f64;
         ConfigError::range(
             "coupling",
-            self.coupling,
-            self.family == Family::P || contraction < 1.0,
+            self.core.coupling,
+            self.core.family == Family::P || contraction < 1.0,
             "less than 1 / branches for family S",
         )?;
-        let shrunk = self.input_size[0].min(self.input_size[1]) + 2 * self.stem_padding;
-        ConfigError::range(
-            "input_size",
-            shrunk as f64,
-            shrunk >= self.stem_kernel,
-            "at least the size of the stem's kernel, padding included",
-        )?;
+        self.stem.validate(self.input_size)?;
         check_halving(self.finest(), self.branches)
-    }
-
-    pub(super) fn stem(&self) -> StemShape {
-        StemShape {
-            kernel: self.stem_kernel,
-            stride: self.stem_stride,
-            padding: self.stem_padding,
-        }
     }
 
     /// Height and width of the finest branch.
     pub fn finest(&self) -> [usize; 2] {
-        self.stem().output(self.input_size)
+        self.stem.output(self.input_size)
     }
 
     /// Height and width of every branch.
@@ -288,43 +139,13 @@ impl MOptEqsConfig {
         (0..self.branches).map(|i| finest.map(|n| n >> i)).collect()
     }
 
-    /// The fields of the perturbation.
-    pub fn perturbation(&self) -> Perturbation {
-        Perturbation {
-            size: self.perturbation,
-            kind: self.perturbation_kind,
-            steps: self.perturbation_steps,
-            gradient: self.perturbation_gradient,
-        }
-    }
-
-    /// The fields of the implicit part.
-    pub fn core(&self) -> CoreConfig {
-        CoreConfig {
-            channels: self.channels,
-            hidden: self.hidden,
-            family: self.family,
-            activation: self.activation,
-            constraint: self.constraint,
-            coupling: self.coupling,
-            pairs: self.pairs,
-            cross_branch: self.cross_branch,
-            smoothness: self.smoothness,
-            diversity: self.diversity,
-            norm_bound: self.norm_bound,
-            precision: self.precision,
-            perturbation: self.perturbation(),
-            equilibrium: self.equilibrium.clone(),
-        }
-    }
-
     /// The hidden objective.
     ///
     /// # Errors
     ///
     /// Returns the field that [`CoreConfig::validate`] refuses.
     pub fn objective(&self) -> Result<HiddenObjective, ConfigError> {
-        self.core().objective(self.branches)
+        self.core.objective(self.branches)
     }
 }
 

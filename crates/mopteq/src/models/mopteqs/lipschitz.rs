@@ -24,12 +24,12 @@ impl MOptEqs {
         let g = self.stem.lipschitz(&mut chain, &x, finest);
         let stability = self.core.stability(&sizes, NAME)?;
         // The branches have different shapes, but move together: their length is all that counts.
-        let shape = [config.channels, finest[0], finest[1]];
+        let shape = [config.core.channels, finest[0], finest[1]];
         let gain = |scale: &[f64]| {
             stability.gain * injections_bound(&self.injections, &sizes, scale, finest)
         };
         let z = chain.equilibrium(NAME, g.through(shape, gain), stability.error);
-        let scales = vec![vec![1.0; config.channels]; sizes.len()];
+        let scales = vec![vec![1.0; config.core.channels]; sizes.len()];
         let reads = z.summands.into_iter();
         let reads = reads.map(|summand| self.head.read(&sizes, &scales, summand.amounts));
         chain.finish(config.classes, reads.collect())

@@ -11,7 +11,7 @@ use crate::context::{Branches, Context};
 use crate::error::ConfigError;
 use crate::graph::{Builder, Graph, GraphError, Value};
 use crate::models::core::{BranchShape, Core};
-use crate::models::parts::{Head, HeadShape, Stem, same_convolution, trainable};
+use crate::models::parts::{Head, Stem, same_convolution, trainable};
 use crate::models::{Prediction, check_pictures};
 use crate::objective::HiddenObjective;
 
@@ -38,10 +38,7 @@ impl MOptEqsConfig {
     /// As [`validate`](Self::validate).
     pub fn init(&self, device: &Device) -> Result<MOptEqs, ConfigError> {
         self.validate()?;
-        let core = self.core();
-        let stem = self
-            .stem()
-            .init([self.input_channels, self.channels], device);
+        let channels = self.core.channels;
         let sizes = self.sizes();
         let branches: Vec<_> = sizes
             .iter()
@@ -50,22 +47,15 @@ impl MOptEqsConfig {
                 kernel: 3,
             })
             .collect();
-        let injected = core.injected();
-        let head = HeadShape {
-            fusion: self.fusion,
-            grid: self.head_grid,
-            channels: self.channels,
-            classes: self.classes,
-            dense: self.dense_classes,
-        };
+        let injected = self.core.injected();
         Ok(MOptEqs {
-            stem,
-            core: core.init(&branches, device)?,
+            stem: self.stem.init([self.input_channels, channels], device),
+            core: self.core.init(&branches, device)?,
             injections: sizes
                 .iter()
-                .map(|_| same_convolution([self.channels, injected], device))
+                .map(|_| same_convolution([channels, injected], device))
                 .collect(),
-            head: head.init(&sizes, device),
+            head: self.head.init([channels, self.classes], &sizes, device),
             config: self.clone(),
         })
     }
@@ -117,13 +107,13 @@ impl MOptEqs {
 
     fn predict(&self, images: Tensor<4>, labels: Option<Tensor<1, Int>>) -> Prediction {
         let training = images.device().is_autodiff();
-        let perturbation = self.config.perturbation();
+        let perturbation = &self.config.perturbation;
         let mut g = self.features(images);
         let solution = if training && perturbation.is_on() {
             g = perturbation.features(g);
             let context = self.inject(g);
             let ascent = |z: &Branches| self.head.ascent(z, labels);
-            self.core.perturbed(&context, ascent)
+            self.core.perturbed(&context, perturbation, ascent)
         } else {
             self.core.equilibrium(&self.inject(g))
         };

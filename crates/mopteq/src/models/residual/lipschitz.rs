@@ -15,7 +15,7 @@ impl Residual {
         let [height, width] = config.input_size;
         let mut chain = Chain::default();
         let x = Change::of_pictures([config.input_channels, height, width], scale)?;
-        let finest = config.stem().output([height, width]);
+        let finest = config.stem.output([height, width]);
         let mut x = self.stem.lipschitz(&mut chain, &x, finest);
         let (mut sizes, mut reads) = (Vec::new(), Vec::new());
         for i in 0..self.stages.len() {
