@@ -98,11 +98,11 @@ impl Display for Dashboard {
         self.renderer.start_split("train", self.pictures);
     }
 
-    fn batch(&mut self, _: usize, sums: &Sums) {
+    fn batch(&mut self, _: usize, computed: usize, sums: &Sums) {
         for (name, value) in sums.values() {
             self.show(&name, value);
         }
-        self.renderer.update_split(sums.pictures);
+        self.renderer.update_split(computed);
     }
 
     fn end_epoch(&mut self, row: &EpochRow) {

@@ -67,7 +67,8 @@ pub(crate) trait Display {
     fn start_epoch(&mut self);
 
     /// The batches of this epoch so far gave `sums`.
-    fn batch(&mut self, epoch: usize, sums: &Sums);
+    /// `computed` also counts the pictures that are not in the sums yet.
+    fn batch(&mut self, epoch: usize, computed: usize, sums: &Sums);
 
     fn end_epoch(&mut self, row: &EpochRow);
 
@@ -103,7 +104,7 @@ struct Silent;
 
 impl Display for Silent {
     fn start_epoch(&mut self) {}
-    fn batch(&mut self, _: usize, _: &Sums) {}
+    fn batch(&mut self, _: usize, _: usize, _: &Sums) {}
     fn end_epoch(&mut self, _: &EpochRow) {}
 }
 
@@ -111,7 +112,7 @@ struct Json;
 
 impl Display for Json {
     fn start_epoch(&mut self) {}
-    fn batch(&mut self, _: usize, _: &Sums) {}
+    fn batch(&mut self, _: usize, _: usize, _: &Sums) {}
     fn end_epoch(&mut self, row: &EpochRow) {
         say(serde_json::json!({"event": "epoch", "metrics": row}));
     }
@@ -195,27 +196,28 @@ impl Lines {
 impl Display for Lines {
     fn start_epoch(&mut self) {}
 
-    fn batch(&mut self, epoch: usize, sums: &Sums) {
+    fn batch(&mut self, epoch: usize, computed: usize, sums: &Sums) {
         let now = Instant::now();
         self.compiling = None;
         if self.warm.is_none() {
-            self.warm = Some((now, self.trained(epoch, sums.pictures)));
+            self.warm = Some((now, self.trained(epoch, computed)));
         }
         let due = match self.shown {
             None => now - self.started >= FIRST.min(self.period()),
             Some(shown) => now - shown >= self.period(),
         };
-        if !due {
+        // The loss comes a batch late.
+        if !due || sums.pictures == 0 {
             return;
         }
         self.shown = Some(now);
         let line = format!(
             "{}, {} of {} pictures | loss {:.4}{}",
             self.head(epoch),
-            sums.pictures,
+            computed,
             self.extent.pictures,
             sums.loss / sums.pictures.max(1) as f64,
-            self.time_left(epoch, sums.pictures),
+            self.time_left(epoch, computed),
         );
         if self.terminal {
             self.drawn = true;

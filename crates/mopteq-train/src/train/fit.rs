@@ -8,17 +8,20 @@ use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams, ModuleOptimizer};
 use burn::prelude::*;
 use burn::store::ModuleRecord;
+use burn::tensor::TensorReadError;
 
-use super::parameters::{are_finite, average, decay, norm, scale};
+use super::measure::Pending;
+use super::parameters::{are_finite, average, clip, decay, scale};
 use super::team::Team;
 use super::{StopFlag, Task, TrainError};
 use crate::Error;
 use crate::checkpoint::{self, Position, Snapshot, State};
-use crate::classifier::{ClassificationItem, Classifier, TrainingStep};
+use crate::classifier::{Classifier, TrainingStep};
+use crate::crash::Crash;
 #[cfg(feature = "dashboard")]
 use crate::dashboard::display;
 use crate::data::{Loader, PictureBatcher, RawBatch};
-use crate::evaluate::{batcher, evaluate, infer, likeliest};
+use crate::evaluate::{batcher, evaluate, infer};
 use crate::events::{self, EventLog};
 use crate::history::{EpochRow, History};
 use crate::metrics;
@@ -53,6 +56,9 @@ pub(super) struct Fit<'a> {
     /// Gradients of the batches since the last step, and their pictures.
     gradients: GradientsAccumulator<Classifier>,
     gathered: usize,
+    /// What was measured since it was last read, and the norms of the gradients.
+    pending: Vec<Pending>,
+    norms: Vec<Tensor<1>>,
     saved: Instant,
     /// What TensorBoard reads, if it was asked for.
     events: Option<EventLog>,
@@ -112,6 +118,8 @@ impl<'a> Fit<'a> {
             device,
             gradients: GradientsAccumulator::new(),
             gathered: 0,
+            pending: Vec::new(),
+            norms: Vec::new(),
             saved: Instant::now(),
             events,
         })
@@ -169,17 +177,12 @@ impl<'a> Fit<'a> {
         display.start_epoch();
         for raw in self.loader.epoch(epoch, self.state.position.batches) {
             let raw = raw?;
-            let [pictures, loss] = [self.state.sums.pictures as f64, self.state.sums.loss];
             self.batch(epoch, raw)?;
             self.state.position.batches += 1;
-            let step = batches(self.state.position, &self.loader);
-            if let Some(events) = &mut self.events {
-                let sums = &self.state.sums;
-                let mean = (sums.loss - loss) / (sums.pictures as f64 - pictures);
-                events.scalars(step, &[("loss/batch", mean)]);
-            }
             self.state.seconds = before + started.elapsed().as_secs_f64();
-            display.batch(epoch, &self.state.sums);
+            let waiting = self.pending.iter().map(Pending::pictures).sum::<usize>();
+            let computed = self.state.sums.pictures + waiting;
+            display.batch(epoch, computed, &self.state.sums);
             // Gathered gradients are not saved: only the end of a step can be gone on from.
             if self.gathered == 0 && self.state.position.batches < batches_each {
                 if stop.is_set() || display.wants_to_stop() {
@@ -192,6 +195,7 @@ impl<'a> Fit<'a> {
             }
         }
 
+        self.settle()?;
         let mut values = self.state.sums.values();
         let last_step = self.state.steps.saturating_sub(1);
         values.insert(metrics::LEARNING_RATE.into(), self.schedule.rate(last_step));
@@ -244,11 +248,14 @@ impl<'a> Fit<'a> {
         if self.state.position.batches.is_multiple_of(NOISE_BLOCK) {
             self.seed_noise(epoch);
         }
-        for TrainingStep { gradients, item } in self.compute(raw)? {
-            self.measure(epoch, &item)?;
-            self.gather(item.targets.dims()[0], gradients);
-        }
+        let steps = self.compute(raw);
+        self.settle()?;
         let done = self.state.position.batches + 1;
+        for TrainingStep { gradients, item } in steps? {
+            let count = item.targets.dims()[0];
+            self.pending.push(Pending::new(epoch, done, item));
+            self.gather(count, gradients);
+        }
         if done.is_multiple_of(config.accumulation) || done == self.loader.batches() {
             self.step();
         }
@@ -296,41 +303,43 @@ impl<'a> Fit<'a> {
         }
     }
 
-    fn measure(&mut self, epoch: usize, item: &ClassificationItem) -> Result<(), Error> {
-        let read = |error: burn::tensor::TensorReadError| {
-            let crash = crate::crash::Crash {
+    /// Reads what the batches before have measured.
+    fn settle(&mut self) -> Result<(), Error> {
+        let before = [self.state.sums.pictures as f64, self.state.sums.loss];
+        let mut step = None;
+        let run = self.run;
+        let unread = |error: TensorReadError| {
+            let crash = Crash {
                 message: error.to_string(),
                 backtrace: String::new(),
             };
-            super::crashed("the training", crash, self.run)
+            super::crashed("the training", crash, run)
         };
-        let loss = item.loss.clone().into_data().try_into_vec_as::<f64>();
-        let loss = loss
-            .ok()
-            .and_then(|loss| loss.first().copied())
-            .unwrap_or(f64::NAN);
-        if !loss.is_finite() {
-            return Err(TrainError::NotFinite {
-                loss,
-                epoch,
-                batch: self.state.position.batches + 1,
-                saved: TrainError::saved(self.run),
+        for pending in std::mem::take(&mut self.pending) {
+            let (epoch, batch) = (pending.epoch, pending.batch);
+            let loss = pending.settle(&mut self.state.sums).map_err(unread)?;
+            if !loss.is_finite() {
+                return Err(TrainError::NotFinite {
+                    loss,
+                    epoch,
+                    batch,
+                    saved: TrainError::saved(self.run),
+                }
+                .into());
             }
-            .into());
+            step = Some((epoch - 1) * self.loader.batches() + batch);
         }
-        let logits: Vec<f64> = item.logits.clone().try_into_vec_as().map_err(read)?;
-        let targets: Vec<i64> = item.targets.clone().try_into_vec_as().map_err(read)?;
-        let rows = logits.chunks_exact(logits.len() / targets.len().max(1));
-        let right = rows
-            .zip(&targets)
-            .filter(|(row, target)| likeliest(row) == usize::try_from(**target).ok());
-        let sums = &mut self.state.sums;
-        sums.correct += right.count();
-        sums.pictures += targets.len();
-        sums.loss += loss * targets.len() as f64;
-        sums.forward.add(item.solver.forward);
-        sums.backward.add(item.solver.backward);
-        sums.layers.add(&item.solver.layers);
+        for norm in std::mem::take(&mut self.norms) {
+            let norm: f64 = norm.try_into_scalar().map_err(unread)?;
+            self.state.sums.norms[0] += norm;
+            self.state.sums.norms[1] += 1.0;
+        }
+        if let (Some(events), Some(step)) = (&mut self.events, step) {
+            let [pictures, loss] = before;
+            let sums = &self.state.sums;
+            let mean = (sums.loss - loss) / (sums.pictures as f64 - pictures);
+            events.scalars(step, &[("loss/batch", mean)]);
+        }
         Ok(())
     }
 
@@ -356,12 +365,9 @@ impl<'a> Fit<'a> {
         }
         self.gathered = 0;
         if config.clip_norm > 0.0 {
-            let norm = norm(&self.model, &grads);
-            self.state.sums.norms[0] += norm;
-            self.state.sums.norms[1] += 1.0;
-            if norm > config.clip_norm {
-                grads = scale(&self.model, grads, config.clip_norm / norm);
-            }
+            let (clipped, norm) = clip(&self.model, grads, config.clip_norm);
+            grads = clipped;
+            self.norms.extend(norm);
         }
         if config.decay_kernels_only && config.weight_decay > 0.0 {
             grads = decay(&self.model, grads, config.weight_decay);
@@ -410,6 +416,7 @@ impl<'a> Fit<'a> {
     }
 
     fn save(&mut self) -> Result<(), Error> {
+        self.settle()?;
         self.check()?;
         let snapshot = Snapshot {
             state: self.state.clone(),

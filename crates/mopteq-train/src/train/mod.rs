@@ -2,6 +2,7 @@
 
 mod error;
 mod fit;
+mod measure;
 mod parameters;
 mod stop;
 mod task;

@@ -43,11 +43,36 @@ pub(super) fn decay(model: &Classifier, grads: GradientsParams, penalty: f64) ->
     visitor.0
 }
 
-/// Euclidean norm of all gradients together.
+/// Gradients whose Euclidean norm, all together, is at most `largest`, and the norm before, `[1]`.
+/// The norm stays on the device.
 ///
-/// Burn's own clipping by the norm looks at each tensor alone, which changes the direction of
-/// the step; this does not.
-pub(super) fn norm(model: &Classifier, grads: &GradientsParams) -> f64 {
+/// Burn's own clipping by the norm clips each tensor separately, which changes the direction of
+/// the step. This clipping does not.
+pub(super) fn clip(
+    model: &Classifier,
+    grads: GradientsParams,
+    largest: f64,
+) -> (GradientsParams, Option<Tensor<1>>) {
+    struct Clip(GradientsParams, Tensor<1>);
+    impl ModuleVisitor for Clip {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if let Some(grad) = self.0.remove::<D>(param.id) {
+                let factor = self.1.clone().cast(grad.dtype()).reshape([1; D]);
+                self.0.register(param.id, grad * factor);
+            }
+        }
+    }
+    let Some(norm) = norm(model, &grads) else {
+        return (grads, None);
+    };
+    let factor = (norm.clone().recip() * largest).clamp_max(1.0);
+    let mut visitor = Clip(grads, factor);
+    model.visit(&mut visitor);
+    (visitor.0, Some(norm))
+}
+
+/// Euclidean norm of all gradients together, `[1]`; `None` without gradients.
+fn norm(model: &Classifier, grads: &GradientsParams) -> Option<Tensor<1>> {
     struct Squares<'a> {
         grads: &'a GradientsParams,
         sums: Vec<Tensor<1>>,
@@ -64,12 +89,8 @@ pub(super) fn norm(model: &Classifier, grads: &GradientsParams) -> f64 {
         sums: Vec::new(),
     };
     model.visit(&mut visitor);
-    if visitor.sums.is_empty() {
-        return 0.0;
-    }
-    // One read-back for all.
-    let sums = Tensor::cat(visitor.sums, 0).try_into_vec_as::<f64>();
-    sums.map_or(f64::NAN, |sums| sums.iter().sum::<f64>().sqrt())
+    let any = !visitor.sums.is_empty();
+    any.then(|| Tensor::cat(visitor.sums, 0).sum().sqrt())
 }
 
 /// Whether all parameters and running statistics are finite numbers.
@@ -195,9 +216,20 @@ mod tests {
         let mut all = All(&grads, 0.0);
         model.visit(&mut all);
         let expected = all.1.sqrt();
-        assert!(expected > 0.0 && (norm(&model, &grads) / expected - 1.0).abs() < 1e-5);
-        let clipped = scale(&model, grads, 0.25);
-        assert!((norm(&model, &clipped) / (0.25 * expected) - 1.0).abs() < 1e-5);
+        let value = |grads: &GradientsParams| {
+            let norm = norm(&model, grads).unwrap();
+            norm.try_into_scalar::<f64>().unwrap()
+        };
+        assert!(expected > 0.0 && (value(&grads) / expected - 1.0).abs() < 1e-5);
+        let scaled = scale(&model, grads, 0.25);
+        assert!((value(&scaled) / (0.25 * expected) - 1.0).abs() < 1e-5);
+        // A norm below the limit stays; one above becomes the limit.
+        let (same, before) = clip(&model, scaled, expected);
+        let before: f64 = before.unwrap().try_into_scalar().unwrap();
+        assert!((before / (0.25 * expected) - 1.0).abs() < 1e-5);
+        assert!((value(&same) / before - 1.0).abs() < 1e-7);
+        let (clipped, _) = clip(&model, same, 0.1 * expected);
+        assert!((value(&clipped) / (0.1 * expected) - 1.0).abs() < 1e-5);
     }
 
     #[test]
