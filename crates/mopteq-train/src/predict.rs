@@ -115,6 +115,15 @@ impl Predictor {
         self.config.shape
     }
 
+    /// Reads a picture file in the shape that the model takes.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be read or is no picture.
+    pub fn read(&self, file: &Path) -> Result<Pixels, Error> {
+        Ok(decode_file(file, self.shape(), false)?.into())
+    }
+
     /// The classes of each picture, the likeliest first. Pictures hold `shape().len()` values.
     ///
     /// # Errors
