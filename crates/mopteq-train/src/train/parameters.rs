@@ -93,6 +93,51 @@ fn norm(model: &Classifier, grads: &GradientsParams) -> Option<Tensor<1>> {
     any.then(|| Tensor::cat(visitor.sums, 0).sum().sqrt())
 }
 
+/// The running statistics of a model on one device, and its singular vectors.
+pub(super) struct Buffers(HashMap<ParamId, Box<dyn Any + Send>>);
+
+impl ModuleVisitor for Buffers {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if !param.is_require_grad() {
+            let value = param.val().without_autodiff();
+            self.0.insert(param.id, Box::new(value));
+        }
+    }
+}
+
+impl Buffers {
+    /// Those of a model on a device with autodiff.
+    pub(super) fn of(model: &Classifier) -> Self {
+        // Brings them up to date: they lag one step behind.
+        drop(model.valid());
+        let mut buffers = Self(HashMap::new());
+        model.visit(&mut buffers);
+        buffers
+    }
+
+    /// Gives a model the means of those of its copies on other devices, by these weights. All are
+    /// moved to the model's device.
+    pub(super) fn set_means(model: &Classifier, device: &Device, copies: Vec<(Self, f64)>) {
+        struct Means<'a>(&'a Device, Vec<(Buffers, f64)>);
+        impl ModuleMapper for Means<'_> {
+            fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+                let total: f64 = self.1.iter().map(|(_, weight)| weight).sum();
+                let parts = self.1.iter_mut().filter_map(|(buffers, weight)| {
+                    let value = buffers.0.remove(&param.id)?.downcast::<Tensor<D>>().ok()?;
+                    Some(value.to_device(self.0) * (*weight / total))
+                });
+                match parts.reduce(|sum, part| sum + part) {
+                    Some(mean) => param.map(|_| Tensor::from_inner(mean)),
+                    None => param,
+                }
+            }
+        }
+        let plain = device.clone().without_autodiff();
+        // Clones share their buffers, so this sets those of the model.
+        drop(model.clone().map(&mut Means(&plain, copies)));
+    }
+}
+
 /// Whether all parameters and running statistics are finite numbers.
 pub(super) fn are_finite(model: &Classifier) -> bool {
     #[derive(Default)]
