@@ -8,12 +8,12 @@
 //! [`custom_gradient`] attaches a value that was computed off the tape to the tensors that it was
 //! computed from.
 
-#[cfg(any(feature = "flex", feature = "cube"))]
+#[cfg(any(feature = "flex", feature = "cube", feature = "remote"))]
 pub use dispatched::custom_gradient;
-#[cfg(any(feature = "flex", feature = "cube"))]
+#[cfg(any(feature = "flex", feature = "cube", feature = "remote"))]
 pub use dispatched::{grad_hook, joint_hook, parts};
 
-#[cfg(any(feature = "flex", feature = "cube"))]
+#[cfg(any(feature = "flex", feature = "cube", feature = "remote"))]
 mod dispatched {
     use std::sync::{Arc, Mutex};
 
@@ -63,6 +63,7 @@ mod dispatched {
     #[backend_extension(
         Flex: cfg(feature = "flex"),
         Cube: cfg(feature = "cube"),
+        Remote: cfg(feature = "remote"),
         Autodiff
     )]
     pub trait GradHookBackend: Backend {
@@ -77,38 +78,31 @@ mod dispatched {
         ) -> FloatTensor<Self>;
     }
 
-    #[cfg(feature = "flex")]
-    impl GradHookBackend for burn::backend::Flex {
-        fn grad_hook(tensor: FloatTensor<Self>, _hook: Once<Closure>) -> FloatTensor<Self> {
-            tensor
-        }
+    /// Off the tape, both operations return their value.
+    macro_rules! plain {
+        ($($feature:literal $backend:ty),+) => {$(
+            #[cfg(feature = $feature)]
+            impl GradHookBackend for $backend {
+                fn grad_hook(tensor: FloatTensor<Self>, _hook: Once<Closure>) -> FloatTensor<Self> {
+                    tensor
+                }
 
-        fn custom_gradient(
-            _first: FloatTensor<Self>,
-            _second: FloatTensor<Self>,
-            _third: FloatTensor<Self>,
-            output: FloatTensor<Self>,
-            _pullback: Once<Pullback>,
-        ) -> FloatTensor<Self> {
-            output
-        }
+                fn custom_gradient(
+                    _first: FloatTensor<Self>,
+                    _second: FloatTensor<Self>,
+                    _third: FloatTensor<Self>,
+                    output: FloatTensor<Self>,
+                    _pullback: Once<Pullback>,
+                ) -> FloatTensor<Self> {
+                    output
+                }
+            }
+        )+};
     }
-
-    #[cfg(feature = "cube")]
-    impl GradHookBackend for burn::backend::Cube {
-        fn grad_hook(tensor: FloatTensor<Self>, _hook: Once<Closure>) -> FloatTensor<Self> {
-            tensor
-        }
-
-        fn custom_gradient(
-            _first: FloatTensor<Self>,
-            _second: FloatTensor<Self>,
-            _third: FloatTensor<Self>,
-            output: FloatTensor<Self>,
-            _pullback: Once<Pullback>,
-        ) -> FloatTensor<Self> {
-            output
-        }
+    plain! {
+        "flex" burn::backend::Flex,
+        "cube" burn::backend::Cube,
+        "remote" burn::backend::Remote
     }
 
     #[derive(Debug)]
@@ -418,11 +412,11 @@ mod dispatched {
     }
 }
 
-#[cfg(not(any(feature = "flex", feature = "cube")))]
+#[cfg(not(any(feature = "flex", feature = "cube", feature = "remote")))]
 pub use without_backend::{custom_gradient, grad_hook, joint_hook, parts};
 
 /// The same functions in a build without a backend, where no tensor exists to call them with.
-#[cfg(not(any(feature = "flex", feature = "cube")))]
+#[cfg(not(any(feature = "flex", feature = "cube", feature = "remote")))]
 mod without_backend {
     use burn::tensor::Tensor;
 

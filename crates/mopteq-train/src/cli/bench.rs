@@ -5,11 +5,11 @@ use serde_json::json;
 
 use crate::Error;
 use crate::bench::{Measured, agreement, measure, warm_up};
-use crate::device::{DeviceChoice, compiled_kernels, select};
+use crate::device::{DeviceChoice, compiled_kernels};
 use crate::progress::{note, say};
 
 use super::settings::{DataArguments, Settings};
-use super::shared::DeviceArgument;
+use super::shared::{DeviceArgument, TokenArgument};
 
 #[derive(Args)]
 #[command(after_help = "Examples:\n  \
@@ -31,6 +31,8 @@ pub struct BenchArguments {
         default_value = "auto"
     )]
     devices: Vec<DeviceChoice>,
+    #[command(flatten)]
+    token: TokenArgument,
     /// Training steps that are timed, after one that is not.
     #[arg(long, default_value_t = 5, value_name = "STEPS")]
     steps: usize,
@@ -62,7 +64,7 @@ pub fn run(arguments: &BenchArguments, json: bool) -> Result<(), Error> {
     }
     let mut first = None;
     for choice in &arguments.devices {
-        let device = select(*choice)?;
+        let device = arguments.token.select(choice)?;
         let other = first.get_or_insert_with(|| device.clone());
         if arguments.compare && other.name != device.name {
             let found = agreement(&config, &data, [&device, other])?;

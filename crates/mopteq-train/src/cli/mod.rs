@@ -11,6 +11,8 @@ mod settings;
 mod shared;
 mod ship;
 mod train;
+#[cfg(feature = "remote")]
+mod worker;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
@@ -89,6 +91,9 @@ enum Command {
     Bench(Box<bench::BenchArguments>),
     /// Compile and tune a GPU's kernels ahead of a training.
     Warm(Box<bench::WarmArguments>),
+    /// Let trainings on other machines use a device of this one.
+    #[cfg(feature = "remote")]
+    Worker(worker::WorkerArguments),
     /// Print a completion script for a shell.
     #[command(after_help = "Example:\n  \
         mopteq completions bash > ~/.local/share/bash-completion/completions/mopteq")]
@@ -129,6 +134,8 @@ pub fn run(arguments: Arguments, stop: &StopFlag) -> Result<(), Error> {
         Some(Command::Import(arguments)) => ship::import(&arguments),
         Some(Command::Bench(arguments)) => bench::run(&arguments, json),
         Some(Command::Warm(arguments)) => bench::warm(&arguments, json),
+        #[cfg(feature = "remote")]
+        Some(Command::Worker(arguments)) => worker::run(&arguments, json),
         Some(Command::Completions { shell }) => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "mopteq", &mut script);

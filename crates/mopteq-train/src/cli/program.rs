@@ -39,12 +39,18 @@ pub fn program() -> ExitCode {
 /// - On resume Burn unpacks the optimiser's state on its default device, which is a GPU backend when
 ///   one is built in, and panics where there is no driver for it. From the CPU, the state goes to the
 ///   device of its parameters at the first step.
+/// - Burn's server logs to standard output, among what a worker prints.
 /// - Mesa's layer that orders GPUs asks the desktop and complains on standard error where there is
 ///   none. Here GPUs are chosen by name or number.
 #[allow(unsafe_code)]
 fn prepare_environment() {
     let variables = [
         ("BURN_DEVICE", "flex", cfg!(feature = "flex")),
+        (
+            "RUST_LOG",
+            "off",
+            cfg!(feature = "remote") && std::env::var_os("RUST_LOG").is_none(),
+        ),
         (
             "NODEVICE_SELECT",
             "1",

@@ -7,7 +7,7 @@ use clap::Args;
 use crate::Error;
 use crate::checkpoint::Which;
 use crate::data::DataSource;
-use crate::device::{DeviceChoice, SelectedDevice, select};
+use crate::device::{DeviceChoice, SelectedDevice, select_with};
 use crate::predict::Predictor;
 use crate::run::RunFolder;
 use crate::train::StopFlag;
@@ -18,14 +18,43 @@ pub const RUNS: &str = "runs";
 #[derive(Args)]
 pub struct DeviceArgument {
     /// What to compute on: auto, cpu, wgpu, vulkan, metal, cuda or rocm, with a number as in
-    /// cuda:1 where there are several.
+    /// cuda:1 where there are several, or the device of a worker as in remote:10.0.0.2:7879.
     #[arg(long, default_value = "auto")]
-    device: DeviceChoice,
+    pub device: DeviceChoice,
+    #[command(flatten)]
+    pub token: TokenArgument,
 }
 
 impl DeviceArgument {
     pub fn select(&self) -> Result<SelectedDevice, Error> {
-        Ok(select(self.device)?)
+        self.token.select(&self.device)
+    }
+}
+
+/// The secret that workers ask for.
+#[derive(Args)]
+pub struct TokenArgument {
+    /// File of the secret that workers ask for [default: mopteq/worker-token in the user's folder of
+    /// settings].
+    #[cfg(feature = "remote")]
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+}
+
+impl TokenArgument {
+    /// The device for a choice.
+    pub fn select(&self, choice: &DeviceChoice) -> Result<SelectedDevice, Error> {
+        #[cfg(feature = "remote")]
+        let file = self.token_file.as_deref();
+        #[cfg(not(feature = "remote"))]
+        let file = None;
+        Ok(select_with(choice.clone(), file)?)
+    }
+
+    #[cfg(feature = "remote")]
+    pub fn file(&self) -> PathBuf {
+        let file = self.token_file.clone();
+        file.unwrap_or_else(crate::device::Token::default_file)
     }
 }
 

@@ -6,7 +6,7 @@ use clap::Args;
 
 use crate::Error;
 use crate::checkpoint::Position;
-use crate::device::{DeviceChoice, SelectedDevice, select};
+use crate::device::{DeviceChoice, DeviceError, SelectedDevice};
 use crate::names::counted;
 use crate::progress::{View, duration, note, say, warn};
 use crate::report;
@@ -32,7 +32,8 @@ pub struct TrainArguments {
     from: Option<PathBuf>,
     #[command(flatten)]
     device: DeviceArgument,
-    /// Several devices that share each batch, such as cuda:0,cuda:1.
+    /// Several devices that share each batch, such as cuda:0,cuda:1 or cpu,remote:10.0.0.2:7879, the
+    /// device of a worker.
     #[arg(
         long,
         value_name = "DEVICES",
@@ -61,8 +62,18 @@ impl TrainArguments {
         if self.devices.is_empty() {
             return Ok(vec![self.device.select()?]);
         }
-        let selected = self.devices.iter().map(|choice| select(*choice));
-        Ok(selected.collect::<Result<_, _>>()?)
+        // Workers would pass tensors to each other, under addresses that only this machine may know.
+        let first_is_remote = matches!(self.devices[0], DeviceChoice::Remote(_));
+        if first_is_remote && self.devices.len() > 1 {
+            return Err(DeviceError::RemoteFirst {
+                name: self.devices[0].to_string(),
+            }
+            .into());
+        }
+        let selected = self.devices.iter();
+        selected
+            .map(|choice| self.device.token.select(choice))
+            .collect()
     }
 }
 

@@ -4,8 +4,14 @@
 mod compiling;
 mod hardware;
 mod kernels;
+#[cfg(feature = "remote")]
+mod remote;
+#[cfg(feature = "remote")]
+mod token;
 
 use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use burn::prelude::*;
@@ -16,6 +22,8 @@ use crate::names::nearest;
 use hardware::Maker;
 pub(crate) use kernels::compiled_kernels;
 pub use kernels::keep_kernels;
+#[cfg(feature = "remote")]
+pub use {remote::Worker, token::Token};
 
 /// What there is to compute on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,13 +66,18 @@ impl Backend {
     }
 }
 
+/// How the choice of a worker begins.
+const REMOTE: &str = "remote:";
+
 /// What the user may ask for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DeviceChoice {
     /// The best that is there: CUDA or ROCm, then a GPU by way of wgpu, then the CPU.
     Auto,
     /// This one, with the number of the GPU where there are several.
     On(Backend, usize),
+    /// The device that a worker serves at this `host:port`.
+    Remote(String),
 }
 
 impl DeviceChoice {
@@ -80,6 +93,7 @@ impl fmt::Display for DeviceChoice {
             Self::Auto => f.write_str("auto"),
             Self::On(backend, 0) => f.write_str(backend.name()),
             Self::On(backend, index) => write!(f, "{}:{index}", backend.name()),
+            Self::Remote(address) => write!(f, "{REMOTE}{address}"),
         }
     }
 }
@@ -90,6 +104,17 @@ impl FromStr for DeviceChoice {
     fn from_str(text: &str) -> Result<Self, String> {
         if text == "auto" {
             return Ok(Self::Auto);
+        }
+        if let Some(address) = text.strip_prefix(REMOTE) {
+            let port = address
+                .rsplit_once(':')
+                .map(|(host, port)| (host, port.parse::<u16>()));
+            return match port {
+                Some((host, Ok(1..))) if !host.is_empty() => Ok(Self::Remote(address.into())),
+                _ => Err(format!(
+                    "'{address}' is no host:port; write it as remote:10.0.0.2:7879"
+                )),
+            };
         }
         let (name, index) = text.split_once(':').unwrap_or((text, "0"));
         let index = index
@@ -110,7 +135,7 @@ impl FromStr for DeviceChoice {
             .ok_or_else(|| {
                 let hint = nearest(name, &names).map(|near| format!("; did you mean {near}?"));
                 format!(
-                    "expected one of {}{}",
+                    "expected one of {}, {REMOTE}HOST:PORT{}",
                     names.join(", "),
                     hint.unwrap_or_default()
                 )
@@ -170,6 +195,44 @@ pub enum DeviceError {
         /// Name of the device.
         device: String,
     },
+    /// The secret of the workers is missing or unusable.
+    #[error("--token-file {file}: {reason}")]
+    Token {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A worker cannot be used, or cannot serve.
+    #[error("{name}: {reason}")]
+    Worker {
+        /// The choice, or the worker's address.
+        name: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A worker is the first of several devices.
+    #[error(
+        "--devices {name},...: the first of several devices must be of this machine, such as cpu"
+    )]
+    RemoteFirst {
+        /// The choice.
+        name: String,
+    },
+    /// A worker was asked to pass on the device of another.
+    #[error("--device {name}: a worker serves a device of its own machine")]
+    RemoteWorker {
+        /// The choice.
+        name: String,
+    },
+    /// A worker cannot listen at its address.
+    #[error("{address}: {reason}; choose another --port or --address")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        reason: String,
+    },
     /// It is built in, but does not work here.
     #[error("--device {name}: {reason}; use --device cpu, or install the driver")]
     Unusable {
@@ -186,12 +249,43 @@ pub enum DeviceError {
 ///
 /// When the choice is not built in or does not work here. `Auto` falls back to the CPU.
 pub fn select(choice: DeviceChoice) -> Result<SelectedDevice, DeviceError> {
+    select_with(choice, None)
+}
+
+/// The same with the file of the secret that workers ask for, in place of the default one.
+///
+/// # Errors
+///
+/// As [`select`].
+pub fn select_with(
+    choice: DeviceChoice,
+    token_file: Option<&Path>,
+) -> Result<SelectedDevice, DeviceError> {
     let asked = || "as asked for".to_owned();
     match choice {
         DeviceChoice::Auto => auto(),
         DeviceChoice::On(Backend::Cpu, _) => cpu(asked()),
         DeviceChoice::On(backend, index) => gpu(backend, index, asked()),
+        DeviceChoice::Remote(address) => worker(&address, token_file, asked()),
     }
+}
+
+#[cfg(feature = "remote")]
+fn worker(
+    address: &str,
+    token_file: Option<&Path>,
+    reason: String,
+) -> Result<SelectedDevice, DeviceError> {
+    let file = token_file.map_or_else(Token::default_file, Path::to_path_buf);
+    remote::connect(address, &Token::read(&file)?, reason)
+}
+
+#[cfg(not(feature = "remote"))]
+fn worker(address: &str, _: Option<&Path>, _: String) -> Result<SelectedDevice, DeviceError> {
+    Err(DeviceError::NotBuiltIn {
+        name: format!("{REMOTE}{address}"),
+        feature: "remote",
+    })
 }
 
 /// CUDA or ROCm, then a GPU by way of a graphics driver, then the CPU; the reason tells why those
@@ -420,12 +514,31 @@ mod tests {
     #[test]
     fn names_go_both_ways() {
         for text in [
-            "auto", "cpu", "wgpu", "vulkan", "metal", "cuda", "cuda:1", "rocm",
+            "auto",
+            "cpu",
+            "wgpu",
+            "vulkan",
+            "metal",
+            "cuda",
+            "cuda:1",
+            "rocm",
+            "remote:gpu:7879",
+            "remote:[::1]:80",
         ] {
             assert_eq!(text.parse::<DeviceChoice>().unwrap().to_string(), text);
         }
         let error = "cude".parse::<DeviceChoice>().unwrap_err();
         assert!(error.contains("did you mean cuda?"), "{error}");
+        for wrong in [
+            "remote:",
+            "remote:gpu",
+            "remote:gpu:",
+            "remote::80",
+            "remote:gpu:0",
+        ] {
+            let error = wrong.parse::<DeviceChoice>().unwrap_err();
+            assert!(error.contains("host:port"), "{error}");
+        }
         assert!(
             "cuda:x"
                 .parse::<DeviceChoice>()

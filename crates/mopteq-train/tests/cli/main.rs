@@ -24,3 +24,5 @@ mod stacks;
 mod support;
 mod using;
 mod webdriver;
+#[cfg(feature = "remote")]
+mod workers;
