@@ -155,6 +155,8 @@ pub(crate) fn remedy(message: &str) -> Option<&'static str> {
         )
     } else if says(&["lost", "device removed", "illegal", "ecc", "xid"]) {
         Some("the device was lost: check its driver and temperature, or use --device cpu")
+    } else if says(&["recverror", "remote session", "response channel"]) {
+        Some("the connection to a worker broke: start the worker again, or train without it")
     } else {
         None
     }
@@ -168,6 +170,8 @@ mod tests {
     fn crashes_of_the_device_have_a_remedy() {
         assert!(remedy("CUDA_ERROR_OUT_OF_MEMORY").is_some_and(|r| r.contains("--batch-size")));
         assert!(remedy("Parent device is lost").is_some_and(|r| r.contains("--device cpu")));
+        let broken = "Caused by: Failed to read tensor: RecvError(())";
+        assert!(remedy(broken).is_some_and(|r| r.contains("worker")));
         assert_eq!(remedy("index out of bounds"), None);
     }
 }

@@ -125,7 +125,10 @@ fn workers_train_with_the_losses_of_local_devices_and_may_die() {
     });
     second.child.kill().unwrap();
     let error = failed(&child.wait_with_output().unwrap(), &[]);
-    assert!(error.contains("--resume"), "{error}");
+    assert!(
+        error.contains("worker broke") && error.contains("--resume"),
+        "{error}"
+    );
     let resumed = ["train", "--resume", "broken", "--device", "cpu", "--json"];
     let mut child = program(path)
         .args(resumed)
