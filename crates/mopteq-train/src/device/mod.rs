@@ -270,7 +270,19 @@ pub fn select_with(
     }
 }
 
-#[cfg(feature = "remote")]
+/// GPU features bring fused operations, which burn-remote 0.22.1 sends as graphs; a worker's session
+/// ends when such a graph arrives.
+#[cfg(all(feature = "remote", feature = "gpu"))]
+fn worker(address: &str, _: Option<&Path>, _: String) -> Result<SelectedDevice, DeviceError> {
+    Err(DeviceError::Worker {
+        name: format!("{REMOTE}{address}"),
+        reason: "a build with GPU features can be a worker, but cannot use one; build the program \
+                 that trains with --features remote alone"
+            .into(),
+    })
+}
+
+#[cfg(all(feature = "remote", not(feature = "gpu")))]
 fn worker(
     address: &str,
     token_file: Option<&Path>,

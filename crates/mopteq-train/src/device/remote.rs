@@ -19,6 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// # Errors
 ///
 /// When nothing answers there, or the worker refuses.
+#[cfg_attr(feature = "gpu", allow(dead_code))]
 pub(super) fn connect(
     address: &str,
     token: &Token,

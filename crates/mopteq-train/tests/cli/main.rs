@@ -24,5 +24,5 @@ mod stacks;
 mod support;
 mod using;
 mod webdriver;
-#[cfg(feature = "remote")]
+#[cfg(all(feature = "remote", not(feature = "gpu")))]
 mod workers;
