@@ -169,7 +169,7 @@ mod wgpu {
         let losses = |choice: DeviceChoice| -> Vec<f64> {
             let mut data = DataKind::Digits.load().unwrap();
             data.test.truncate(8);
-            let device = select(choice).unwrap();
+            let device = select(choice.clone()).unwrap();
             let task = Task::with_data(config.clone(), data, vec![device]).unwrap();
             let run = RunFolder::create_at(&folder.path().join(choice.to_string())).unwrap();
             fit(&task, &run, View::Silent);
