@@ -1,247 +1,36 @@
 //! Choosing what to compute on, without ever panicking for want of a driver.
 
+mod choice;
 #[cfg(feature = "gpu")]
 mod compiling;
+mod error;
 mod hardware;
 mod kernels;
 #[cfg(feature = "remote")]
 mod remote;
+mod selected;
 #[cfg(feature = "remote")]
 mod token;
 
-use std::fmt;
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::str::FromStr;
+use std::path::Path;
 
 use burn::prelude::*;
-use mopteq::NetworkConfig;
 
+// Which of these are used depends on the features.
+#[allow(unused_imports)]
 use crate::crash;
-use crate::names::nearest;
+#[allow(unused_imports)]
+use choice::REMOTE;
+pub use choice::{Backend, DeviceChoice};
+pub use error::DeviceError;
 use hardware::Maker;
 pub(crate) use kernels::compiled_kernels;
 pub use kernels::keep_kernels;
+pub use selected::SelectedDevice;
+#[allow(unused_imports)]
+use selected::probed;
 #[cfg(feature = "remote")]
 pub use {remote::Worker, token::Token};
-
-/// What there is to compute on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Backend {
-    /// The processor.
-    Cpu,
-    /// Any GPU, by way of the graphics API that fits it.
-    Wgpu,
-    /// A GPU by way of Vulkan.
-    Vulkan,
-    /// An Apple GPU.
-    Metal,
-    /// An NVIDIA GPU.
-    Cuda,
-    /// An AMD GPU.
-    Rocm,
-}
-
-impl Backend {
-    /// All of them.
-    pub const ALL: [Self; 6] = [
-        Self::Cpu,
-        Self::Wgpu,
-        Self::Vulkan,
-        Self::Metal,
-        Self::Cuda,
-        Self::Rocm,
-    ];
-
-    /// The name on the command line, which is that of the cargo feature, too.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Cpu => "cpu",
-            Self::Wgpu => "wgpu",
-            Self::Vulkan => "vulkan",
-            Self::Metal => "metal",
-            Self::Cuda => "cuda",
-            Self::Rocm => "rocm",
-        }
-    }
-}
-
-/// How the choice of a worker begins.
-const REMOTE: &str = "remote:";
-
-/// What the user may ask for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum DeviceChoice {
-    /// The best that is there: CUDA or ROCm, then a GPU by way of wgpu, then the CPU.
-    Auto,
-    /// This one, with the number of the GPU where there are several.
-    On(Backend, usize),
-    /// The device that a worker serves at this `host:port`.
-    Remote(String),
-}
-
-impl DeviceChoice {
-    /// The processor.
-    pub const CPU: Self = Self::On(Backend::Cpu, 0);
-    /// The first GPU by way of wgpu.
-    pub const WGPU: Self = Self::On(Backend::Wgpu, 0);
-}
-
-impl fmt::Display for DeviceChoice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Auto => f.write_str("auto"),
-            Self::On(backend, 0) => f.write_str(backend.name()),
-            Self::On(backend, index) => write!(f, "{}:{index}", backend.name()),
-            Self::Remote(address) => write!(f, "{REMOTE}{address}"),
-        }
-    }
-}
-
-impl FromStr for DeviceChoice {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if text == "auto" {
-            return Ok(Self::Auto);
-        }
-        if let Some(address) = text.strip_prefix(REMOTE) {
-            let port = address
-                .rsplit_once(':')
-                .map(|(host, port)| (host, port.parse::<u16>()));
-            return match port {
-                Some((host, Ok(1..))) if !host.is_empty() => Ok(Self::Remote(address.into())),
-                _ => Err(format!(
-                    "'{address}' is no host:port; write it as remote:10.0.0.2:7879"
-                )),
-            };
-        }
-        let (name, index) = text.split_once(':').unwrap_or((text, "0"));
-        let index = index
-            .parse()
-            .map_err(|_| format!("'{index}' is no number of a device; write it as cuda:0"))?;
-        let backend = Backend::ALL
-            .into_iter()
-            .find(|backend| backend.name() == name);
-        if backend == Some(Backend::Cpu) && index > 0 {
-            return Err(format!("there is no cpu:{index}, only one cpu"));
-        }
-        let names: Vec<&str> = ["auto"]
-            .into_iter()
-            .chain(Backend::ALL.map(Backend::name))
-            .collect();
-        backend
-            .map(|backend| Self::On(backend, index))
-            .ok_or_else(|| {
-                let hint = nearest(name, &names).map(|near| format!("; did you mean {near}?"));
-                format!(
-                    "expected one of {}, {REMOTE}HOST:PORT{}",
-                    names.join(", "),
-                    hint.unwrap_or_default()
-                )
-            })
-    }
-}
-
-/// A device that has been seen to work.
-#[derive(Clone, Debug)]
-pub struct SelectedDevice {
-    /// The device, without autodiff.
-    pub device: Device,
-    /// Its name, such as `cpu (flex)`.
-    pub name: String,
-    /// Why it was taken.
-    pub reason: String,
-}
-
-impl SelectedDevice {
-    /// Checks that a network can be trained here as its config says.
-    ///
-    /// # Errors
-    ///
-    /// When the device does not compute in its precision.
-    pub fn can_train(&self, network: &NetworkConfig) -> Result<(), DeviceError> {
-        match network.mopteqs() {
-            Some(model) if !model.core.precision.is_supported(&self.device) => {
-                Err(DeviceError::Precision {
-                    precision: model.core.precision.name(),
-                    device: self.name.clone(),
-                })
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
-/// There is no such device.
-#[derive(Debug, thiserror::Error)]
-pub enum DeviceError {
-    /// The program was built without it.
-    #[error("--device {name}: not in this build; build with --features {feature}")]
-    NotBuiltIn {
-        /// The choice.
-        name: String,
-        /// The cargo feature that brings it.
-        feature: &'static str,
-    },
-    /// It does not compute in the precision that was asked for.
-    #[error(
-        "--precision {precision}: {device} does not compute in it; use --precision f32, or another \
-         --device"
-    )]
-    Precision {
-        /// The precision.
-        precision: &'static str,
-        /// Name of the device.
-        device: String,
-    },
-    /// The secret of the workers is missing or unusable.
-    #[error("--token-file {file}: {reason}")]
-    Token {
-        /// The file.
-        file: PathBuf,
-        /// What is wrong.
-        reason: String,
-    },
-    /// A worker cannot be used, or cannot serve.
-    #[error("{name}: {reason}")]
-    Worker {
-        /// The choice, or the worker's address.
-        name: String,
-        /// What is wrong.
-        reason: String,
-    },
-    /// A worker is the first of several devices.
-    #[error(
-        "--devices {name},...: the first of several devices must be of this machine, such as cpu"
-    )]
-    RemoteFirst {
-        /// The choice.
-        name: String,
-    },
-    /// A worker was asked to pass on the device of another.
-    #[error("--device {name}: a worker serves a device of its own machine")]
-    RemoteWorker {
-        /// The choice.
-        name: String,
-    },
-    /// A worker cannot listen at its address.
-    #[error("{address}: {reason}; choose another --port or --address")]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// What the system said.
-        reason: String,
-    },
-    /// It is built in, but does not work here.
-    #[error("--device {name}: {reason}; use --device cpu, or install the driver")]
-    Unusable {
-        /// The choice.
-        name: String,
-        /// What is missing, or the first message of the driver.
-        reason: String,
-    },
-}
 
 /// Finds the device for a choice and tries it with a small computation.
 ///
@@ -488,35 +277,6 @@ fn on_adapter(name: String, device: Device, reason: String) -> Result<SelectedDe
             Ok(found)
         }
     }
-}
-
-/// Computes something small. Without a driver, Burn makes a device happily and panics in a
-/// background thread at its first operation.
-#[allow(dead_code)]
-fn probed(name: String, device: Device, reason: String) -> Result<SelectedDevice, DeviceError> {
-    let sum = crash::catch(|| {
-        Tensor::<1>::ones([4], &device)
-            .sum()
-            .try_into_scalar::<f32>()
-    });
-    let reason_not = match sum {
-        Ok(Ok(4.0)) => {
-            #[cfg(feature = "gpu")]
-            deq_kernels::separate_kernels(&device, concat!("mopteq-", env!("CARGO_PKG_VERSION")));
-            return Ok(SelectedDevice {
-                device,
-                name,
-                reason,
-            });
-        }
-        Ok(Ok(wrong)) => format!("it computes 1 + 1 + 1 + 1 = {wrong}"),
-        Ok(Err(error)) => error.to_string(),
-        Err(crash) => crash.message,
-    };
-    Err(DeviceError::Unusable {
-        name,
-        reason: reason_not,
-    })
 }
 
 #[cfg(all(test, feature = "flex"))]

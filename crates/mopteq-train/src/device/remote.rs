@@ -4,11 +4,13 @@
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
+use burn::prelude::Device;
 use burn::remote::{ConnectError, RemoteHost};
 use burn::server::{AuthorizationRequest, RemoteServer, WebSocketTransport};
 
+use super::error::DeviceError;
+use super::selected::{SelectedDevice, probed};
 use super::token::Token;
-use super::{Device, DeviceError, SelectedDevice, probed};
 use crate::progress::{note, warn};
 
 /// How long a worker may take to accept a connection.

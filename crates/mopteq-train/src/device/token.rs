@@ -4,7 +4,7 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use super::DeviceError;
+use super::error::DeviceError;
 
 /// Bytes of a new token.
 const LENGTH: usize = 32;
@@ -94,7 +94,7 @@ impl Token {
     ///
     /// # Errors
     ///
-    /// What is wrong, for the worker's log.
+    /// Says what is wrong. The worker prints it.
     pub(crate) fn check(&self, presented: &[u8]) -> Result<(), String> {
         let own = self.credential.as_bytes();
         let version = |bytes: &[u8]| {
