@@ -9,6 +9,9 @@ use crate::data::{Augmentation, DataSource, Normalisation, PictureShape, RandAug
 /// The version of `config.json` that this program writes and reads.
 pub const FORMAT: u32 = 3;
 
+/// The network of configs that do not name it: the first version had one.
+pub(crate) const UNNAMED: &str = "mopteq";
+
 /// A training run: with the same config, program and machine, the CPU gives the same result.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -429,7 +432,7 @@ fn check(
 fn network<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<NetworkConfig, D::Error> {
     let mut value = serde_json::Value::deserialize(deserializer)?;
     if let Some(table) = value.as_object_mut() {
-        table.entry("network").or_insert_with(|| "mopteq".into());
+        table.entry("network").or_insert_with(|| UNNAMED.into());
     }
     serde_json::from_value(value).map_err(serde::de::Error::custom)
 }

@@ -3,13 +3,10 @@
 use mopteq::MOptEqsConfig;
 use serde_json::{Map, Value};
 
-use crate::config::{FORMAT, TrainConfig};
+use crate::config::{FORMAT, TrainConfig, UNNAMED};
 
 /// The version of `config.json` with the earlier names.
 const BEFORE: u32 = 2;
-
-/// The network of configs that do not name it: the first version had one.
-pub(crate) const UNNAMED: &str = "mopteq";
 
 /// Earlier names in `model`, and where these settings are now.
 const MOVED: [(&str, &str); 23] = [
@@ -59,10 +56,15 @@ const ADDED: [&str; 12] = [
 /// model is found for a stack, too.
 pub(crate) fn present_name(name: &str, network: &str) -> Option<&'static str> {
     let (_, now) = MOVED.iter().find(|(before, _)| *before == name)?;
+    (network == "deep" || has(network, now)).then_some(now)
+}
+
+/// Whether a network has a setting of this present name among those that moved.
+fn has(network: &str, now: &str) -> bool {
     match network {
-        "mopteq" | "opteq" | "deep" => Some(now),
-        "residual" => now.starts_with("stem.").then_some(now),
-        _ => None,
+        "mopteq" | "opteq" => true,
+        "deep" | "residual" => now.starts_with("stem."),
+        _ => false,
     }
 }
 
@@ -91,13 +93,7 @@ pub(crate) fn rename(config: &mut Map<String, Value>) -> bool {
         let network = model.get("network").and_then(Value::as_str);
         let network = network.unwrap_or(UNNAMED).to_owned();
         for (before, now) in MOVED {
-            let moves = match network.as_str() {
-                "mopteq" | "opteq" => true,
-                "deep" | "residual" => now.starts_with("stem."),
-                _ => false,
-            };
-            let value = moves.then(|| model.remove(before)).flatten();
-            if let Some(value) = value {
+            if let Some(value) = has(&network, now).then(|| model.remove(before)).flatten() {
                 let (table, name) = now.split_once('.').unwrap_or((now, ""));
                 let table = model.entry(table).or_insert_with(|| Map::new().into());
                 if let Value::Object(table) = table {
@@ -179,21 +175,17 @@ mod tests {
         unnamed["model"].as_object_mut().unwrap().remove("network");
         assert_eq!(parse(unnamed).unwrap().model, now.model);
         // What always was there is not made up.
-        for missing in [
-            "classes",
-            "coupling",
-            "norm_bound",
-            "perturbation",
-            "head_grid",
+        for (missing, named) in [
+            ("classes", "`classes`"),
+            ("coupling", "`coupling`"),
+            ("norm_bound", "`norm_bound`"),
+            ("perturbation", "`size`"),
+            ("head_grid", "`grid`"),
         ] {
             let mut broken = earlier(&now, true);
             broken["model"].as_object_mut().unwrap().remove(missing);
             let error = parse(broken).unwrap_err().to_string();
-            let name = missing.trim_start_matches("head_");
-            assert!(
-                error.contains(name) || name == "perturbation",
-                "{missing}: {error}"
-            );
+            assert!(error.contains(named), "{missing}: {error}");
         }
     }
 

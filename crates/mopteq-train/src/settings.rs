@@ -5,8 +5,8 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use crate::config::{ConfigError, TrainConfig};
-use crate::moved::{UNNAMED, present_name, rename};
+use crate::config::{ConfigError, TrainConfig, UNNAMED};
+use crate::moved::{present_name, rename};
 use crate::names::nearest;
 
 /// Reads a file of settings: TOML, or JSON where the name ends in `.json` (such as the
