@@ -32,6 +32,8 @@ pub fn run(arguments: &WorkerArguments, json: bool) -> Result<(), Error> {
         let name = choice.to_string();
         return Err(DeviceError::RemoteWorker { name }.into());
     }
+    // A session that panics ends alone and reports to nobody, so its message is printed.
+    drop(std::panic::take_hook());
     let device = arguments.device.select()?;
     let file = arguments.device.token.file();
     let token = Token::read_or_create(&file)?;

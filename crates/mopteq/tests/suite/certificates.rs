@@ -14,7 +14,7 @@ use mopteq::{
     StemConfig,
 };
 
-use crate::support::{Numbers, cast, flat, images, values};
+use crate::support::{Numbers, cast, flat, images, tiny, values};
 
 /// Factors of the normalisation, one per channel of the pictures.
 const SCALE: [f64; 2] = [3.0, 1.5];
@@ -45,15 +45,7 @@ fn stack(last: LayerConfig) -> NetworkConfig {
 }
 
 fn paper(family: Family) -> MOptEqsConfig {
-    MOptEqsConfig::new(3, 2, [8, 8])
-        .map_core(|c| {
-            c.with_channels(3)
-                .with_hidden(4)
-                .with_family(family)
-                .with_coupling(0.05)
-        })
-        .with_head(HeadConfig::new().with_grid(2))
-        .map_core(|c| c.with_equilibrium(exact()))
+    tiny(family).map_core(|c| c.with_equilibrium(exact()))
 }
 
 /// Every kind of network that has a constant.

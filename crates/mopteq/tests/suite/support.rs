@@ -107,16 +107,14 @@ pub fn tiny(family: Family) -> MOptEqsConfig {
                 .with_hidden(4)
                 .with_family(family)
                 .with_coupling(0.05)
+                .with_equilibrium(
+                    EquilibriumConfig::new()
+                        .with_forward(exact(Solver::anderson(6)))
+                        .with_gradient(Gradient::default()),
+                )
         })
         .with_head(HeadConfig::new().with_grid(2))
-        .with_perturbation(Perturbation::new().with_size(0.0))
-        .map_core(|c| {
-            c.with_equilibrium(
-                EquilibriumConfig::new()
-                    .with_forward(exact(Solver::anderson(6)))
-                    .with_gradient(Gradient::default()),
-            )
-        })
+        .with_perturbation(Perturbation::off())
 }
 
 /// Casts every float parameter with a function of its values, in the order of the visit.
