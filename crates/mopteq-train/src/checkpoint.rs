@@ -11,8 +11,8 @@
 //!   state.json  position and what the epoch measured so far
 //! ```
 //!
-//! It is written under another name, flushed to the disk and renamed, so one that is there is
-//! whole. The learning rate and all random numbers are functions of the position.
+//! It is written under another name, flushed to the disk and renamed, so every visible checkpoint
+//! is complete. The learning rate and all random numbers are functions of the position.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -35,8 +35,8 @@ const OPTIMIZER: &str = "optim.bpk";
 const STATE: &str = "state.json";
 /// Starts the names of folders that are being written or removed.
 const UNFINISHED: &str = ".unfinished-";
-/// Checkpoints that are kept beside the best one. Two, so that there is a whole one should the
-/// disk damage the last.
+/// Checkpoints that are kept beside the best one: two, so that one is still intact if the disk
+/// damages the last.
 const KEEP: usize = 2;
 
 /// A place in the training.
@@ -83,7 +83,7 @@ impl std::fmt::Display for Position {
     }
 }
 
-/// What a checkpoint knows beside tensors.
+/// What a checkpoint holds in addition to tensors.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct State {
@@ -113,7 +113,7 @@ pub struct Snapshot {
 ///
 /// # Errors
 ///
-/// When the disk refuses; what was there before is untouched then.
+/// When the disk refuses. Earlier files are then untouched.
 pub fn save(run: &RunFolder, snapshot: Snapshot) -> Result<(), RunError> {
     let folder = run.checkpoints();
     let target = folder.join(snapshot.state.position.folder_name());
@@ -127,10 +127,10 @@ pub fn save(run: &RunFolder, snapshot: Snapshot) -> Result<(), RunError> {
         .tempdir_in(&folder)
         .map_err(|error| failed(error.to_string()))?;
     write(written.path(), snapshot).map_err(failed)?;
-    // Saved before at the same place by a run that was then killed: the newer one counts.
+    // A run that was then killed saved one at the same place. The newer one counts.
     remove(&target)?;
     fs::rename(written.path(), &target).map_err(|error| failed(error.to_string()))?;
-    // Renamed away, so there is nothing left for it to remove.
+    // The folder was renamed, so the guard has nothing left to remove.
     let _ = written.keep();
     sync(&folder).map_err(|error| failed(error.to_string()))
 }
@@ -159,7 +159,7 @@ fn write(folder: &Path, snapshot: Snapshot) -> Result<(), String> {
     sync(folder).map_err(|e| text(&e))
 }
 
-/// Makes the names in a folder last; other systems than Unix do so by themselves or not at all.
+/// Makes the names in a folder durable. Systems other than Unix do so by themselves or not at all.
 fn sync(folder: &Path) -> std::io::Result<()> {
     if cfg!(unix) {
         File::open(folder)?.sync_all()?;
@@ -167,7 +167,7 @@ fn sync(folder: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Removes a checkpoint such that half of one is never taken for a whole.
+/// Removes a checkpoint in such a way that half of one is never mistaken for a complete one.
 fn remove(folder: &Path) -> Result<(), RunError> {
     let io = |source| RunError::Io {
         file: folder.into(),
@@ -224,7 +224,7 @@ pub fn prune(run: &RunFolder, history: &History) -> Result<(), RunError> {
     Ok(())
 }
 
-/// The whole checkpoints of a run, in order.
+/// The complete checkpoints of a run, in order.
 pub fn positions(run: &RunFolder) -> Vec<Position> {
     let entries = fs::read_dir(run.checkpoints())
         .into_iter()
@@ -242,11 +242,11 @@ pub fn path(run: &RunFolder, position: Position) -> PathBuf {
     run.checkpoints().join(position.folder_name())
 }
 
-/// Loads the model to be used: the moving average where there is one.
+/// Loads the model to use: the moving average if there is one.
 ///
 /// # Errors
 ///
-/// When the file is missing, damaged or of another model.
+/// When the file is missing, damaged or belongs to another model.
 pub fn load_model(
     run: &RunFolder,
     position: Position,
@@ -262,7 +262,8 @@ pub fn load_model(
 }
 
 fn load_module(file: PathBuf, model: Classifier) -> Result<Classifier, RunError> {
-    // Burn reads lazily and panics on some damage, for example on a length beyond the file.
+    // Burn reads lazily and panics on some damage, for example on a length beyond the end of the
+    // file.
     let load = || {
         let record = ModuleRecord::load(&file).map_err(|error| error.to_string())?;
         model
@@ -306,7 +307,8 @@ pub fn restore(
     let text = fs::read(folder.join(STATE)).map_err(|e| damaged(STATE, e.to_string()))?;
     let state: State = serde_json::from_slice(&text).map_err(|e| damaged(STATE, e.to_string()))?;
     let ema = match with_ema {
-        true => Some(load_module(folder.join(EMA), model.clone())?),
+        // A clone shares its running statistics with the model until `valid` copies them.
+        true => Some(load_module(folder.join(EMA), model.clone())?.valid()),
         false => None,
     };
     let model = load_module(folder.join(MODEL), model)?;

@@ -20,7 +20,7 @@ use crate::classifier::{Classifier, TrainingStep};
 use crate::crash::Crash;
 #[cfg(feature = "dashboard")]
 use crate::dashboard::display;
-use crate::data::{Loader, PictureBatcher, RawBatch};
+use crate::data::{Batch, Loader, PictureBatcher, RawBatch};
 use crate::evaluate::{batcher, evaluate, infer};
 use crate::events::{self, EventLog};
 use crate::history::{EpochRow, History};
@@ -32,8 +32,8 @@ use crate::run::RunFolder;
 use crate::schedule::Schedule;
 use crate::seed::{Stream, derive};
 
-/// Batches after which the model's random numbers are seeded anew within an epoch. To go on within
-/// an epoch, those that were drawn since the last seed are drawn again: at most so many batches'.
+/// Batches after which the generator of the model's noise gets a new seed within an epoch. A resumed
+/// training repeats at most this many batches to find the generator's position.
 const NOISE_BLOCK: usize = 100;
 /// Pictures that a model is tried on before it is saved.
 const PROBED: usize = 4;
@@ -88,8 +88,8 @@ impl<'a> Fit<'a> {
         } else {
             let optimizer = task.optimizer();
             let restored = checkpoint::restore(run, start, fresh, optimizer, with_ema)?;
-            let ema = restored.ema.map(|ema| ema.valid());
-            (restored.state, restored.model, ema, restored.optimizer)
+            let (ema, optimizer) = (restored.ema, restored.optimizer);
+            (restored.state, restored.model, ema, optimizer)
         };
         let batcher = PictureBatcher {
             augmentation: config.augmentation.clone(),
@@ -269,9 +269,9 @@ impl<'a> Fit<'a> {
         self.device.seed(seed);
     }
 
-    /// Brings the noise to where it was when an epoch was left. How far it is cannot be asked for,
-    /// so a copy of the model draws what the batches of the block drew before: as much as the
-    /// real ones, for it depends on nothing but their size.
+    /// Brings the noise to where it was when an epoch was left. Burn's generator cannot report its
+    /// position, so a copy of the model replays the finished batches of the block. What it draws
+    /// depends only on their size.
     fn replay_noise(&self) -> Result<(), Error> {
         let done = self.state.position.batches % NOISE_BLOCK;
         if done == 0 {
@@ -289,7 +289,11 @@ impl<'a> Fit<'a> {
         let batch = [config.batch_size, shape.channels, shape.height, shape.width];
         self.seed_noise(epoch);
         for _ in 0..done {
-            copy.infer(Tensor::zeros(batch, &self.device));
+            // With the backward pass, because it frees what Burn has recorded of the forward pass.
+            drop(copy.step(Batch {
+                images: Tensor::zeros(batch, &self.device),
+                targets: Tensor::zeros([config.batch_size], &self.device),
+            }));
         }
         Ok(())
     }

@@ -145,7 +145,7 @@ pub(super) fn are_finite(model: &Classifier) -> bool {
     impl ModuleVisitor for Differences {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             let value = param.val().without_autodiff();
-            // Zero for a number, and no number for anything else.
+            // Zero for a finite number, and NaN for anything else.
             self.0.push((value.clone() - value).sum());
         }
     }
@@ -159,16 +159,25 @@ pub(super) fn are_finite(model: &Classifier) -> bool {
     sums.is_ok_and(|sums| sums.iter().all(|sum| *sum == 0.0))
 }
 
-/// The exponential moving average of a model: trained parameters are averaged, running statistics
-/// and other buffers are those of the last step.
+/// The exponential moving average of a model. Trained parameters are averaged, and so are the running
+/// statistics of batch norms, because those of the last step alone do not fit averaged weights. Other
+/// buffers are those of the last step.
 pub(super) fn average(ema: Classifier, model: &Classifier, decay: f64) -> Classifier {
     #[derive(Default)]
-    struct Collect(HashMap<ParamId, (Box<dyn Any>, bool)>);
+    struct Collect {
+        current: HashMap<ParamId, (Box<dyn Any>, bool)>,
+        /// Name of the field that is visited.
+        field: String,
+    }
     impl ModuleVisitor for Collect {
+        fn enter_module(&mut self, name: &str, _container: &str) {
+            name.clone_into(&mut self.field);
+        }
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            let trained = param.is_require_grad();
+            let statistic = ["running_mean", "running_var"].contains(&self.field.as_str());
+            let averaged = param.is_require_grad() || statistic;
             let value: Box<dyn Any> = Box::new(param.val().without_autodiff());
-            self.0.insert(param.id, (value, trained));
+            self.current.insert(param.id, (value, averaged));
         }
     }
     struct Average {
@@ -178,14 +187,14 @@ pub(super) fn average(ema: Classifier, model: &Classifier, decay: f64) -> Classi
     impl ModuleMapper for Average {
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
             let current = self.current.remove(&param.id);
-            let Some((Ok(current), trained)) =
-                current.map(|(value, trained)| (value.downcast::<Tensor<D>>(), trained))
+            let Some((Ok(current), averaged)) =
+                current.map(|(value, averaged)| (value.downcast::<Tensor<D>>(), averaged))
             else {
                 return param;
             };
             let decay = self.decay;
             param.map(|average| {
-                if trained {
+                if averaged {
                     average * decay + *current * (1.0 - decay)
                 } else {
                     *current
@@ -196,7 +205,7 @@ pub(super) fn average(ema: Classifier, model: &Classifier, decay: f64) -> Classi
     let mut collect = Collect::default();
     model.visit(&mut collect);
     ema.map(&mut Average {
-        current: collect.0,
+        current: collect.current,
         decay,
     })
 }
@@ -294,13 +303,24 @@ mod tests {
                 })
             }
         }
-        let (zeros, ones) = (model.clone().map(&mut Fill(0.0)), model.map(&mut Fill(1.0)));
-        let average = average(zeros.valid(), &ones, 0.75);
-        struct Values(Vec<(bool, f64)>, HashMap<ParamId, bool>);
+        // Clones share running statistics until `valid` copies them.
+        let zeros = model.clone().map(&mut Fill(0.0)).valid();
+        let ones = model.map(&mut Fill(1.0));
+        let average = average(zeros, &ones, 0.75);
+        struct Values {
+            averaged: HashMap<ParamId, bool>,
+            field: String,
+            means: Vec<(String, bool, f64)>,
+        }
         impl ModuleVisitor for Values {
+            fn enter_module(&mut self, name: &str, _container: &str) {
+                name.clone_into(&mut self.field);
+            }
             fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
                 let mean = param.val().mean().try_into_scalar::<f64>().unwrap();
-                self.0.push((self.1[&param.id], mean));
+                let trained = self.averaged.get(&param.id).copied().unwrap_or_default();
+                let averaged = trained || self.field.starts_with("running");
+                self.means.push((self.field.clone(), averaged, mean));
             }
         }
         struct Trained(HashMap<ParamId, bool>);
@@ -311,12 +331,18 @@ mod tests {
         }
         let mut trained = Trained(HashMap::new());
         ones.visit(&mut trained);
-        let mut values = Values(Vec::new(), trained.0);
+        let mut values = Values {
+            averaged: trained.0,
+            field: String::new(),
+            means: Vec::new(),
+        };
         average.visit(&mut values);
-        assert!(values.0.iter().any(|(trained, _)| !trained));
-        for (trained, value) in values.0 {
-            let expected = if trained { 0.25 } else { 1.0 };
-            assert!((value - expected).abs() < 1e-6, "{trained}: {value}");
+        let statistic = |(field, ..): &(String, bool, f64)| field.starts_with("running");
+        assert!(values.means.iter().any(statistic));
+        assert!(values.means.iter().any(|(_, averaged, _)| !averaged));
+        for (field, averaged, mean) in values.means {
+            let expected = if averaged { 0.25 } else { 1.0 };
+            assert!((mean - expected).abs() < 1e-6, "{field}: {mean}");
         }
     }
 }
