@@ -31,7 +31,7 @@ pub enum Kernel {
     Gram,
 }
 
-/// A proximal map. Variants name the function that it belongs to.
+/// A proximal map. Each variant names the function that it belongs to.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Prox {
     /// z >= 0.
@@ -60,7 +60,7 @@ pub enum Prox {
 pub struct Coupling {
     /// lambda.
     pub strength: f64,
-    /// Each branch is coupled to this number of branches after it.
+    /// Each branch is coupled to at most this many of the branches after it.
     pub reach: usize,
 }
 
@@ -100,7 +100,7 @@ pub(crate) enum Finish {
 }
 
 impl StepFormula {
-    /// The derivative of prox from z+, as 0 and 1.
+    /// The derivative of prox, computed from z+, as zeros and ones.
     pub(crate) fn mask_packed(&self, value: &Tensor<2>) -> Tensor<2> {
         let value = value.clone();
         match self.prox {
@@ -150,7 +150,7 @@ impl StepFormula {
         }
     }
 
-    /// Whether prox moves with its argument at this value, so that the mask is 1.
+    /// Whether prox changes with its argument at this value, so that the mask is 1.
     #[inline(always)]
     pub(crate) fn moves(&self, value: f32) -> bool {
         match self.prox {

@@ -207,10 +207,10 @@ mod dispatched {
         }
     }
 
-    /// Returns `x`; the backward pass replaces the gradient by `hook(gradient)`.
+    /// Returns `x`; the backward pass replaces the gradient with `hook(gradient)`.
     ///
     /// The closure must own no tensor tracked in the graph of `x`, because that graph is locked
-    /// while its backward pass runs. The gradient that it receives here is free of autodiff.
+    /// while its backward pass runs. The gradient that it receives is a tensor without autodiff.
     ///
     /// # Shapes
     ///
@@ -231,16 +231,16 @@ mod dispatched {
         all.lock().unwrap_or_else(|e| e.into_inner())[i].take()
     }
 
-    /// The number that connects operations with several inputs or outputs on the tape.
+    /// The one-element tensor that connects operations with several inputs or outputs on the tape.
     fn number(like: &Tensor<2>) -> Tensor<1> {
         Tensor::zeros([1], &like.device().without_autodiff())
     }
 
     /// `values` as outputs of the operation that computed `node`. The backward pass of `node` then
-    /// calls `gather` with their gradients, before those of its own inputs are asked for.
+    /// calls `gather` with their gradients, before it continues to the inputs of `node`.
     ///
     /// Burn's operations have one output, so every output is a separate operation that stores its
-    /// gradient. `number` is any number; it is the gradient of `node`.
+    /// gradient. `number` is an arbitrary one-element tensor that serves as the gradient of `node`.
     fn fan_out(
         node: Tensor<1>,
         number: Tensor<1>,
@@ -269,8 +269,8 @@ mod dispatched {
         values.into_iter().enumerate().map(leave).collect()
     }
 
-    /// Several tensors that were computed from one off the tape, with their gradient: `pullback`
-    /// receives the gradients of all of them at once and returns that of `x`.
+    /// Attaches several tensors, computed from `x` off the tape, to `x`: `pullback` receives the
+    /// gradients of all of them at once and returns the gradient of `x`.
     ///
     /// # Shapes
     ///
@@ -294,10 +294,10 @@ mod dispatched {
         })
     }
 
-    /// Returns several tensors; the backward pass replaces their gradients by `hook(gradients)`,
-    /// which receives all of them at once.
+    /// Returns several tensors; the backward pass replaces their gradients with `hook(gradients)`.
+    /// The hook receives all gradients at once.
     ///
-    /// A node of one number connects the inputs with the outputs. The outputs store their gradients,
+    /// A one-element node connects the inputs with the outputs. The outputs store their gradients,
     /// the node runs the hook, and the inputs take its results. Nothing is copied.
     ///
     /// # Shapes
@@ -359,11 +359,11 @@ mod dispatched {
     /// assert_eq!(y.grad(&gradients).unwrap().into_scalar::<f32>(), 2.0);
     /// ```
     ///
-    /// If no input is associated with autodiff, this is `output`.
+    /// If no input is associated with autodiff, the result is `output`.
     ///
     /// # Panics
     ///
-    /// In the backward pass, if the pullback returns tensors of another backend.
+    /// Panics in the backward pass if the pullback returns tensors of another backend.
     pub fn custom_gradient<const A: usize, const B: usize, const C: usize, const D: usize>(
         (first, second, third): (Tensor<A>, Tensor<B>, Tensor<C>),
         output: Tensor<D>,

@@ -1,4 +1,4 @@
-//! What a step depends on beside the state.
+//! What a step depends on apart from the state.
 
 use burn::tensor::Tensor;
 
@@ -34,7 +34,7 @@ impl Prepared {
         }
     }
 
-    /// For plain copies of tracked kernels and injections.
+    /// The prepared forms for plain copies of tracked kernels and injections.
     pub fn plain(&self) -> Self {
         Self {
             cpu: Default::default(),

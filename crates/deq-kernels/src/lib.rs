@@ -1,14 +1,15 @@
-//! The tensor operations below equilibrium models, on [Burn](https://burn.dev)'s tensors.
+//! The tensor operations that equilibrium models build on, for [Burn](https://burn.dev)'s tensors.
 //!
-//! Only this crate is specific to hardware. Each operation has a portable form of Burn's operations
-//! and, where that pays, a fast form that is chosen at run time. The two agree to rounding. Nothing
-//! here knows about equilibria or objectives.
+//! Only this crate is specific to hardware. Each operation has a portable form composed of Burn's
+//! operations and, where it pays, a fast form that is chosen at run time. The two agree up to
+//! rounding. Nothing here knows about equilibria or objectives.
 //!
 //! - [`convolution`]: convolutions that keep the resolution, by Winograd's filtering or directly.
 //! - [`norm`], [`norm_relu`]: batch norm, alone and followed by ReLU.
-//! - [`mean_pool`]: means over the cells of a grid.
+//! - [`mean_pool`], [`repeat`]: means over the cells of a grid, and pixels as cells of a finer one.
 //! - [`step`]: a step of proximal gradient descent on several branches, and its linearisation.
-//! - [`vectors`]: the solvers' work on vectors, and where the vectors that they remember are stored.
+//! - [`vectors`]: the solvers' work on vectors, and where the vectors that they remember are
+//!   stored.
 //! - [`portably`]: runs with the portable forms only.
 //! - [`custom_gradient`], [`grad_hook`], [`joint_hook`]: values whose backward pass is a closure.
 //!
@@ -49,14 +50,14 @@ mod runtime;
 
 pub use gradient::{custom_gradient, grad_hook, joint_hook};
 pub use norm::{norm, norm_relu};
-pub use pooling::mean_pool;
+pub use pooling::{mean_pool, repeat};
 #[cfg(feature = "cube")]
 pub use runtime::{Launches, keep_kernels, separate_kernels, watch_launches};
 pub use switch::{portably, side_by_side};
 
-/// Where a chain of small operations, each of which waits for the one before, runs fastest: on the
-/// CPU, if its backend is built in, otherwise on the device itself. Launches on a GPU would take
-/// longer than the arithmetic.
+/// The device on which a chain of small operations, each of which waits for the one before, runs
+/// fastest: the CPU if its backend is built in, otherwise the given device. On a GPU, the launches
+/// would take longer than the arithmetic.
 pub fn host(device: &Device) -> Device {
     #[cfg(feature = "flex")]
     {
@@ -67,8 +68,8 @@ pub fn host(device: &Device) -> Device {
     device.clone().without_autodiff()
 }
 
-/// Whether kernels are compiled and tuned at run time for the shapes they meet, as on every GPU: then
-/// few shapes pay.
+/// Whether kernels are compiled and tuned at run time for the shapes they meet, as on every GPU. If
+/// so, it pays to use few different shapes.
 pub fn compiles_at_run_time(device: &Device) -> bool {
     #[cfg(feature = "cube")]
     {
@@ -81,9 +82,10 @@ pub fn compiles_at_run_time(device: &Device) -> bool {
     }
 }
 
-/// The kernels W_i min(1, bound_i / |W_i v_i|) in a few launches for all of them, on devices that have
-/// such a form, and the directions v_i. With `iterate`, v_i is W_i'W_i v_i first, divided by its norm.
-/// Gradients pass to the kernels; they take the directions as constants.
+/// The kernels W_i min(1, bound_i / |W_i v_i|) and the directions v_i, in a few launches for all
+/// kernels together. `None` if the device has no such form. With `iterate`, W_i'W_i v_i, divided by
+/// its norm, first replaces v_i. Gradients pass to the kernels and treat the directions as
+/// constants.
 ///
 /// # Shapes
 ///

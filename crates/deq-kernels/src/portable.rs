@@ -1,4 +1,4 @@
-//! Replaces the fast forms in a build without them: nothing applies.
+//! Replaces the CPU's fast forms in a build without them: no fast form applies.
 
 use burn::nn::BatchNorm;
 use burn::tensor::Tensor;
@@ -18,6 +18,10 @@ pub(crate) fn norm_above(_: &BatchNorm, _: &Tensor<4>, _: f32) -> Option<Tensor<
 }
 
 pub(crate) fn mean_pool(_: &Tensor<4>, _: [usize; 2]) -> Option<Tensor<4>> {
+    None
+}
+
+pub(crate) fn repeat(_: &Tensor<4>, _: [usize; 2]) -> Option<Tensor<4>> {
     None
 }
 

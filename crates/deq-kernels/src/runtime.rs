@@ -1,5 +1,4 @@
-//! What happens to kernels that are compiled at run time: where they are kept, and how often they
-//! are launched.
+//! Kernels that are compiled at run time: where they are stored, and how often they are launched.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,9 +10,9 @@ use cubecl::config::{CubeClRuntimeConfig, RuntimeConfig, TypeNameFormatLevel, ty
 use cubecl::logging::{Duration, LaunchObservation, LaunchObserver, TimingMethod, TimingRequest};
 
 /// Asks CubeCL to keep compiled kernels and tuning results in this folder, or nowhere. A
-/// `cubecl.toml` that names a folder of its own goes before.
+/// `cubecl.toml` that names its own folder takes precedence.
 ///
-/// Call it before a GPU is first used. Later calls have no effect.
+/// Call this before the first use of a GPU. Later calls have no effect.
 pub fn keep_kernels(folder: Option<&Path>) {
     let mut config = CubeClRuntimeConfig::from_current_dir().override_from_env();
     match folder {
@@ -37,8 +36,8 @@ pub fn keep_kernels(folder: Option<&Path>) {
     CubeClRuntimeConfig::try_set(config);
 }
 
-/// Gives the model of the device, and this version of the program, a file of their own, and returns
-/// the file. Tuning results do not say on which GPU they were found.
+/// Uses a separate file for this model of device and this version of the program, and returns the
+/// file. Tuning results do not record the GPU on which they were found.
 pub fn separate_kernels(device: &Device, version: &str) -> Option<PathBuf> {
     let identity = device.as_dispatch().identity()?;
     cubecl::environment::activate(format!("{version}-{}", identity.name));
@@ -52,7 +51,7 @@ pub struct Launches {
     pub kernel: String,
     /// Launches.
     pub count: usize,
-    /// Seconds on the device, all launches together; 0 if nobody asked.
+    /// Total seconds on the device over all launches; 0 if they were not timed.
     pub seconds: f64,
 }
 
@@ -88,9 +87,10 @@ impl LaunchObserver for Observer {
     }
 }
 
-/// The launches of the whole process while `run` runs, those with the most time or else the most
-/// launches first. With `timed`, kernels run one at a time. Synchronise the device at the end of
-/// `run`: work that is still queued is not counted.
+/// Records the launches of the whole process while `run` runs. Returns the kernels with the longest
+/// time first; at equal times, those with the most launches come first. With `timed`, kernels run
+/// one at a time. Synchronise the device at the end of `run`: work that is still queued is not
+/// counted.
 pub fn watch_launches<R>(timed: bool, run: impl FnOnce() -> R) -> (R, Vec<Launches>) {
     let observer = Arc::new(Observer {
         timed,

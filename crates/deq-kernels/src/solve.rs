@@ -1,4 +1,4 @@
-//! What goes into a whole solve of a step's fixed point and comes out of it.
+//! The limits and results of a whole solve for a step's fixed point.
 
 use burn::tensor::Tensor;
 
@@ -16,7 +16,7 @@ pub struct SolveLimits {
 }
 
 impl SolveLimits {
-    /// Whether the tolerance is met, or the numbers are no numbers, from |f(z) - z|^2 and |f(z)|^2.
+    /// Whether the tolerance is met, or the norms are not finite, from |f(z) - z|^2 and |f(z)|^2.
     pub(crate) fn met(&self, residual: f64, image: f64) -> bool {
         let [relative, absolute] = self.tolerance;
         let missed = residual.sqrt() > absolute + relative * image.sqrt();
@@ -53,6 +53,6 @@ pub struct Solved {
     pub state: Tensor<2>,
     /// f(z) of a forward solve.
     pub image: Option<Tensor<2>>,
-    /// What each sample took.
+    /// The outcome of each sample.
     pub samples: Vec<SolvedSample>,
 }

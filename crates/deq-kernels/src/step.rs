@@ -45,7 +45,7 @@ impl StepFormula {
         cpu::step(self, z, x, Finish::Prox)
     }
 
-    /// z+ from a plain z, with gradients for kernels and injections. `value` is z+ if it is known.
+    /// z+ from a plain z, with gradients for kernels and injections. `value` is z+, if known.
     /// `None` if there is no fast form.
     ///
     /// # Shapes
@@ -66,7 +66,7 @@ impl StepFormula {
         cpu::step(self, z, x, Finish::Mask)
     }
 
-    /// As [`mask`](Self::mask), from z+ in `values`.
+    /// Like [`mask`](Self::mask), from z+ in `values`.
     pub fn mask_of(&self, values: &[Tensor<4>]) -> Option<Vec<Tensor<4>>> {
         cpu::mask(self, values)
     }
@@ -92,8 +92,7 @@ impl StepFormula {
         cube::step(self, z, x, Finish::Prox)
     }
 
-    /// z+ from a packed z, with gradients for z, kernels and injections. `value` is z+ where it is
-    /// known.
+    /// z+ from a packed z, with gradients for z, kernels and injections. `value` is z+, if known.
     pub fn attach_packed(
         &self,
         z: &Tensor<2>,
@@ -103,7 +102,7 @@ impl StepFormula {
         cube::attach(self, z, x, value)
     }
 
-    /// As [`linearise`](Self::linearise), at a plain packed z. `value` is z+ where it is known.
+    /// Like [`linearise`](Self::linearise), at a plain packed z. `value` is z+, if known.
     pub fn linearise_packed(
         &self,
         z: &Tensor<2>,
@@ -118,15 +117,15 @@ impl StepFormula {
         Some(PackedProduct(cube::Product::new(self, z, x, mask)?))
     }
 
-    /// The fixed point of the step from a plain z packed as `[batch, n]`, each sample by itself from
-    /// start to end. `None` if there is no such form. The step must be a contraction with a step of
-    /// at most the inverse of the gradient's Lipschitz constant.
+    /// The fixed point of the step from a plain z packed as `[batch, n]`, with each sample solved
+    /// separately from start to end. `None` if there is no such form. The step must be a
+    /// contraction with a step size of at most the inverse of the gradient's Lipschitz constant.
     pub fn solve(&self, z: &Tensor<2>, x: Inputs<'_>, limits: &SolveLimits) -> Option<Solved> {
         cpu::solve(self, z, x, limits)
     }
 
-    /// The solution of u = J'u + g, where J is the Jacobian of the step at the point where its packed
-    /// value is `value`. Conditions as for [`solve`](Self::solve).
+    /// The solution of u = J'u + g, where J is the Jacobian of the step at the point where its
+    /// packed value is `value`. The conditions are those of [`solve`](Self::solve).
     pub fn solve_adjoint(
         &self,
         value: &Tensor<2>,
@@ -161,7 +160,7 @@ impl StepProduct {
 pub struct PackedProduct(cube::Product);
 
 impl PackedProduct {
-    /// The product with u `[batch, n]`, masked before and after as asked.
+    /// The product with u `[batch, n]`, masked before and after as requested.
     pub fn apply(
         &self,
         formula: &StepFormula,

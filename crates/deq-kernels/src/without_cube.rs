@@ -1,4 +1,4 @@
-//! What stands in for the GPUs' fast forms in a build without them: nothing applies.
+//! Replaces the GPUs' fast forms in a build without them: no fast form applies.
 
 use burn::tensor::Tensor;
 
@@ -32,7 +32,7 @@ pub(crate) fn attach(_: &StepFormula, _: &Tensor<2>, _: Inputs<'_>, _: Option<&T
     None
 }
 
-/// There is none.
+/// Never exists.
 #[derive(Clone, Debug)]
 pub(crate) enum Product {}
 

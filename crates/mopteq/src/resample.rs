@@ -6,9 +6,7 @@
 //! their geometric mean.
 
 use burn::tensor::Tensor;
-use burn::tensor::module::interpolate;
-use burn::tensor::ops::{InterpolateMode, InterpolateOptions};
-use deq_kernels::mean_pool;
+use deq_kernels::{mean_pool, repeat};
 
 /// Q: `[batch, channels, s h, s w] -> [batch, channels, h, w]`.
 ///
@@ -62,10 +60,8 @@ pub fn resample(x: Tensor<4>, [height, width]: [usize; 2]) -> Tensor<4> {
     }
     if grow != [1, 1] {
         let scale = ((grow[0] * grow[1]) as f64).sqrt();
-        let nearest = InterpolateOptions::new(InterpolateMode::Nearest);
-        let factors = grow.map(|s| s as f32);
-        // Not a division: Burn's autodiff rounds the factor of its gradient to f32.
-        x = interpolate(x * scale.recip(), nearest.with_scale_factor(factors));
+        // Not a division, because Burn's autodiff would round the factor of its gradient to f32.
+        x = repeat(x * scale.recip(), grow);
     }
     x
 }

@@ -1,4 +1,4 @@
-//! Batch norm, followed by ReLU if wanted.
+//! Batch norm, optionally followed by ReLU.
 //!
 //! Sums over a batch are kept in f64, plane by plane. In f32 they would be off by about 1e-6, which
 //! moves whole regions of equal pixels across the kinks of the following network.
@@ -14,8 +14,9 @@ use crate::gradient::custom_gradient;
 /// Numbers that are summed in f32 before the sum is added to an f64.
 const LINE: usize = 1024;
 
-/// max(batch norm of x, floor) with its gradients: ReLU for a floor of 0, nothing for minus infinity.
-/// In training, it updates the running statistics as Burn does. `None` if there is no fast form.
+/// max(batch norm of x, floor) with its gradients: ReLU for a floor of 0, batch norm alone for
+/// minus infinity. In training, it updates the running statistics as Burn does. `None` if there is
+/// no fast form.
 pub(crate) fn norm_above(norm: &BatchNorm, x: &Tensor<4>, floor: f32) -> Option<Tensor<4>> {
     let training = x.device().is_autodiff();
     if training && !norm.training.is_enabled() {
@@ -152,7 +153,7 @@ struct Statistics {
     mean: Vec<f32>,
     /// 1 / standard deviation.
     inverse: Vec<f32>,
-    /// What smaller values are replaced by.
+    /// The value that replaces all smaller ones.
     floor: f32,
 }
 
@@ -169,11 +170,10 @@ impl Statistics {
     fn apply(&self, x: &Floats, scale: &[f32], shift: &[f32], like: &Tensor<4>) -> Tensor<4> {
         let area = x.dims[2] * x.dims[3];
         let ([y], _) = produce(x.dims[0], x.sample(), |i, [y]| {
-            let planes = y.chunks_exact_mut(area);
-            for (c, (y, x)) in planes.zip(x.of_sample(i).chunks_exact(area)).enumerate() {
+            for (c, x) in x.of_sample(i).chunks_exact(area).enumerate() {
                 Arch::new().dispatch(Apply {
                     x,
-                    y,
+                    y: y.zeros(area),
                     mean: self.mean[c],
                     scale: scale[c] * self.inverse[c],
                     shift: shift[c],
@@ -222,12 +222,11 @@ impl Statistics {
         let count = (batch * area) as f64;
         let ([dx], _) = produce(batch, x.sample(), |i, [dx]| {
             let [x, y, g] = [x, y, g].map(|floats| floats.of_sample(i).chunks_exact(area));
-            let planes = dx.chunks_exact_mut(area).zip(x).zip(y).zip(g);
-            for (c, (((dx, x), y), g)) in planes.enumerate() {
+            for (c, ((x, y), g)) in x.zip(y).zip(g).enumerate() {
                 let inverse = self.inverse[c];
                 Arch::new().dispatch(PullBack {
                     lines: [x, y, g],
-                    dx,
+                    dx: dx.zeros(area),
                     mean: self.mean[c],
                     floor: self.floor,
                     scale: scale[c] * inverse,

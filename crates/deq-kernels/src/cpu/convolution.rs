@@ -3,7 +3,7 @@
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 
-use super::kernel::{Packed, add_kernel_gradient};
+use super::kernel::{Exactness, Packed, add_kernel_gradient_in_halves};
 use super::memory::{Floats, SAMPLES_A_TASK, produce, tensor};
 use crate::gradient::custom_gradient;
 
@@ -37,7 +37,8 @@ pub(crate) fn convolve(
         Some(bias) => Some(plain(&bias.clone().reshape([1, -1, 1, 1]))?),
         None => None,
     };
-    let packed = Packed::new(weights.elements(), [out, channels, k]);
+    let shape = [out, channels, k];
+    let packed = Packed::new(weights.elements(), shape, Exactness::Halves);
     let y = convolve_batch(&packed, &from, shift.as_ref(), x);
     let none = || Tensor::zeros([1], &y.device());
     let inputs = (
@@ -49,7 +50,7 @@ pub(crate) fn convolve(
         // A gradient may be a view, for example that of a mean.
         let gradient = Floats::new(&g).expect("the gradient is on the output's backend");
         let x = x.then(|| {
-            let transposed = Packed::transposed(weights.elements(), [out, channels, k]);
+            let transposed = Packed::transposed(weights.elements(), shape, Exactness::Halves);
             convolve_batch(&transposed, &gradient, None, &g)
         });
         let kernel = kernel.then(|| {
@@ -73,7 +74,9 @@ fn convolve_batch(
 ) -> Tensor<4> {
     let [batch, _, height, width] = x.dims;
     let dims = [batch, kernel.channels_out(), height, width];
-    let ([out], _) = produce(batch, dims[1..].iter().product(), |i, [out]| {
+    let sample = dims[1..].iter().product();
+    let ([out], _) = produce(batch, sample, |i, [out]| {
+        let out = out.zeros(sample);
         kernel.convolve([height, width], x.of_sample(i), out);
         let planes = out.chunks_exact_mut(height * width);
         for (plane, shift) in planes.zip(shift.map_or(&[][..], Floats::elements)) {
@@ -93,7 +96,7 @@ fn kernel_gradient(x: &Floats, g: &Floats, k: usize) -> Vec<f32> {
         .map(|(xs, gs)| {
             let mut sum = vec![0.0; size];
             let samples = xs.len() / x.sample();
-            add_kernel_gradient([height, width], k, samples, xs, gs, &mut sum);
+            add_kernel_gradient_in_halves([height, width], k, samples, xs, gs, &mut sum);
             sum
         })
         .collect();

@@ -1,11 +1,12 @@
 //! Convolutions of one sample on the CPU, in registers.
 //!
 //! A stride-1 convolution with zero padding is a sum of shifted planes. Planes have a zero border,
-//! and the right border of a row is the left border of the next row. So a shift is one offset for
-//! the whole plane, and the sum treats the plane as one line, without special cases at the edges. A
-//! block of a few output channels by a few vectors of pixels stays in registers for the whole sum
-//! over input channels and taps. The input of a block of pixels stays in the first-level cache
-//! while all output channels are computed from it. The instruction set is chosen at run time.
+//! and the right border of a row is the left border of the next row. A shift is therefore one
+//! offset for the whole plane, and the sum treats the plane as one line, without special cases at
+//! the edges. A block of a few output channels by a few vectors of pixels stays in registers for
+//! the whole sum over input channels and taps. The input of a block of pixels stays in the
+//! first-level cache while all output channels are computed from it. The instruction set is chosen
+//! at run time.
 //!
 //! Inner loops are over arrays. A closure, including one in `array::from_fn` or `map`, may stay a
 //! separate function, which is not compiled for that instruction set.
@@ -47,12 +48,12 @@ impl Raster {
     }
 
     /// Offset from a pixel to the one below.
-    fn stride(&self) -> usize {
+    pub(super) fn stride(&self) -> usize {
         self.width + self.border
     }
 
     /// Offset of the first pixel.
-    fn origin(&self) -> usize {
+    pub(super) fn origin(&self) -> usize {
         self.border * (self.stride() + 1)
     }
 
@@ -62,20 +63,25 @@ impl Raster {
     }
 
     /// Length of a plane with its border.
-    fn plane(&self) -> usize {
+    pub(super) fn plane(&self) -> usize {
         (self.height + 2 * self.border) * self.stride() + self.border + SLACK
     }
 
     /// Offsets of the taps of a kernel from its upper left tap, row by row.
-    fn taps(&self) -> impl Iterator<Item = usize> {
+    pub(super) fn taps(&self) -> impl Iterator<Item = usize> {
         let side = 0..2 * self.border + 1;
         let stride = self.stride();
         side.clone()
             .flat_map(move |y| side.clone().map(move |x| y * stride + x))
     }
 
+    /// Height and width of a plane.
+    pub(super) fn shape(&self) -> [usize; 2] {
+        [self.height, self.width]
+    }
+
     /// Number of pixels of a plane.
-    fn size(&self) -> usize {
+    pub(super) fn size(&self) -> usize {
         self.height * self.width
     }
 
@@ -241,7 +247,8 @@ fn convolve_block<S: Simd, const OUT: usize>(
     sums
 }
 
-/// As [`kernel::add_kernel_gradient`](super::kernel::add_kernel_gradient), for kernels of any odd size.
+/// Like [`kernel::add_kernel_gradient`](super::kernel::add_kernel_gradient), for kernels of any odd
+/// size.
 pub(super) fn add_kernel_gradient(
     raster: Raster,
     samples: usize,
@@ -284,8 +291,8 @@ struct Planes<'a> {
     sample: usize,
 }
 
-/// Adds to `sum`, `[channel of g][channel of x][tap]`, the inner products of the shifted planes of x
-/// and those of g, over all samples.
+/// Adds to `sum`, `[channel of g][channel of x][tap]`, the inner products of the shifted planes of
+/// x and those of g, over all samples.
 struct Correlate<'a> {
     raster: Raster,
     taps: &'a [usize],

@@ -2,16 +2,19 @@
 //!
 //! E brings every branch to the resolution of the first by scaled nearest up-sampling and stacks
 //! their channels; E' is its transpose, scaled pooling. G is one matrix for every pixel of the
-//! stack, so that a product costs (channels)^2 multiplications per pixel.
+//! stack, so a product costs (channels)^2 multiplications per pixel.
 
 use std::cell::RefCell;
 
 use rayon::prelude::*;
 
 use super::kernel::{Packed, add_kernel_gradient};
-use super::memory::{Floats, SAMPLES_A_TASK, lend, room};
+use super::memory::{Floats, SAMPLES_A_TASK, lend, produce, room};
 use super::pooling::Grid;
 use crate::formula::StepFormula;
+
+/// Elements of E z per group of samples: the second-level cache holds them.
+const AT_ONCE: usize = 1 << 16;
 
 thread_local! {
     /// E z and E v.
@@ -33,24 +36,23 @@ fn rise(sizes: &[[usize; 2]], branch: usize, from: &[f32], to: &mut [f32]) {
 }
 
 /// E z.
-pub(super) fn stack<'m>(
-    sizes: &[[usize; 2]],
-    z: &[&[f32]],
-    memory: &'m mut Vec<f32>,
-) -> &'m mut [f32] {
+fn stack<'m>(sizes: &[[usize; 2]], z: &[&[f32]], memory: &'m mut Vec<f32>) -> &'m [f32] {
     let channels = z.iter().zip(sizes).map(|(z, size)| z.len() / area(*size));
-    let channels: Vec<usize> = channels.collect();
-    let stacked = room(memory, channels.iter().sum::<usize>() * area(sizes[0]));
-    let mut rest = &mut *stacked;
-    for (i, (z, channels)) in z.iter().zip(channels).enumerate() {
-        let (part, after) = rest.split_at_mut(channels * area(sizes[0]));
-        rise(sizes, i, z, part);
-        rest = after;
-    }
+    let stacked = room(memory, channels.sum::<usize>() * area(sizes[0]));
+    stack_into(sizes, z, stacked);
     stacked
 }
 
-/// The branch's part of E'y, from that part of y, of `channels` planes.
+fn stack_into(sizes: &[[usize; 2]], z: &[&[f32]], mut to: &mut [f32]) {
+    for (i, z) in z.iter().enumerate() {
+        let length = z.len() / area(sizes[i]) * area(sizes[0]);
+        let (part, after) = std::mem::take(&mut to).split_at_mut(length);
+        rise(sizes, i, z, part);
+        to = after;
+    }
+}
+
+/// The branch's part of E'y, from the same part of y.
 pub(super) fn fall<'m>(
     sizes: &[[usize; 2]],
     branch: usize,
@@ -67,7 +69,7 @@ pub(super) fn fall<'m>(
     pooled
 }
 
-/// G E z for the product above.
+/// G E z, for the product E'G E.
 pub(super) fn image<'m>(
     gram: &Packed,
     sizes: &[[usize; 2]],
@@ -102,10 +104,14 @@ impl Branch {
         u: &Floats,
         [gram, injection]: [bool; 2],
     ) -> (Option<Vec<f32>>, Option<Vec<f32>>) {
-        let pulled = u.elements().par_iter().zip(self.value.elements());
-        let v: Vec<f32> = pulled
-            .map(|(u, value)| self.formula.pulled(*u, *value))
-            .collect();
+        let [batch, ..] = self.value.dims;
+        let ([v], _) = produce(batch, self.value.sample(), |n, [v]| {
+            let v = v.zeros(self.value.sample());
+            let pulled = u.of_sample(n).iter().zip(self.value.of_sample(n));
+            for (v, (u, value)) in v.iter_mut().zip(pulled) {
+                *v = self.formula.pulled(*u, *value);
+            }
+        });
         let gram = gram.then(|| self.gram(&v));
         (gram, injection.then_some(v))
     }
@@ -123,15 +129,22 @@ impl Branch {
         let sums: Vec<Vec<f32>> = tasks
             .map(|task| {
                 let mut sum = vec![0.0; own * all];
-                let samples = task * SAMPLES_A_TASK..batch.min((task + 1) * SAMPLES_A_TASK);
-                for n in samples {
-                    let row = |z: &'_ Floats| n * z.sample()..(n + 1) * z.sample();
-                    let z: Vec<&[f32]> = self.z.iter().map(|z| &z.elements()[row(z)]).collect();
+                let end = batch.min((task + 1) * SAMPLES_A_TASK);
+                // Small pictures are summed together, because every sum has a fixed cost.
+                let group = (AT_ONCE / (all * finest)).clamp(1, SAMPLES_A_TASK);
+                for start in (task * SAMPLES_A_TASK..end).step_by(group) {
+                    let samples = end.min(start + group) - start;
                     lend(&STACKED, |[stacked, raised]| {
-                        let stacked = stack(&sizes, &z, stacked);
-                        let raised = room(raised, own * finest);
-                        rise(&sizes, self.branch, &v[n * sample..][..sample], raised);
-                        add_kernel_gradient(sizes[0], 1, 1, stacked, raised, &mut sum);
+                        let stacked = room(stacked, samples * all * finest);
+                        let raised = room(raised, samples * own * finest);
+                        let rows = stacked.chunks_exact_mut(all * finest);
+                        let rows = rows.zip(raised.chunks_exact_mut(own * finest));
+                        for (n, (stacked, raised)) in (start..).zip(rows) {
+                            let z = self.z.iter().map(|z| z.of_sample(n));
+                            stack_into(&sizes, &z.collect::<Vec<_>>(), stacked);
+                            rise(&sizes, self.branch, &v[n * sample..][..sample], raised);
+                        }
+                        add_kernel_gradient(sizes[0], 1, samples, stacked, raised, &mut sum);
                     });
                 }
                 sum

@@ -1,10 +1,11 @@
-//! Kernels in the memory order of the CPU's convolutions, and the choice between these.
+//! Kernels in the memory order of the CPU's convolutions, and the choice between the convolutions.
 
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::direct::{self, Raster};
 use super::memory::{VECTORS, WIDE};
+use super::tiles::{self, Weights};
 use super::{winograd, winograd_gradient};
 
 /// Multiplications above which a convolution is spread over the cores: some tens of microseconds.
@@ -13,15 +14,36 @@ const WORTH_SPREADING: usize = 1 << 21;
 /// the vectors at the end costs more than the saved multiplications.
 const LEAST_PIXELS: usize = 64;
 
-/// A kernel `[out, in, k, k]` in the memory order of a block:
-/// `[block of output channels][in][tap][output channel of the block]`.
+/// How exact a convolution is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exactness {
+    /// To the precision of f32, which solvers with tight tolerances need.
+    Single,
+    /// To the precision of `tiles`, if the machine has a tile unit.
+    Halves,
+}
+
+/// A kernel `[out, in, k, k]` in the memory order of a convolution.
 #[derive(Clone, Debug)]
 pub(crate) struct Packed {
+    order: Order,
+    channels_out: usize,
+    size: usize,
+}
+
+#[derive(Clone, Debug)]
+enum Order {
+    Vectors(Vectors),
+    Tiles(Weights),
+}
+
+/// For `direct` and `winograd`.
+#[derive(Clone, Debug)]
+struct Vectors {
+    /// `[block of output channels][in][tap][output channel of the block]`.
     weights: Vec<f32>,
     /// For 3 x 3 kernels, the weights of `winograd`: `[block][k][in][column][output channel]`.
     banded: Option<Vec<f32>>,
-    channels_out: usize,
-    size: usize,
     machine: Machine,
 }
 
@@ -30,7 +52,7 @@ pub(crate) struct Packed {
 struct Machine {
     /// Output channels per block. Sums and operands must fit the registers.
     block: usize,
-    /// Numbers of a vector.
+    /// Elements of a vector.
     lanes: usize,
 }
 
@@ -62,21 +84,62 @@ impl Machine {
 
 impl Packed {
     /// The kernel `[out, in, k, k]` with these weights.
-    pub(crate) fn new(weights: &[f32], [out, channels_in, size]: [usize; 3]) -> Self {
-        Self::from(weights, [out, channels_in, size], |o, i, t| {
-            (o * channels_in + i) * size * size + t
-        })
+    pub(crate) fn new(
+        weights: &[f32],
+        [out, channels_in, size]: [usize; 3],
+        exactness: Exactness,
+    ) -> Self {
+        let at = |o, i, t| (o * channels_in + i) * size * size + t;
+        Self::from(weights, [out, channels_in, size], exactness, at)
     }
 
     /// The kernel of the transposed convolution: in and out exchanged, and flipped.
-    pub(crate) fn transposed(weights: &[f32], [out, channels_in, size]: [usize; 3]) -> Self {
+    pub(crate) fn transposed(
+        weights: &[f32],
+        [out, channels_in, size]: [usize; 3],
+        exactness: Exactness,
+    ) -> Self {
         let taps = size * size;
-        Self::from(weights, [channels_in, out, size], |o, i, t| {
-            (i * channels_in + o) * taps + taps - 1 - t
-        })
+        let at = |o, i, t| (i * channels_in + o) * taps + taps - 1 - t;
+        Self::from(weights, [channels_in, out, size], exactness, at)
     }
 
     fn from(
+        weights: &[f32],
+        [out, channels_in, size]: [usize; 3],
+        exactness: Exactness,
+        at: impl Fn(usize, usize, usize) -> usize + Sync,
+    ) -> Self {
+        let halves = exactness == Exactness::Halves && tiles::present();
+        let order = if halves && tiles::pay(channels_in) && tiles::pay(out) {
+            Order::Tiles(Weights::new(weights, [out, channels_in, size * size], at))
+        } else {
+            Order::Vectors(Vectors::new(weights, [out, channels_in, size], at))
+        };
+        Self {
+            order,
+            channels_out: out,
+            size,
+        }
+    }
+
+    /// Number of output channels.
+    pub(crate) fn channels_out(&self) -> usize {
+        self.channels_out
+    }
+
+    /// Convolves planes `[in, height, width]` to `[out, height, width]`.
+    pub(crate) fn convolve(&self, size: [usize; 2], from: &[f32], to: &mut [f32]) {
+        let raster = Raster::new(size, self.size);
+        match &self.order {
+            Order::Tiles(weights) => weights.convolve(raster, from, to),
+            Order::Vectors(vectors) => vectors.convolve(raster, from, to),
+        }
+    }
+}
+
+impl Vectors {
+    fn new(
         weights: &[f32],
         [out, channels_in, size]: [usize; 3],
         at: impl Fn(usize, usize, usize) -> usize,
@@ -97,28 +160,20 @@ impl Packed {
         Self {
             weights: packed,
             banded,
-            channels_out: out,
-            size,
             machine,
         }
     }
 
-    /// Number of output channels.
-    pub(crate) fn channels_out(&self) -> usize {
-        self.channels_out
-    }
-
-    /// Convolves planes `[in, height, width]` to `[out, height, width]`. Large work is spread over
-    /// the cores by output channels.
-    pub(crate) fn convolve(&self, size: [usize; 2], from: &[f32], to: &mut [f32]) {
-        let block = self.machine.block;
+    /// Large work is spread over the cores by output channels.
+    fn convolve(&self, raster: Raster, from: &[f32], to: &mut [f32]) {
+        let (block, size) = (self.machine.block, raster.shape());
         match &self.banded {
             Some(weights) if self.machine.prefers_bands(size) => {
                 self.spread(weights, size, to, |weights, to| {
                     winograd::convolve(weights, block, size, from, to);
                 });
             }
-            _ => direct::with_border(Raster::new(size, self.size), from, |raster, from| {
+            _ => direct::with_border(raster, from, |raster, from| {
                 self.spread(&self.weights, size, to, |weights, to| {
                     direct::convolve(weights, block, raster, from, to);
                 });
@@ -134,7 +189,7 @@ impl Packed {
         to: &mut [f32],
         convolve: impl Fn(&[f32], &mut [f32]) + Send + Sync,
     ) {
-        let blocks = self.channels_out.div_ceil(self.machine.block);
+        let blocks = to.len().div_ceil(self.machine.block * height * width);
         // Inside a task, other tasks keep the cores busy.
         let task = rayon::current_thread_index().is_some();
         if task || self.weights.len() * height * width < WORTH_SPREADING {
@@ -162,5 +217,23 @@ pub(crate) fn add_kernel_gradient(
         winograd_gradient::add_kernel_gradient(size, samples, x, g, sum);
     } else {
         direct::add_kernel_gradient(Raster::new(size, kernel), samples, x, g, sum);
+    }
+}
+
+/// As [`add_kernel_gradient`], to the digits of `tiles` if the machine has a tile unit.
+pub(crate) fn add_kernel_gradient_in_halves(
+    size: [usize; 2],
+    kernel: usize,
+    samples: usize,
+    x: &[f32],
+    g: &[f32],
+    sum: &mut [f32],
+) {
+    let raster = Raster::new(size, kernel);
+    let channels = [x, g].map(|planes| planes.len() / (samples * raster.size()).max(1));
+    if tiles::present() && channels.into_iter().all(tiles::pay) {
+        tiles::add_kernel_gradient(raster, samples, x, g, sum);
+    } else {
+        add_kernel_gradient(size, kernel, samples, x, g, sum);
     }
 }

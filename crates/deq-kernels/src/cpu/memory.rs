@@ -1,4 +1,4 @@
-//! Tensors in the host's memory, memory for scratch, and block sizes.
+//! Tensors in the host's memory, scratch memory, and block sizes.
 
 use std::cell::RefCell;
 use std::mem::MaybeUninit;
@@ -14,7 +14,7 @@ use crate::switch::portable;
 pub(super) const LANES: usize = 16;
 /// Vectors of pixels in a block.
 pub(super) const VECTORS: usize = 2;
-/// Number of registers from which blocks have 8 output channels instead of 4.
+/// Smallest number of registers for which blocks have 8 output channels instead of 4.
 pub(super) const WIDE: usize = 32;
 /// Samples whose kernel gradients one task sums: a fixed number, so that the sum does not depend on
 /// the number of threads.
@@ -71,16 +71,11 @@ impl Floats {
 
     /// The sum of every channel over samples and pixels.
     pub(super) fn sum_of_channels(&self) -> Vec<f32> {
-        let [_, channels, height, width] = self.dims;
-        let mut sums = vec![0.0; channels];
-        for sample in self.elements().chunks_exact(self.sample().max(1)) {
-            let planes = sample.chunks_exact((height * width).max(1));
-            for (sum, plane) in sums.iter_mut().zip(planes) {
-                // Sums short lines first, because a long running sum is inaccurate in f32.
-                *sum += plane.chunks(32).map(|c| c.iter().sum::<f32>()).sum::<f32>();
-            }
-        }
-        sums
+        // Sums short lines first, because a long running sum is inaccurate in f32.
+        let line = |line: &[f32]| line.iter().sum::<f32>();
+        let plane = |plane: &[f32]| plane.chunks(32).map(line).sum::<f32>();
+        let channels = (0..self.dims[1]).into_par_iter();
+        channels.map(|c| self.planes(c).map(plane).sum()).collect()
     }
 }
 
@@ -91,7 +86,7 @@ pub(super) fn tensor(elements: Vec<f32>, dims: [usize; 4], like: &Tensor<4>) -> 
     )
 }
 
-/// Lends this thread's memory to a task. The memory is taken out meanwhile, because a waiting
+/// Lends this thread's memory to a task. The memory is taken out for that time, because a waiting
 /// thread may run another task.
 pub(super) fn lend<T: Default, R>(
     memory: &'static std::thread::LocalKey<RefCell<T>>,
@@ -103,26 +98,29 @@ pub(super) fn lend<T: Default, R>(
     result
 }
 
-/// This number of elements of the memory, aligned to a cache line. The memory grows if necessary.
-/// The elements keep their values.
-pub(super) fn room(memory: &mut Vec<f32>, numbers: usize) -> &mut [f32] {
+/// `numbers` elements of the memory, aligned to a cache line. The memory grows if necessary. The
+/// elements keep their values.
+pub(super) fn room<T: Copy + Default>(memory: &mut Vec<T>, numbers: usize) -> &mut [T] {
     const LINE: usize = 64;
-    let most = LINE / size_of::<f32>();
+    let most = LINE / size_of::<T>();
     if memory.len() < numbers + most {
-        memory.resize(numbers + most, 0.0);
+        memory.resize(numbers + most, T::default());
     }
-    // Alignment may be impossible; then the code is only slower.
+    // Alignment may be impossible; the code is then only slower.
     let start = memory.as_ptr().align_offset(LINE).min(most);
     &mut memory[start..start + numbers]
 }
 
-/// N vectors of `count` chunks of `size` numbers each. Tasks on all cores fill the chunks of one number,
-/// which are zeros before, and return something. Clearing a chunk just before it is filled leaves it
-/// in the cache; `vec![0.0; n]` clears everything on one core first.
+/// N vectors of `count` chunks of `size` numbers each. For each index, a task writes the chunks
+/// with this index and returns a result. The tasks run on all cores.
+///
+/// # Panics
+///
+/// Panics if a task leaves a chunk unfinished.
 pub(super) fn produce<T: Copy + Default + Send, const N: usize, R: Send>(
     count: usize,
     size: usize,
-    fill: impl Fn(usize, [&mut [T]; N]) -> R + Sync,
+    write: impl Fn(usize, [&mut Chunk<'_, T>; N]) -> R + Sync,
 ) -> ([Vec<T>; N], Vec<R>) {
     let mut vectors: [Vec<T>; N] = std::array::from_fn(|_| Vec::with_capacity(count * size));
     let mut rests = vectors
@@ -132,17 +130,21 @@ pub(super) fn produce<T: Copy + Default + Send, const N: usize, R: Send>(
         rests.each_mut().map(|rest| {
             let (chunk, after) = std::mem::take(rest).split_at_mut(size);
             *rest = after;
-            chunk
+            Chunk(chunk)
         })
     };
     let chunks: Vec<_> = (0..count).map(chunk).collect();
-    let each = |(i, chunks): (usize, [&mut [MaybeUninit<T>]; N])| fill(i, chunks.map(cleared));
+    let each = |(i, mut chunks): (usize, [Chunk<'_, T>; N])| {
+        let result = write(i, chunks.each_mut());
+        assert!(chunks.iter().all(|chunk| chunk.0.is_empty()), "unfinished");
+        result
+    };
     let results = match count {
         0 | 1 => chunks.into_iter().enumerate().map(each).collect(),
         _ => chunks.into_par_iter().enumerate().map(each).collect(),
     };
     for vector in &mut vectors {
-        // SAFETY: the chunks cover this capacity, and each was cleared.
+        // SAFETY: the chunks cover this capacity, and every number of each was written.
         #[allow(unsafe_code)]
         unsafe {
             vector.set_len(count * size);
@@ -151,11 +153,30 @@ pub(super) fn produce<T: Copy + Default + Send, const N: usize, R: Send>(
     (vectors, results)
 }
 
-fn cleared<T: Copy + Default>(numbers: &mut [MaybeUninit<T>]) -> &mut [T] {
-    numbers.fill(MaybeUninit::new(T::default()));
-    // SAFETY: all of them were just written.
-    #[allow(unsafe_code)]
-    unsafe {
-        &mut *(std::ptr::from_mut(numbers) as *mut [T])
+/// Numbers that are still to be written, from the first to the last.
+pub(super) struct Chunk<'a, T>(&'a mut [MaybeUninit<T>]);
+
+impl<'a, T: Copy + Default> Chunk<'a, T> {
+    /// Writes the next numbers.
+    pub(super) fn extend(&mut self, numbers: &[T]) {
+        self.next(numbers.len()).write_copy_of_slice(numbers);
+    }
+
+    /// The next numbers, as zeros. Call this just before filling them, so that they stay in the
+    /// cache.
+    pub(super) fn zeros(&mut self, count: usize) -> &'a mut [T] {
+        let numbers = self.next(count);
+        numbers.fill(MaybeUninit::new(T::default()));
+        // SAFETY: all of them were just written.
+        #[allow(unsafe_code)]
+        unsafe {
+            numbers.assume_init_mut()
+        }
+    }
+
+    fn next(&mut self, count: usize) -> &'a mut [MaybeUninit<T>] {
+        let (next, after) = std::mem::take(&mut self.0).split_at_mut(count);
+        self.0 = after;
+        next
     }
 }

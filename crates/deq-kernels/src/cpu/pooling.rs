@@ -1,10 +1,9 @@
-//! Means over the cells of a coarser grid.
+//! Means over the cells of a coarser grid, and repetition on a finer one.
 
 use burn::tensor::Tensor;
 use pulp::{Arch, Simd, WithSimd};
-use rayon::prelude::*;
 
-use super::memory::{Floats, tensor};
+use super::memory::{Floats, produce, tensor};
 use crate::gradient::custom_gradient;
 
 /// Means over cells of equal size, with their gradient. `None` if there is no fast form.
@@ -14,31 +13,32 @@ pub(crate) fn mean_pool(x: &Tensor<4>, [height, width]: [usize; 2]) -> Option<Te
     if !whole(h, height) || !whole(w, width) || batch * channels == 0 {
         return None;
     }
-    let from = Floats::new(&x.clone().without_autodiff())?;
     let grid = Grid {
         fine: [h, w],
         coarse: [height, width],
     };
-    let mut means = vec![0.0; batch * channels * height * width];
-    means
-        .par_chunks_exact_mut(channels * height * width)
-        .zip(from.elements().par_chunks_exact(from.sample()))
-        .for_each(|(to, from)| grid.pool(grid.mean(), from, to));
-    let y = tensor(means, [batch, channels, height, width], x);
-    let none = || Tensor::<1>::zeros([1], &y.device());
-    let inputs = (x.clone(), none(), none());
-    let pullback = move |g: Tensor<4>, [wanted, ..]: [bool; 3]| {
-        let gradient = Floats::new(&g).expect("the gradient is on the output's backend");
-        let spread = || {
-            let mut dx = vec![0.0; batch * channels * h * w];
-            dx.par_chunks_exact_mut(channels * h * w)
-                .zip(gradient.elements().par_chunks_exact(gradient.sample()))
-                .for_each(|(to, from)| grid.spread(grid.mean(), from, to));
-            tensor(dx, [batch, channels, h, w], &g)
-        };
-        (wanted.then(spread), None, None)
+    let mean = grid.mean();
+    grid.resample(x, [Way::Pool(mean), Way::Spread(mean)])
+}
+
+/// Repeats pixels over cells, with their gradient. `None` if there is no fast form.
+pub(crate) fn repeat(x: &Tensor<4>, [vertical, horizontal]: [usize; 2]) -> Option<Tensor<4>> {
+    let [batch, channels, h, w] = x.dims();
+    if batch * channels * h * w * vertical * horizontal == 0 {
+        return None;
+    }
+    let grid = Grid {
+        fine: [vertical * h, horizontal * w],
+        coarse: [h, w],
     };
-    Some(custom_gradient(inputs, y, pullback))
+    grid.resample(x, [Way::Spread(1.0), Way::Pool(1.0)])
+}
+
+/// From one of two grids to the other, with a factor.
+#[derive(Clone, Copy)]
+enum Way {
+    Pool(f32),
+    Spread(f32),
 }
 
 /// Heights and widths of two nested grids.
@@ -49,6 +49,37 @@ pub(super) struct Grid {
 }
 
 impl Grid {
+    /// Resamples pictures the first way, with the second as its transpose.
+    fn resample(self, x: &Tensor<4>, [way, back]: [Way; 2]) -> Option<Tensor<4>> {
+        let from = Floats::new(&x.clone().without_autodiff())?;
+        let y = self.resampled(&from, way, x);
+        let none = || Tensor::<1>::zeros([1], &y.device());
+        let inputs = (x.clone(), none(), none());
+        let pullback = move |g: Tensor<4>, [wanted, ..]: [bool; 3]| {
+            let gradient = Floats::new(&g).expect("the gradient is on the output's backend");
+            let x = wanted.then(|| self.resampled(&gradient, back, &g));
+            (x, None, None)
+        };
+        Some(custom_gradient(inputs, y, pullback))
+    }
+
+    fn resampled(self, from: &Floats, way: Way, like: &Tensor<4>) -> Tensor<4> {
+        let [batch, channels, ..] = from.dims;
+        let [height, width] = match way {
+            Way::Pool(_) => self.coarse,
+            Way::Spread(_) => self.fine,
+        };
+        let sample = channels * height * width;
+        let ([to], _) = produce(batch, sample, |n, [to]| {
+            let (from, to) = (from.of_sample(n), to.zeros(sample));
+            match way {
+                Way::Pool(scale) => self.pool(scale, from, to),
+                Way::Spread(scale) => self.spread(scale, from, to),
+            }
+        });
+        tensor(to, [batch, channels, height, width], like)
+    }
+
     /// Height and width of a cell.
     fn cell(&self) -> [usize; 2] {
         [0, 1].map(|d| self.fine[d] / self.coarse[d])
@@ -59,7 +90,7 @@ impl Grid {
         1.0 / self.cell().iter().product::<usize>() as f32
     }
 
-    /// The factor for which pooling and spreading have norm 1.
+    /// The factor that gives pooling and spreading norm 1.
     pub(super) fn isometric(&self) -> f32 {
         self.mean().sqrt()
     }
@@ -98,7 +129,7 @@ pub(super) struct Lines {
 }
 
 impl Lines {
-    /// Replaces the line by the sums of `cell` neighbours.
+    /// Replaces the line with the sums of `cell` neighbours.
     #[inline(always)]
     pub(super) fn fold(&mut self, mut cell: usize) {
         let mut length = self.line.len();

@@ -1,11 +1,11 @@
-//! Kernels as the convolutions read them.
+//! Kernels in the forms that the convolutions read.
 
 use std::sync::{Arc, OnceLock};
 
 use burn::tensor::Tensor;
 
 use super::convolution::convolves;
-use super::kernel::Packed;
+use super::kernel::{Exactness, Packed};
 use super::memory::Floats;
 
 /// Kernels of one branch.
@@ -13,7 +13,7 @@ use super::memory::Floats;
 pub(crate) struct Kernels {
     pub(crate) forward: Packed,
     pub(crate) transposed: Packed,
-    /// Whether all weights are finite; then they map zero to zero.
+    /// Whether all weights are finite, so that they map zero to zero.
     pub(crate) finite: bool,
 }
 
@@ -31,8 +31,8 @@ impl PreparedKernels {
             }
             let shape = [out, channels, k];
             Some(Kernels {
-                forward: Packed::new(weights.elements(), shape),
-                transposed: Packed::transposed(weights.elements(), shape),
+                forward: Packed::new(weights.elements(), shape, Exactness::Single),
+                transposed: Packed::transposed(weights.elements(), shape, Exactness::Single),
                 finite: weights.elements().iter().all(|w| w.is_finite()),
             })
         };

@@ -5,11 +5,11 @@ use std::cell::RefCell;
 use rayon::prelude::*;
 
 use super::elementwise::{Middle, apply};
-use super::kernel::{Packed, add_kernel_gradient};
+use super::kernel::{Exactness, Packed, add_kernel_gradient};
 use super::memory::{Floats, SAMPLES_A_TASK, lend, room};
 use crate::formula::{Kernel, StepFormula};
 
-/// Numbers of the state per block: the second-level cache holds everything computed from them.
+/// Elements of the state per block: the second-level cache holds everything computed from them.
 const AT_ONCE: usize = 1 << 16;
 
 thread_local! {
@@ -34,16 +34,21 @@ impl Branch {
     ///
     /// - if the step holds W'h with h = s'(W z + c), then dc = s''(W z + c) W v, and W gets the
     ///   correlations of z with dc and of v with h;
-    /// - if it holds c - W'W z, then dc = v, and W gets those of z with -W v and of -v with W z;
-    /// - if it holds -W'(W z - c), then dc = W v, and W gets those of z with -W v and of -v with
-    ///   W z - c.
+    /// - if it holds c - W'W z, then dc = v, and W gets the correlations of z with -W v and of -v
+    ///   with W z;
+    /// - if it holds -W'(W z - c), then dc = W v, and W gets the correlations of z with -W v and of
+    ///   -v with W z - c.
     pub(super) fn pull_back(
         &self,
         u: &Floats,
         [kernel, injection]: [bool; 2],
     ) -> (Option<Vec<f32>>, Option<Vec<f32>>) {
         let [hidden, channels, k, _] = self.weights.dims;
-        let packed = Packed::new(self.weights.elements(), [hidden, channels, k]);
+        let packed = Packed::new(
+            self.weights.elements(),
+            [hidden, channels, k],
+            Exactness::Single,
+        );
         let (state, injected) = (self.z.sample(), self.c.sample());
         let mut dc = vec![0.0; self.c.elements().len()];
         let tasks = dc

@@ -80,7 +80,7 @@ impl Sample<'_> {
         self.finish(out);
     }
 
-    /// v of all branches but for the couplings, from the joint product.
+    /// v of all branches without the couplings, from the joint product.
     fn joint(&self, scratch: &mut Scratch, out: &mut [&mut [f32]]) {
         let kernels = &self.kernels[0];
         let zero = kernels.finite && self.z.iter().all(|z| z.iter().all(|z| *z == 0.0));
@@ -103,7 +103,7 @@ impl Sample<'_> {
         }
     }
 
-    /// v of a branch but for the couplings, from its product t.
+    /// v of a branch without the couplings, from its product t.
     fn combine(&self, i: usize, t: &[f32], out: &mut [f32]) {
         let formula = self.formula;
         let sign = if formula.activation().is_some() {
@@ -126,7 +126,7 @@ impl Sample<'_> {
         });
     }
 
-    /// v of all branches but for the couplings, from each branch's kernel and its transpose.
+    /// v of all branches without the couplings, from each branch's kernel and its transpose.
     fn branches(&self, scratch: &mut Scratch, out: &mut [&mut [f32]]) {
         let formula = self.formula;
         for (i, kernels) in self.kernels.iter().enumerate() {

@@ -155,8 +155,8 @@ pub(crate) fn mask(formula: &StepFormula, values: &[Tensor<4>]) -> Option<Vec<Te
     values.iter().map(of).collect()
 }
 
-/// A step from a plain z with gradients for kernels and injections. Computes its plain value unless
-/// it is given. `None` if there is no fast form.
+/// A step from a plain z with gradients for kernels and injections. Computes the plain value of the
+/// step unless it is given. `None` if there is no fast form.
 pub(crate) fn tracked_step(
     formula: &StepFormula,
     z: &[Tensor<4>],
@@ -210,7 +210,7 @@ pub(crate) fn tracked_step(
     Some(attached.collect())
 }
 
-/// As [`tracked_step`] for the joint product.
+/// Like [`tracked_step`], for the joint product.
 fn tracked_joint_step(
     formula: &StepFormula,
     z: Vec<Floats>,

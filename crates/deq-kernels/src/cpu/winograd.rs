@@ -6,8 +6,8 @@
 //! digit.
 //!
 //! A band is four rows. Its six transformed rows have a zero at their left, which is also the zero
-//! at the right of the previous row. Vectors never run over the end of a row. If rows are short, a
-//! block takes its vectors from several bands.
+//! at the right of the previous row. Vectors never extend past the end of a row. If rows are short,
+//! a block takes its vectors from several bands.
 
 use std::cell::RefCell;
 
@@ -21,7 +21,8 @@ pub(super) const ROWS: usize = 4;
 pub(super) const PRODUCTS: usize = 6;
 /// Elements of transformed input per block: the first-level cache holds them.
 const INPUT_AT_ONCE: usize = 7 << 10;
-/// G: the weights of product k from those of three rows, for the points 0, 1, -1, 2, -2 and infinity.
+/// G: the weights of product k from those of three rows, for the points 0, 1, -1, 2, -2 and
+/// infinity.
 pub(super) const WEIGHTS: [[f32; 3]; PRODUCTS] = [
     [1.0 / 4.0, 0.0, 0.0],
     [-1.0 / 6.0, -1.0 / 6.0, -1.0 / 6.0],

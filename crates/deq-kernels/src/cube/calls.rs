@@ -8,7 +8,7 @@ use burn::tensor::Tensor;
 use super::launch::{CubeKernels, CubeStep, Setup};
 use super::plan::Plan;
 
-/// Samples whose kernel gradients one cube adds up, as long as there are fewer groups than this.
+/// Largest number of groups of samples. One cube adds up the kernel gradients of a group.
 const GROUPS: usize = 256;
 
 impl CubeStep {

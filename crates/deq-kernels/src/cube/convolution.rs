@@ -9,7 +9,8 @@ use super::plan::{Formula, Job, Plan};
 use super::tensors::limits;
 use crate::gradient::custom_gradient;
 
-/// The convolution with a kernel `[out, in, k, k]` that keeps the resolution, with gradients for both.
+/// The convolution with a kernel `[out, in, k, k]` that keeps the resolution, with gradients for
+/// both.
 pub(crate) fn convolve(
     x: &Tensor<4>,
     kernel: &Tensor<4>,

@@ -1,6 +1,6 @@
 //! The kernels as operations of Burn's backends.
 
-// A kernel's parameters are its buffers, and an operation of Burn's takes them one by one.
+// A kernel's parameters are its buffers, and one of Burn's operations takes them one by one.
 #![allow(clippy::too_many_arguments)]
 
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use super::plan::{Formula, Job, Plan};
 /// Namespace of the calls.
 pub(super) struct CubeStep;
 
-/// What a step is compiled for.
+/// The parameters that a step is compiled for.
 #[derive(Clone, Debug)]
 pub struct Setup {
     pub(super) formula: Arc<Formula>,
@@ -208,7 +208,8 @@ impl CubeKernels for CubeBackend {
         let batch = x.meta.shape()[0] as u32;
         let client = x.client.clone();
         let Setup { formula, plan, job } = setup;
-        // SAFETY: every index follows from the plan, and the caller has compared the shapes with it.
+        // SAFETY: every index follows from the plan, and the caller has compared the shapes with
+        // it.
         unsafe {
             step::step::launch_unchecked(
                 &client,

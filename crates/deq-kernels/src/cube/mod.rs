@@ -1,8 +1,8 @@
-//! Fast forms for GPUs, written in CubeCL: one launch a step, for all branches and samples.
+//! Fast forms for GPUs, written in CubeCL: one launch per step, for all branches and samples.
 //!
 //! They work on packed states `[batch, n]`, plain `f32` tensors on one of CubeCL's devices. Every
-//! entry returns `None` where it does not apply, and the caller takes the portable form. There is
-//! one body for every device; a cube's tile is as large as the device's shared memory allows.
+//! entry returns `None` if it does not apply, and the caller uses the portable form. One kernel
+//! body serves every device; a cube's tile is as large as the device's shared memory allows.
 
 mod calls;
 mod convolution;

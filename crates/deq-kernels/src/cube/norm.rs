@@ -9,7 +9,7 @@ use super::plan::{Formula, Job, Plan};
 use super::tensors::{elements, flat, limits, rows};
 use crate::gradient::custom_gradient;
 
-/// Kernels bounded at their directions, and the directions after a power iteration if one is wanted;
+/// Kernels bounded at their directions, and the directions, after a power iteration if requested;
 /// see [`crate::bounded`].
 pub(crate) fn bounded(
     kernels: &[Tensor<4>],

@@ -1,17 +1,17 @@
-//! How a step is shared out among cubes: fixed for the sizes of a model, so that the kernels are
-//! compiled once for it.
+//! How a step is divided among cubes. The plan is fixed for the sizes of a model, so its kernels
+//! are compiled only once.
 
 use crate::formula::{Activation, Kernel, Prox, StepFormula};
 
 use super::kernels::{BLOCK, GRADIENT_BLOCK, GRADIENT_COLUMNS, ROWS};
 use super::tensors::Limits;
 
-/// Rows of a tile at most.
+/// Largest number of rows of a tile.
 const TILE_ROWS: usize = 8;
-/// Pixels of a tile at most.
+/// Largest number of pixels of a tile.
 const TILE_PIXELS: usize = 256;
 
-/// One branch: its sizes, its tiles, and where its parts lie.
+/// One branch: its sizes, its tiles, and the offsets of its parts.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Branch {
     pub(super) channels: usize,
@@ -29,7 +29,7 @@ pub struct Branch {
     pub(super) state: usize,
     pub(super) image: usize,
     pub(super) natural: usize,
-    /// Where its kernel and its transpose begin, laid out.
+    /// Where its kernel and its transpose begin in the laid-out kernels.
     pub(super) weights: usize,
     pub(super) transposed: usize,
 }
@@ -47,7 +47,7 @@ impl Branch {
         self.hidden * self.channels * kernel * kernel
     }
 
-    /// Elements of shared memory that a tile of W z takes, with its border.
+    /// Elements of shared memory that a tile of W z needs, with its border.
     fn shared(&self, kernel: usize) -> usize {
         self.hidden * (self.tile[0] + kernel - 1) * (self.tile[1] + kernel - 1)
     }
@@ -79,27 +79,27 @@ pub struct Plan {
     pub(super) branches: Vec<Branch>,
     /// Side of the kernels.
     pub(super) kernel: usize,
-    /// Elements of a sample's state, of its W z, of all kernels, and of these laid out.
+    /// Elements of a sample's state, of its W z, of all kernels, and of the laid-out kernels.
     pub(super) state: usize,
     pub(super) image: usize,
     pub(super) natural: usize,
     pub(super) laid_out: usize,
-    /// Cubes a sample.
+    /// Cubes per sample.
     pub(super) tiles: usize,
     /// Elements of shared memory.
     pub(super) shared: usize,
     pub(super) gradient_cubes: usize,
     pub(super) gradient_shared: usize,
-    /// Parts of the rows of a branch, each computed by cubes of its own.
+    /// Parts of the rows of a branch, each computed by its own cubes.
     pub(super) gradient_parts: usize,
-    /// Units of a cube, of a step and of a kernel gradient.
+    /// Units per cube, for a step and for a kernel gradient.
     pub(super) units: usize,
     pub(super) gradient_units: usize,
 }
 
 impl Plan {
-    /// For kernels `[hidden, channels, k, k]` and branches with these heights and widths; `None` if a
-    /// tile does not fit the shared memory.
+    /// The plan for kernels `[hidden, channels, k, k]` and branches with these heights and widths;
+    /// `None` if a tile does not fit the shared memory.
     pub(super) fn new(
         kernels: &[[usize; 4]],
         sizes: &[[usize; 2]],
@@ -187,7 +187,7 @@ impl Plan {
 }
 
 impl Plan {
-    /// The plan of the transposed convolutions, by the same laid-out kernels.
+    /// The plan of the transposed convolutions, with the same laid-out kernels.
     pub(super) fn transposed(&self) -> Self {
         let mut plan = self.clone();
         plan.state = self.image;
@@ -213,8 +213,8 @@ pub enum Job {
     Step,
     /// The derivative of prox at v.
     Mask,
-    /// (I - step H) u, u multiplied by a mask before and after as asked, with slopes as they are
-    /// for a potential.
+    /// (I - step H) u, multiplied by a mask before and after as requested. For a potential, the
+    /// factors are its slopes.
     Product { before: bool, after: bool },
     /// s'(W z + c).
     Activated,
@@ -227,7 +227,7 @@ pub enum Job {
 }
 
 impl Job {
-    /// Whether the result is of the kind of W z.
+    /// Whether the result has the shape of W z.
     pub(super) fn makes_image(self) -> bool {
         matches!(
             self,
@@ -253,7 +253,8 @@ impl Job {
     }
 }
 
-/// s', with numbers as bits: what a kernel is compiled for must be comparable.
+/// s', with numbers as bits, because the parameters that a kernel is compiled for must be
+/// comparable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Between {
     Nothing,
@@ -271,7 +272,7 @@ impl Between {
     }
 }
 
-/// The proximal map, likewise.
+/// The proximal map, with numbers as bits, too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Constrain {
     Nothing,
@@ -311,7 +312,7 @@ impl Pair {
 pub struct Formula {
     /// 1 - step q.
     keep: u32,
-    /// What W' ... is multiplied by.
+    /// The factor of W' ...
     scale: u32,
     step: u32,
     pub(super) proximity: bool,

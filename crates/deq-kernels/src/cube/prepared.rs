@@ -1,4 +1,4 @@
-//! Kernels and injections as the kernels read them.
+//! Kernels and injections in the forms that the GPU kernels read.
 
 use std::sync::{Arc, OnceLock};
 
@@ -9,7 +9,7 @@ use super::plan::Plan;
 /// The plan for kernels, and the kernels laid out.
 pub(super) type Kernels = (Arc<Plan>, Tensor<1>);
 
-/// Kernels and injections in the forms that the kernels read, made at first use.
+/// Kernels and injections in the forms that the GPU kernels read, made at first use.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Prepared {
     pub(super) kernels: Arc<OnceLock<Option<Kernels>>>,

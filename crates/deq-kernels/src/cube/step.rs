@@ -48,7 +48,7 @@ impl<'a> Bound<'a> {
             let injected = if formula.injects_into_state() { 1 } else { 0 };
             c.dims()[..2] == [batch, kernel.dims()[injected]]
         };
-        // The grid of cubes has a sample in its second dimension.
+        // The second dimension of the grid of cubes is the sample.
         let counted = (1..=usize::from(u16::MAX)).contains(&batch);
         let branches = x.injections.iter().zip(x.kernels);
         let coupled = formula.couplings.is_empty()
@@ -139,7 +139,7 @@ impl Product {
         self.mask.as_ref()
     }
 
-    /// The product with a packed u, masked before and after as asked.
+    /// The product with a packed u, masked before and after as requested.
     pub(crate) fn apply(
         &self,
         formula: &StepFormula,
@@ -162,8 +162,8 @@ impl Product {
     }
 }
 
-/// The step from a packed z, with gradients for kernels, injections and z. `value` is it where it is
-/// known.
+/// The step from a packed z, with gradients for kernels, injections and z. `value` is its result,
+/// if known.
 pub(crate) fn attach(
     formula: &StepFormula,
     z: &Tensor<2>,
@@ -196,8 +196,8 @@ pub(crate) fn attach(
         };
         let z = from;
         // As on the CPU: with v = step D u, dc = s''(W z + c) W v, and W gets the correlations of z
-        // with dc and of v with s'(W z + c); or dc = v, and W gets those of z with -W v and of -v
-        // with W z. z gets S D u.
+        // with dc and of v with s'(W z + c); or dc = v, and W gets the correlations of z with -W v
+        // and of -v with W z. z gets S D u.
         let u = match formula.prox {
             Some(_) => u * formula.mask_packed(&values),
             None => u,

@@ -1,9 +1,10 @@
-//! Tensors laid side by side, and what a device may have.
+//! Tensors laid side by side, and the limits of a device.
 
 use burn::backend::DispatchDevice;
 use burn::tensor::{Device, Tensor};
 
-/// Bytes of shared memory that a cube takes at most: a processor should hold several cubes.
+/// Largest number of bytes of shared memory per cube, because a processor should hold several
+/// cubes.
 const SHARED: usize = 48 << 10;
 
 pub(super) fn flat<const D: usize, const E: usize>(
@@ -29,7 +30,7 @@ pub(super) fn plain(tensors: &[Tensor<4>]) -> Vec<Tensor<4>> {
     tensors.map(Tensor::without_autodiff).collect()
 }
 
-/// What a cube of a device may have.
+/// The limits of a cube on a device.
 pub(super) struct Limits {
     /// Elements of shared memory.
     pub(super) shared: usize,

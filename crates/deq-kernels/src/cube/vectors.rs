@@ -9,11 +9,11 @@ use super::plan;
 use super::tensors::limits;
 use crate::vectors::store::ConjugateStep;
 
-/// Units of a cube that works on a vector, at most.
+/// Largest number of units of a cube that works on a vector.
 const VECTOR_UNITS: usize = 512;
 
-/// Units of a cube that works on these vectors; `None` unless all are plain `f32` tensors of one shape,
-/// on a device that can take all the points of [`products`].
+/// Units of a cube that works on these vectors; `None` unless all are plain `f32` tensors of one
+/// shape, on a device that can take all the points of [`products`].
 fn units_for(x: &[&Tensor<2>]) -> Option<usize> {
     let first = x.first()?;
     let same =
@@ -34,10 +34,10 @@ pub(crate) fn most_points(like: &Tensor<2>) -> usize {
     units_for(&[like]).map_or(0, |_| POINTS)
 }
 
-/// With points (z, f), the oldest first, the `slots` of the differences of neighbours, r = f - z of each
-/// point, d_k = r_(k+1) - r_k in the slot of k, and the newest r, f and d:
-/// |r|^2, |f|^2, then <d, d_k> by slot, then <r, d_k> by slot, `[batch, 2 + 2 width]`. A slot without
-/// a difference holds zeros.
+/// Squares and inner products of points (z, f), the oldest first. With r = f - z and
+/// d_k = r_(k+1) - r_k, and with r, f and d of the newest point, the result is
+/// `[batch, 2 + 2 width]`: |r|^2, |f|^2, then <d, d_k> by slot, then <r, d_k> by slot. `slots[k]`
+/// is the slot of d_k. A slot without a difference holds zeros.
 pub(crate) fn products(
     points: &[[Tensor<2>; 2]],
     slots: &[usize],
@@ -49,7 +49,7 @@ pub(crate) fn products(
     if count > POINTS || slots.len() + 1 != count {
         return None;
     }
-    // What is not there is not looked at.
+    // The last point fills the missing arguments, which the kernel does not read.
     let mut at = (0..POINTS).flat_map(|k| points[k.min(count - 1)].clone());
     let mut next = || at.next().expect("two tensors a point").into_dispatch();
     Some(Tensor::from_dispatch(<Dispatch as CubeKernels>::gram(
@@ -73,8 +73,8 @@ pub(crate) fn products(
     )))
 }
 
-/// The sum of `x` with these weights, `[batch, k]`; a vector with weight zero does not count, whatever it
-/// holds.
+/// The sum of `x` with these weights, `[batch, k]`; a vector of weight zero does not count,
+/// whatever it holds.
 pub(crate) fn combine(weights: &Tensor<2>, x: &[Tensor<2>]) -> Option<Tensor<2>> {
     let units = units_for(&x.iter().collect::<Vec<_>>())?;
     let fits = weights.dims() == [x[0].dims()[0], x.len()] && weights.dtype() == DType::F32;

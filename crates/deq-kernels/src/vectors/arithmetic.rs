@@ -1,4 +1,4 @@
-//! Inner products, and tensors side by side.
+//! Inner products and concatenation.
 
 use burn::tensor::{DType, Tensor};
 
@@ -9,7 +9,7 @@ pub fn inner(x: Tensor<2>, y: Tensor<2>) -> Tensor<2> {
     cpu::vectors::inner(&x, &y).unwrap_or_else(|| (x * y).sum_dim(1))
 }
 
-/// As [`inner`], over the elements where `within` is 1, if it is given.
+/// Like [`inner`], over the elements where `within` is 1, if it is given.
 pub fn inner_within(within: Option<&Tensor<2>>, x: Tensor<2>, y: Tensor<2>) -> Tensor<2> {
     match within {
         Some(within) => inner(x * within.clone(), y),
@@ -46,6 +46,26 @@ pub fn rounding(dtype: DType) -> f64 {
 
 /// Concatenates tensors along a dimension.
 pub fn join(parts: Vec<Tensor<2>>, dim: usize) -> Tensor<2> {
+    if let [a, b] = &parts[..]
+        && dim == 1
+        && (a.is_autodiff() || b.is_autodiff())
+    {
+        // Burn joins on one core, and its gradient of a part is a view that is copied later.
+        let values = parts.iter().map(|part| part.clone().without_autodiff());
+        let joined = join(values.collect(), dim);
+        let widths = [a, b].map(|part| part.dims()[1]);
+        let none = Tensor::<1>::zeros([1], &joined.device());
+        let inputs = (a.clone(), b.clone(), none);
+        return gradient::custom_gradient(inputs, joined, move |g: Tensor<2>, wanted| {
+            let mut parts = wanted.into_iter().zip(split(g, &widths));
+            let mut next = || {
+                parts
+                    .next()
+                    .and_then(|(wanted, part)| wanted.then_some(part))
+            };
+            (next(), next(), None)
+        });
+    }
     cpu::vectors::join(&parts, dim).unwrap_or_else(|| Tensor::cat(parts, dim))
 }
 
@@ -65,6 +85,42 @@ mod tests {
     use burn::tensor::{Device, Distribution};
 
     use super::*;
+
+    #[test]
+    fn joined_tensors_have_the_gradient_of_concatenation() {
+        let device = Device::flex();
+        device.seed(3);
+        let random = |n: usize| {
+            let normal = Distribution::Normal(0.0, 1.0);
+            Tensor::<2>::random([3, n], normal, (&device, DType::F64))
+        };
+        let (values, weight) = ([2, 5].map(random), random(7));
+        for tracked in [[true, true], [true, false], [false, true]] {
+            let gradients = |join: fn(Vec<Tensor<2>>) -> Tensor<2>| {
+                let track = |(x, tracked): (&Tensor<2>, bool)| {
+                    let x = x.clone().autodiff();
+                    if tracked { x.require_grad() } else { x }
+                };
+                let inputs: Vec<_> = values.iter().zip(tracked).map(track).collect();
+                let joined = join(inputs.iter().map(|x| x.clone() * 2.0).collect());
+                let loss = (joined.clone() * joined * weight.clone().autodiff()).sum();
+                let gradients = loss.backward();
+                let of = inputs
+                    .iter()
+                    .map(|x| x.grad(&gradients).map(Tensor::into_data));
+                of.collect::<Vec<_>>()
+            };
+            let found = gradients(|parts| join(parts, 1));
+            let expected = gradients(|parts| Tensor::cat(parts, 1));
+            for ((found, expected), tracked) in found.iter().zip(&expected).zip(tracked) {
+                assert_eq!(found.is_some(), tracked);
+                if let (Some(found), Some(expected)) = (found, expected) {
+                    let tolerance = burn::tensor::Tolerance::absolute(1e-13);
+                    found.assert_approx_eq::<f64>(expected, tolerance);
+                }
+            }
+        }
+    }
 
     #[test]
     fn parts_have_the_gradient_of_slices() {

@@ -18,7 +18,7 @@ use crate::{cpu, cube};
 ///
 /// # Shapes
 ///
-/// `[batch, n]` each but <r, r>.
+/// All tensors are `[batch, n]`, except <r, r>.
 pub fn conjugate_step(
     [u, r, rr]: [&Tensor<2>; 3],
     within: Option<&Tensor<2>>,

@@ -1,8 +1,9 @@
 //! The solvers' work on vectors `[batch, n]`.
 //!
-//! Each function has a portable form of Burn's operations. In the host's memory, one pass with the
-//! CPU's vector instructions replaces it; on GPUs, one launch. [`history`] and [`ring`] choose where
-//! the vectors that a solver remembers are stored. Nothing above this crate knows which form runs.
+//! Each function has a portable form composed of Burn's operations. In the host's memory, one pass
+//! with the CPU's vector instructions replaces it; on GPUs, one launch. [`history`] and [`ring`]
+//! choose where the vectors that a solver remembers are stored. Nothing above this crate knows
+//! which form runs.
 
 mod arithmetic;
 mod conjugate;

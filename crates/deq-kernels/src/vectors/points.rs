@@ -1,7 +1,7 @@
 //! A history of points, on devices that compute all products of a step in one launch.
 //!
-//! The points (z, f(z)) themselves are kept: handles, no copies. Difference k is that of the points k
-//! and k + 1.
+//! The points (z, f(z)) themselves are kept, as handles rather than copies. Difference k is that of
+//! the points k and k + 1.
 
 use std::collections::VecDeque;
 
@@ -11,8 +11,8 @@ use super::rows::Rows;
 use super::store::{History, HistoryShape, Numbers, Seen};
 use crate::cube;
 
-/// A history for iterates like this one; `None` where the device has no such form, or where more is
-/// asked than it computes.
+/// A history for iterates like this one; `None` if the device has no such form, or if the shape
+/// asks for more than the form computes.
 pub(super) fn history(shape: HistoryShape, like: &Tensor<2>) -> Option<Box<dyn History>> {
     let plain = !shape.secant && shape.damping == 1.0;
     (plain && shape.slots < cube::most_points(like)).then(|| {
@@ -33,7 +33,7 @@ struct PointHistory {
 }
 
 impl PointHistory {
-    /// The slot of each difference of neighbours.
+    /// The slot of each difference of consecutive points.
     fn slots(&self) -> Vec<usize> {
         let m = self.shape.slots;
         let count = self.points.len() - 1;
@@ -42,7 +42,7 @@ impl PointHistory {
         (0..count).map(|k| (newest + m - age(k)) % m).collect()
     }
 
-    /// Weights of the images, `[batch, points]`: the sum of f minus gamma_k (f_(k+1) - f_k).
+    /// Weights of the images, `[batch, points]`, in f minus the sum of gamma_k (f_(k+1) - f_k).
     fn weights(&self, gamma: Numbers) -> Tensor<2> {
         let newest = &self.points[self.points.len() - 1][1];
         let (slots, count) = (self.slots(), self.points.len());

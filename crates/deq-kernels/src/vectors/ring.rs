@@ -10,7 +10,7 @@ pub(super) fn ring(like: &Tensor<2>, slots: usize) -> Box<dyn Ring> {
     Box::new(DeviceRing::new(like, slots))
 }
 
-/// One preallocated `[batch, m, n]` tensor, so that shapes never change and a step makes one matrix
+/// One preallocated `[batch, m, n]` tensor, so that shapes never change and a step takes one matrix
 /// product.
 pub(super) struct DeviceRing(Tensor<3>);
 

@@ -4,7 +4,7 @@ use burn::tensor::{Bool, Tensor, TensorData};
 
 use super::rows::Rows;
 
-/// Small numbers of each sample, `[batch, k]`, where they are.
+/// A few numbers per sample, `[batch, k]`, on the host or on the device.
 #[derive(Clone, Debug)]
 #[allow(clippy::large_enum_variant, reason = "a solve holds one or two")]
 pub enum Numbers {
@@ -46,35 +46,36 @@ impl Numbers {
 pub struct HistoryShape {
     /// m, the number of differences kept.
     pub slots: usize,
-    /// Whether products with differences of z are needed, too.
+    /// Whether products with differences of z are also needed.
     pub secant: bool,
-    /// Share of the residual that a step follows.
+    /// Fraction of the residual that a step takes.
     pub damping: f64,
 }
 
 impl HistoryShape {
-    /// Columns of m products: <dr_j, d> and <dr_j, r>, where d is the newest dr. With `secant`, also
-    /// <dr_j, the newest dz>, <df_j, d> and <df_j, r>.
+    /// Columns of m products: <dr_j, d> and <dr_j, r>, where d is the newest dr. With `secant`,
+    /// also <dr_j, the newest dz>, <df_j, d> and <df_j, r>.
     pub fn columns(&self) -> usize {
         if self.secant { 5 } else { 2 }
     }
 
-    /// The slot of the newest difference after this many points. Differences fill the slots in turn.
+    /// The slot of the newest difference after this many points. Differences fill the slots in
+    /// turn.
     pub fn slot(&self, points: usize) -> usize {
         (points + self.slots - 2) % self.slots
     }
 }
 
-/// What is known of the newest point of a [`History`], with r = f - z.
+/// What a [`History`] knows about its newest point, with r = f - z.
 #[derive(Clone, Debug)]
 pub struct Seen {
     /// r, if it was computed as a tensor.
     pub residual: Option<Tensor<2>>,
     /// |r|^2 and |f|^2, `[batch, 2]`.
     pub squares: Tensor<2>,
-    /// Inner products `[batch, columns * m]`, each column by slot: see [`HistoryShape::columns`]. Empty
-    /// slots hold zeros. `None` at the first point. On the host, the rows begin with the squares, also
-    /// at the first point.
+    /// Inner products `[batch, columns * m]`, each column by slot: see [`HistoryShape::columns`].
+    /// Empty slots hold zeros. `None` at the first point. On the host, the rows begin with the
+    /// squares, even at the first point.
     pub products: Option<Numbers>,
 }
 
@@ -89,14 +90,15 @@ impl Seen {
     }
 }
 
-/// The last points (z, f(z)) of a solve and the differences dz, df and dr = df - dz of neighbours.
+/// The last points (z, f(z)) of a solve and the differences dz, df and dr = df - dz of consecutive
+/// points.
 pub trait History: Send {
     /// Takes in a point.
     fn observe(&mut self, z: &Tensor<2>, f: &Tensor<2>) -> Seen;
 
     /// f - sum_j gamma_j df_j - (1 - damping) (r - sum_j gamma_j dr_j) at the newest point, with
-    /// `gamma`, `[batch, m]`, by slot; `None` if all are zero. Where `back`, `[batch, 1]`, is set, the
-    /// point before replaces the newest one first, and gamma must be zero.
+    /// `gamma`, `[batch, m]`, by slot; `None` if all are zero. Where `back`, `[batch, 1]`, is set,
+    /// the previous point first replaces the newest one, and gamma must be zero.
     fn next(&mut self, gamma: Option<Numbers>, back: Option<Tensor<2, Bool>>) -> Tensor<2>;
 
     /// Keeps only these samples.

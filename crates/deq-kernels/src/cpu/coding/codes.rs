@@ -5,11 +5,16 @@ use pulp::{Arch, Simd, WithSimd};
 
 use crate::cpu::memory::{Floats, LANES, room};
 use crate::cpu::pooling::Grid;
+use crate::cpu::tiles::{self, Weights};
 use crate::formula::{Kernel, Prox, StepFormula};
 use crate::inputs::Inputs;
+use crate::solve::SolveLimits;
 
 /// Rows of G in a block of the product.
 const ROWS: usize = 8;
+/// Smallest relative tolerance at which products of `tiles` are exact enough. Their errors are
+/// about 4e-6.
+const LOOSE: f64 = 1e-4;
 
 /// Shapes of a batch, and G in blocks of rows.
 pub(super) struct Codes {
@@ -17,17 +22,39 @@ pub(super) struct Codes {
     sizes: Vec<[usize; 2]>,
     /// Channels of the branches.
     channels: Vec<usize>,
-    /// G, `[block][column][row of the block]`.
-    gram: Vec<f32>,
+    gram: Gram,
     /// 1 - step q, and step.
     pub(super) keep: f32,
     pub(super) step: f32,
-    /// What prox takes from c before it clips at 0.
+    /// The amount that prox subtracts from c before it clips at 0.
     weight: f32,
 }
 
+enum Gram {
+    /// `[block][column][row of the block]`.
+    Vectors(Vec<f32>),
+    Tiles(Weights),
+}
+
+impl Gram {
+    /// G in memory order, from its elements row by row.
+    fn new(numbers: &[f32], all: usize, limits: &SolveLimits) -> Self {
+        if tiles::present() && tiles::pay(all) && limits.tolerance[0] >= LOOSE {
+            let at = |row, column, _| row * all + column;
+            return Self::Tiles(Weights::new(numbers, [all, all, 1], at));
+        }
+        let mut blocks = vec![0.0; all.div_ceil(ROWS) * ROWS * all];
+        for (row, numbers) in numbers.chunks_exact(all).enumerate() {
+            for (column, number) in numbers.iter().enumerate() {
+                blocks[(row / ROWS * all + column) * ROWS + row % ROWS] = *number;
+            }
+        }
+        Self::Vectors(blocks)
+    }
+}
+
 impl Codes {
-    pub(super) fn new(formula: &StepFormula, x: Inputs<'_>) -> Option<Self> {
+    pub(super) fn new(formula: &StepFormula, x: Inputs<'_>, limits: &SolveLimits) -> Option<Self> {
         let prox = match formula.prox? {
             Prox::NonNegative => 0.0,
             Prox::Sparse { weight } => weight,
@@ -48,17 +75,11 @@ impl Codes {
             return None;
         }
         let weights = Floats::new(kernel)?;
-        let mut gram = vec![0.0; all.div_ceil(ROWS) * ROWS * all];
-        for (row, weights) in weights.elements().chunks_exact(all).enumerate() {
-            for (column, weight) in weights.iter().enumerate() {
-                gram[(row / ROWS * all + column) * ROWS + row % ROWS] = *weight;
-            }
-        }
         let step = formula.step as f32;
         Some(Self {
             sizes,
             channels,
-            gram,
+            gram: Gram::new(weights.elements(), all, limits),
             keep: (1.0 - formula.step * formula.quadratic) as f32,
             step,
             weight: prox as f32,
@@ -89,7 +110,7 @@ impl Codes {
         (fine != coarse).then_some(Grid { fine, coarse })
     }
 
-    /// E of branches that lie one after the other, into rows of memory.
+    /// E of consecutive branches, written to rows of memory.
     pub(super) fn raise<'a>(&self, parts: impl Iterator<Item = &'a [f32]>, to: &mut [f32]) {
         let (pixels, stride) = (self.pixels(), self.stride());
         let mut rows = to.chunks_exact_mut(stride);
@@ -128,7 +149,7 @@ impl Codes {
         }
     }
 
-    /// E' of rows of memory, into branches that lie one after the other.
+    /// E' of rows of memory, written to consecutive branches.
     pub(super) fn lower(&self, from: &[f32], mut to: &mut [f32]) {
         let (pixels, stride) = (self.pixels(), self.stride());
         let mut rows = from.chunks_exact(stride);
@@ -146,16 +167,19 @@ impl Codes {
         }
     }
 
-    /// E E' G y, into rows of memory.
+    /// E E' G y, written to rows of memory.
     pub(super) fn product(&self, y: &[f32], cell: &mut Vec<f32>, to: &mut [f32]) {
         let (rows, stride, pixels) = (self.rows(), self.stride(), self.pixels());
-        Arch::new().dispatch(Product {
-            gram: &self.gram,
-            rows,
-            stride,
-            from: y,
-            to: &mut *to,
-        });
+        match &self.gram {
+            Gram::Tiles(gram) => gram.multiply(stride, y, to),
+            Gram::Vectors(gram) => Arch::new().dispatch(Product {
+                gram,
+                rows,
+                stride,
+                from: y,
+                to: &mut *to,
+            }),
+        }
         let mut first = 0;
         for (branch, channels) in self.channels.iter().enumerate() {
             if let Some(grid) = self.grid(branch) {

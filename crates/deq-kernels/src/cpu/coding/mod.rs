@@ -2,17 +2,18 @@
 //!
 //! For `Kernel::Gram`, everything happens at the resolution of the first branch: E z, the branches
 //! raised and stacked, has the norm of z, and E E' takes means over the cells of coarser branches.
-//! So a step of E z is a product of G with a matrix of pixels, means over cells, and one pass over
-//! memory. A sample stays in the second-level cache from the first step to the last.
+//! A step of E z is therefore a product of G with a matrix of pixels, means over cells, and one
+//! pass over memory. A sample stays in the second-level cache from the first step to the last.
 //!
-//! Forward, accelerated descent with momentum beta, as `burn_deq`'s method of that name:
+//! The forward solve is accelerated descent with momentum beta, like `burn_deq`'s method of that
+//! name:
 //!
 //! ```text
 //! f = prox((1 - step q) y - step E E' G y + step c),   y+ = f + beta (f - f-)
 //! ```
 //!
-//! Backward, conjugate gradients on (I - D S D) w = D g with S = I - step H. They also sum up
-//! u = g + S w.
+//! The backward solve is conjugate gradients on (I - D S D) w = D g with S = I - step H. It also
+//! sums up u = g + S w.
 
 mod codes;
 mod passes;
@@ -66,7 +67,7 @@ pub(crate) fn solve(
     x: Inputs<'_>,
     limits: &SolveLimits,
 ) -> Option<Solved> {
-    let codes = Codes::new(formula, x)?;
+    let codes = Codes::new(formula, x, limits)?;
     let injections = Floats::all(x.injections)?;
     let start = packed(z0, codes.width())?;
     let batch = z0.dims()[0];
@@ -121,8 +122,8 @@ pub(crate) fn solve(
                 (y, before) = (before, y);
                 (f, last) = (last, f);
             };
-            codes.lower(y, state);
-            codes.lower(f, image);
+            codes.lower(y, state.zeros(codes.width()));
+            codes.lower(f, image.zeros(codes.width()));
             limits.sample(steps, sums[0], sums[1])
         })
     });
@@ -141,7 +142,7 @@ pub(crate) fn solve_adjoint(
     g: &Tensor<2>,
     limits: &SolveLimits,
 ) -> Option<Solved> {
-    let codes = Codes::new(formula, x)?;
+    let codes = Codes::new(formula, x, limits)?;
     let (values, gradient) = (packed(value, codes.width())?, packed(g, codes.width())?);
     if value.dims() != g.dims() {
         return None;
@@ -175,7 +176,7 @@ pub(crate) fn solve_adjoint(
                     keep: codes.keep,
                     step: codes.step,
                 });
-                // Not positive where nothing is left to solve.
+                // The curvature is not positive if nothing is left to solve.
                 let alpha = if curvature > 0.0 { rr / curvature } else { 0.0 };
                 let [square, image] = Arch::new().dispatch(Descend {
                     p,
@@ -197,7 +198,7 @@ pub(crate) fn solve_adjoint(
                     beta: beta as f32,
                 });
             }
-            codes.lower(u, state);
+            codes.lower(u, state.zeros(codes.width()));
             limits.sample(steps, rr, size)
         })
     });
@@ -217,7 +218,7 @@ fn packed(x: &Tensor<2>, width: usize) -> Option<Floats> {
     Floats::new(&x.clone().reshape([batch, n, 1, 1]))
 }
 
-/// A batch of packed states, where `like` is.
+/// A batch of packed states, on the device of `like`.
 fn to_tensor(values: Vec<f32>, like: &Tensor<2>) -> Tensor<2> {
     Tensor::from_data(TensorData::new(values, like.dims()), &like.device())
 }

@@ -4,8 +4,8 @@ use pulp::{Simd, WithSimd};
 
 use crate::cpu::memory::LANES;
 
-/// Runs a pass over lines of memory, in the instruction set of the machine: sums of what `of` adds
-/// for each element.
+/// Defines a pass over lines of memory, in the machine's instruction set. It returns the sums of
+/// the terms that `body` yields for each element.
 macro_rules! pass {
     ($(#[$doc:meta])* $name:ident { $($line:ident),* ; $($out:ident),* ; $($number:ident),* ; $sums:literal } $body:expr) => {
         $(#[$doc])*
@@ -24,7 +24,7 @@ macro_rules! pass {
                 let mut totals = [0.0f64; $sums];
                 $(let mut $line = $line.as_chunks::<LANES>().0.iter();)*
                 $(let mut $out = $out.as_chunks_mut::<LANES>().0.iter_mut();)*
-                // Lines of memory are sums in f32 before they are added up in f64.
+                // Each line of memory is summed in f32; the sums of the lines are added in f64.
                 loop {
                     let mut sums = [[0.0f32; LANES]; $sums];
                     let mut chunks = 0;

@@ -10,11 +10,9 @@ use crate::cpu::memory::produce;
 pub(crate) fn join(parts: &[Tensor<2>], dim: usize) -> Option<Tensor<2>> {
     fn rows<T: Real>(parts: &[Floats], widths: &[usize], count: usize) -> TensorData {
         let width: usize = widths.iter().sum();
-        let ([joined], _) = produce::<T, 1, _>(count, width, |i, [mut row]| {
+        let ([joined], _) = produce::<T, 1, _>(count, width, |i, [row]| {
             for (part, width) in parts.iter().zip(widths) {
-                let (own, rest) = std::mem::take(&mut row).split_at_mut(*width);
-                own.copy_from_slice(&part.elements()[i * width..(i + 1) * width]);
-                row = rest;
+                row.extend(&part.elements()[i * width..(i + 1) * width]);
             }
         });
         TensorData::new(joined, [count, width])
@@ -51,7 +49,7 @@ pub(crate) fn split(x: &Tensor<2>, widths: &[usize]) -> Option<Vec<Tensor<2>>> {
         let rows = x.len() / width.max(1);
         let ([part], _) = produce::<T, 1, _>(rows, count, |i, [row]| {
             let from = i * width + from;
-            row.copy_from_slice(&x[from..from + count]);
+            row.extend(&x[from..from + count]);
         });
         part
     }

@@ -1,7 +1,8 @@
-//! A history in the host's memory: points instead of differences, so nothing but handles is written.
+//! A history in the host's memory: it stores points instead of differences, so only handles are
+//! written.
 //!
-//! A step costs as much as reading the history. All products of a sample are computed in one pass, and
-//! so is its next iterate.
+//! A step costs as much as reading the history. All products of a sample are computed in one pass,
+//! and so is its next iterate.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -71,13 +72,13 @@ impl HostHistory {
             .collect()
     }
 
-    /// The slot of the difference of a point of this age and the one before.
+    /// The slot of the difference between a point of this age and the one before.
     fn slot(&self, age: usize) -> usize {
         let m = self.shape.slots;
         (self.shape.slot(self.seen) + m - age) % m
     }
 
-    /// The numbers of all samples.
+    /// The squares and products of all samples.
     fn look<T: Real>(&self) -> Seen {
         let f = &self.points[0].tensors[1];
         let ([batch, width], m) = (f.dims(), self.shape.slots);
@@ -124,7 +125,8 @@ impl HostHistory {
         }
     }
 
-    /// The next iterate with these weights, m for each sample; none if empty.
+    /// The next iterate with these weights, m for each sample. If there are none, all weights are
+    /// zero.
     fn combine<T: Real>(&self, gamma: &[f64]) -> Tensor<2> {
         let newest = &self.points[0].tensors[1];
         let [batch, width] = newest.dims();
@@ -202,7 +204,7 @@ impl History for HostHistory {
         }
         let f = &self.points[0].tensors[1];
         let gamma = match gamma {
-            // A plain step needs no memory: its result is f.
+            // A plain step needs no history: its result is f.
             None if self.shape.damping == 1.0 => return f.clone(),
             None => Vec::new(),
             Some(Numbers::Host(gamma)) => gamma,

@@ -5,8 +5,9 @@ use cubecl::prelude::*;
 use super::{GRADIENT_BLOCK, GRADIENT_COLUMNS};
 use crate::cube::plan::Plan;
 
-/// Correlations of images a with states z, `[hidden, channels, k, k]` a branch, summed over a
-/// group of samples and a part of the rows: `[groups x parts, kernels]`. With two pairs their sum.
+/// Correlations of images a with states z, `[hidden, channels, k, k]` per branch, summed over a
+/// group of samples and a part of the rows: `[groups x parts, kernels]`. With two pairs, the sum of
+/// both.
 ///
 /// A unit holds the k x k taps of one channel of z and [`GRADIENT_BLOCK`] channels of a.
 #[cube(launch_unchecked)]
@@ -120,7 +121,7 @@ fn correlate_sample(
         for part in 0..comptime![branch.width.div_ceil(branch.strip)] {
             let x0 = part * strip;
             sync_cube();
-            // Rows of z around y, and a row of a, with zeros where the picture ends.
+            // Rows of z around y, and a row of a, with zeros outside the picture.
             for i in range_stepped(unit, comptime![branch.channels * size * pitch], units) {
                 let dx = i % pitch;
                 let dy = (i / pitch) % size;

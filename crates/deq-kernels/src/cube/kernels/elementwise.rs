@@ -1,4 +1,4 @@
-//! What happens to single elements: activations, proximal maps, couplings.
+//! Elementwise operations: activations, proximal maps, couplings.
 
 use cubecl::prelude::*;
 
@@ -10,7 +10,7 @@ pub(super) fn read(x: &[f32], mask: &[f32], at: usize, #[comptime] masked: bool)
     if masked { x[at] * mask[at] } else { x[at] }
 }
 
-/// What stands between W and its transpose.
+/// The operation between W and its transpose.
 #[cube]
 pub(super) fn between(
     a: f32,
@@ -110,7 +110,7 @@ pub(super) fn constrained(v: f32, #[comptime] mask: bool, #[comptime] constrain:
     }
 }
 
-/// v less the step along the gradients of the couplings that the branch takes part in.
+/// v minus the step along the gradients of the couplings that the branch takes part in.
 #[cube]
 pub(super) fn coupled(
     v: f32,
@@ -135,7 +135,7 @@ pub(super) fn coupled(
             let fine = comptime![plan.branches[pair.fine].clone()];
             let coarse = comptime![plan.branches[pair.coarse].clone()];
             let is_fine = comptime![pair.fine == index];
-            // The cell that the pixel lies in, or is.
+            // The cell that contains the pixel, or the pixel itself on the coarser grid.
             let y = if is_fine { row / down } else { row };
             let x1 = if is_fine { column / across } else { column };
             let corner = start

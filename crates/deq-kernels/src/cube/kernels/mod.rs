@@ -13,7 +13,7 @@ pub(super) mod vectors;
 pub(super) const ROWS: usize = 4;
 /// Output channels that a unit computes at once.
 pub(super) const BLOCK: usize = 8;
-/// Channels of W z that a unit of the kernel gradient is responsible for.
+/// Channels of W z that a unit of the kernel gradient handles.
 pub(super) const GRADIENT_BLOCK: usize = 4;
-/// Pixels that such a unit takes from shared memory at once.
+/// Pixels that such a unit reads from shared memory at once.
 pub(super) const GRADIENT_COLUMNS: usize = 4;

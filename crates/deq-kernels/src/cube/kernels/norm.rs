@@ -4,7 +4,7 @@ use cubecl::prelude::*;
 
 use crate::cube::plan::Plan;
 
-/// The sum of a value over the units of a cube, for all of them.
+/// The sum of a value over the units of a cube; every unit receives it.
 #[cube]
 fn total(value: f32, pool: &mut Shared<[f32]>, #[comptime] units: usize) -> f32 {
     let unit = UNIT_POS as usize;
@@ -87,8 +87,8 @@ pub(crate) fn bound(
     }
 }
 
-/// The gradient with respect to kernels from that with respect to the bounded kernels;
-/// `correlation` is that of the image with the direction.
+/// The gradient with respect to the kernels, from the gradient with respect to the bounded kernels.
+/// `correlation` is the correlation of the image with the direction.
 #[cube(launch_unchecked)]
 pub(crate) fn unbound(
     gradient: &[f32],

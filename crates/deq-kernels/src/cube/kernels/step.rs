@@ -1,9 +1,9 @@
 //! A step of an objective, or its linearisation.
 //!
-//! Work is shared out like this: a cube computes a tile of one branch of one sample; a unit
+//! The work is divided as follows: a cube computes a tile of one branch of one sample; a unit
 //! computes [`ROWS`] rows x [`BLOCK`] channels of one column at a time, so that a weight is used
 //! for every row and a pixel for every channel. W z of the tile, with a border as wide as the
-//! kernel needs, stays in shared memory; its transpose is taken from there.
+//! kernel needs, stays in shared memory, and W' reads it from there.
 
 use cubecl::prelude::*;
 
@@ -12,7 +12,7 @@ use super::{BLOCK, ROWS};
 use crate::cube::plan::{Formula, Job, Plan};
 
 /// Kernels in the order in which [`step`] reads them: `[in, k, k, out]`, then the flipped
-/// transposes in the same order, both with `out` filled up with zeros to whole blocks.
+/// transposes in the same order, both with `out` padded with zeros to whole blocks.
 #[cube(launch_unchecked)]
 pub(crate) fn lay_out(natural: &[f32], out: &mut [f32], #[comptime] plan: Plan) {
     let position = ABSOLUTE_POS;
@@ -60,8 +60,8 @@ pub(crate) fn lay_out(natural: &[f32], out: &mut [f32], #[comptime] plan: Plan) 
 
 /// One job for all branches and samples; see [`Job`].
 ///
-/// x is the state or the vector, `[batch, state]`; c the injections, or the factors between the
-/// two convolutions.
+/// x is the state or the vector, `[batch, state]`; c holds the injections, or the factors between
+/// the two convolutions.
 #[cube(launch_unchecked)]
 pub(crate) fn step(
     x: &[f32],
@@ -135,8 +135,8 @@ pub(crate) fn step(
     }
 }
 
-/// What stands between W and its transpose, on a region of a branch: written to the result, or to
-/// shared memory for the tile at (y0, x0).
+/// The result of the operation between W and its transpose, on a region of a branch. It is written
+/// to the output, or to shared memory for the tile at (y0, x0).
 #[cube]
 fn image(
     x: &[f32],
@@ -268,7 +268,7 @@ fn step_tile(
     );
     sync_cube();
 
-    // W'h, and what is made of it.
+    // W'h, and the result computed from it.
     let rows = min(comptime![branch.tile[0]].runtime(), height - y0);
     let columns = min(comptime![branch.tile[1]].runtime(), width - x0);
     let down = (rows + comptime![ROWS - 1]) / ROWS;
@@ -293,7 +293,7 @@ fn step_tile(
             for dy in 0..comptime![ROWS + plan.kernel - 1] {
                 #[unroll]
                 for dx in 0..size {
-                    // The last block of an odd number of rows looks past the border.
+                    // The last block of an odd number of rows reads past the border.
                     let at = from + dy * pitch + dx;
                     window[dy * size + dx] = pool[min(at, comptime![plan.shared - 1].runtime())];
                 }
@@ -321,7 +321,7 @@ fn step_tile(
                 }
             }
         }
-        // Not unrolled: the code of the couplings would be there once for each element.
+        // Not unrolled, because the code of the couplings would be repeated for each element.
         if comptime![job.finishes(&formula)] {
             for n in 0..comptime![ROWS * BLOCK].runtime() {
                 let (p, j) = (n / BLOCK, n % BLOCK);
@@ -384,7 +384,8 @@ fn convolve_global(
     for i in 0..comptime![ROWS * BLOCK] {
         sums[i] = 0.0f32;
     }
-    // Where the rows and columns of the window lie in a channel, and whether they are in the picture.
+    // Offsets of the rows and columns of the window in a channel, and whether they are in the
+    // picture.
     let mut rows = Array::<usize>::new(comptime![ROWS + plan.kernel - 1]);
     let mut row_inside = Array::<u32>::new(comptime![ROWS + plan.kernel - 1]);
     #[unroll]

@@ -2,7 +2,7 @@
 
 use cubecl::prelude::*;
 
-/// Points that [`gram`] and [`combine`] take at most.
+/// Largest number of points that [`gram`] and [`combine`] take.
 pub(crate) const POINTS: usize = 7;
 
 /// Element i of the k-th of seven vectors.
@@ -54,9 +54,10 @@ fn totals(
     }
 }
 
-/// Residuals r = f - z of points, the newest last, and d_k = r_(k+1) - r_k:
-/// `[batch, 2 + 2 slots]` with |r|^2 and |f|^2 of the newest, <d, d_k> and <r, d_k> with the newest r
-/// and d, where d_k is in slot `slots[k]`. Other slots are zero.
+/// Squares and inner products of points, the newest last. With r = f - z and d_k = r_(k+1) - r_k,
+/// the result is `[batch, 2 + 2 width]`: |r|^2 and |f|^2 of the newest point, then, with the newest
+/// r and d, the products <d, d_k> and <r, d_k>. Those of d_k are in slot `slots[k]`; other slots
+/// are zero.
 #[cube(launch_unchecked)]
 pub(crate) fn gram(
     z0: &[f32],
@@ -125,7 +126,7 @@ pub(crate) fn gram(
     }
 }
 
-/// The sum of vectors with weights `[batch, count]`; a vector of weight zero is not looked at.
+/// The sum of vectors with weights `[batch, count]`; a vector of weight zero is not read.
 #[cube(launch_unchecked)]
 pub(crate) fn combine(
     weights: &[f32],
@@ -162,10 +163,9 @@ fn ratio(a: f32, b: f32) -> f32 {
     select(b > 0.0f32, a / b, 0.0f32)
 }
 
-/// A step of conjugate gradients on I - J with q = p - J p:
-/// alpha = <r, r> / <p, q>, u + alpha p, r - alpha q, and the next direction r + beta p. `squares` is
-/// `[batch, 2]`: |r|^2 and |u + r|^2 of the new u and r. Inner products count the elements in
-/// `within`, if it is given.
+/// A step of conjugate gradients on I - J with q = p - J p: alpha = <r, r> / <p, q>, u + alpha p,
+/// r - alpha q, and the next direction r + beta p. `squares` is `[batch, 2]`: |r|^2 and |u + r|^2
+/// of the new u and r. Inner products count the elements in `within`, if it is given.
 #[cube(launch_unchecked)]
 pub(crate) fn conjugate(
     u: &[f32],
@@ -217,7 +217,7 @@ pub(crate) fn conjugate(
     }
     totals(&sums, &mut pool, 2usize, units);
     let beta = ratio(pool[0], rr);
-    // Every unit reads what it wrote itself.
+    // Every unit reads only what it wrote itself.
     for i in range_stepped(unit, length, units) {
         let at = start + i;
         new_p[at] = new_r[at] + beta * p[at];

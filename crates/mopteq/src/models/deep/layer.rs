@@ -6,6 +6,7 @@ use burn::nn::conv::Conv2d;
 use burn::serde::{Deserialize, Serialize};
 use burn::tensor::{Device, Tensor};
 use burn_deq::{EquilibriumConfig, Solution};
+use deq_kernels::vectors::join;
 use deq_kernels::{convolution, mean_pool, norm};
 
 use crate::context::{Branches, Context};
@@ -95,7 +96,7 @@ pub struct StageConfig {
     pub channels: usize,
     /// Number of layers, each an equilibrium followed by batch norm.
     pub layers: usize,
-    /// Whether the stage halves the resolution first, by averages.
+    /// Whether the stage halves the resolution first, by averaging.
     pub pool: bool,
     /// The equilibrium of every layer.
     pub layer: LayerConfig,
@@ -225,13 +226,18 @@ impl Layer {
 
     /// The layer's output from its equilibrium.
     pub(super) fn output(&self, state: &Branches) -> Tensor<4> {
-        let [_, _, height, width] = state[0].dims();
-        let parts = state.iter().map(|z| resample(z.clone(), [height, width]));
-        norm(&self.norm, Tensor::cat(parts.collect(), 1))
+        let [batch, _, height, width] = state[0].dims();
+        let parts = state.iter().map(|z| {
+            let z = resample(z.clone(), [height, width]);
+            z.flatten::<2>(1, 3)
+        });
+        let channels: usize = state.iter().map(|z| z.dims()[1]).sum();
+        let stacked = join(parts.collect(), 1).reshape([batch, channels, height, width]);
+        norm(&self.norm, stacked)
     }
 }
 
-/// What a layer saw and made of it.
+/// The input and the result of a layer.
 #[derive(Clone, Debug)]
 pub struct LayerState {
     /// "stage 1, layer 2".
@@ -240,9 +246,9 @@ pub struct LayerState {
     pub input: Tensor<4>,
     /// The equilibrium, one tensor per branch.
     pub state: Branches,
-    /// For codings, what the codes make of the dictionary, in the shape of the input.
+    /// For codings, the reconstruction from the codes, in the shape of the input.
     pub reconstruction: Option<Tensor<4>>,
-    /// Everything except the state that the layer's objective depends on.
+    /// Everything that the layer's objective depends on, except the state.
     pub context: Context,
     /// The layer's objective.
     pub objective: HiddenObjective,
