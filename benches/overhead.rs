@@ -1,4 +1,4 @@
-//! The overhead of solvers over the bare map, and the savings by freezing.
+//! The overhead of solvers over the bare map, and what freezing saves.
 //!
 //! cargo bench --manifest-path benches/Cargo.toml --bench overhead
 //!
@@ -17,8 +17,8 @@ use burn_deq::{
 };
 use criterion::{Criterion, criterion_group, criterion_main};
 
-/// As in the program `mopteq`. glibc's allocator returns a solve's memory to the system at its end,
-/// and allocating it again would be a large part of the measured time.
+/// The allocator of the program `mopteq`. glibc's allocator returns a solve's memory to the system
+/// at its end, and allocating it again would be a large part of the measured time.
 #[global_allocator]
 static MEMORY: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

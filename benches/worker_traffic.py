@@ -49,7 +49,7 @@ class Counter:
 
 
 def proxy(worker, counters):
-    """Passes connections on to a worker; the address to use instead."""
+    """Forwards connections to a worker. Returns the address to use instead of its own."""
     server = socket.create_server(("127.0.0.1", 0))
 
     def pump(source, sink, counter):

@@ -1,4 +1,4 @@
-//! Accuracy on disturbed pictures, and a penalty on codes that follows the noise.
+//! Accuracy on disturbed pictures, and a penalty on codes that adapts to the noise.
 
 use burn::module::{ModuleMapper, Param};
 use burn::prelude::*;
@@ -24,10 +24,10 @@ pub const COLUMNS: [&str; 7] = [
 /// Largest change of a normalised pixel by an attack.
 const ATTACK: f64 = 0.3;
 
-/// Accuracies in percent on the pictures as they are and disturbed: Gaussian noise relative to their
-/// root mean square, twice a mean over 3 x 3 pixels, a square of 12 x 12 pixels in the colour of the
-/// darkest pixel, and signed gradient steps (Goodfellow et al. 2015, arXiv:1412.6572; ten of them as
-/// Madry et al. 2018, arXiv:1706.06083, without a random start).
+/// Accuracies in percent on clean and on disturbed pictures. The disturbances are Gaussian noise
+/// relative to the root mean square, two passes of a mean over 3 x 3 pixels, a square of 12 x 12
+/// pixels in the colour of the darkest pixel, and signed gradient steps (Goodfellow et al. 2015,
+/// arXiv:1412.6572; ten of them as in Madry et al. 2018, arXiv:1706.06083, without a random start).
 pub fn accuracies(network: &Network, test: &Digits) -> [f64; 7] {
     let hits = |images: Tensor<4>| test.accuracy(network.forward(images).logits);
     [
@@ -82,9 +82,9 @@ fn attacked(network: &Network, test: &Digits, steps: usize) -> Tensor<4> {
     images
 }
 
-/// A choice of the penalty on the codes by how badly they explain the input of the first layer.
-/// SDNet (Dai et al. 2022, arXiv:2210.12945) does so for noise; here the choice is made for a batch
-/// of one level of noise, from factors on all learnt penalties.
+/// Chooses the penalty on the codes by how badly they explain the input of the first layer. SDNet
+/// (Dai et al. 2022, arXiv:2210.12945) does this for noise. Here, the rule chooses one factor on
+/// all learnt penalties for a batch with one level of noise.
 pub struct NoiseRule {
     /// Reconstruction error and best factor for each level of noise.
     levels: Vec<[f64; 2]>,
@@ -101,7 +101,7 @@ impl NoiseRule {
             };
             let factors = [1.0, 2.0, 4.0, 8.0, 16.0];
             let scores = factors.map(|factor| score(&factor));
-            // Of equals the smallest.
+            // Of equal scores, that of the smallest factor wins.
             let best = (0..scores.len())
                 .rev()
                 .max_by(|i, j| scores[*i].total_cmp(&scores[*j]));
@@ -113,7 +113,7 @@ impl NoiseRule {
         }
     }
 
-    /// The factor for pictures of one level of noise.
+    /// The factor for pictures with one level of noise.
     pub fn factor(&self, network: &Deep, images: Tensor<4>) -> f64 {
         let error = error(network, images);
         let nearest = self.levels.iter().min_by(|a, b| {
@@ -147,7 +147,7 @@ fn error(network: &Deep, images: Tensor<4>) -> f64 {
     norm(layer.input.clone() - reconstruction) / norm(layer.input.clone()).max(1e-12)
 }
 
-/// The network with all penalties multiplied.
+/// The network with all penalties multiplied by a factor.
 fn raised(network: &Deep, factor: f64) -> Deep {
     struct Raise {
         factor: f64,

@@ -1,4 +1,4 @@
-//! A model of one's own from the library's layers: two codings around a plain convolution, trained
+//! A custom model from the library's layers: two codings around a plain convolution, trained
 //! through both backward solves.
 //!
 //! cargo run --release -p examples --example own_model

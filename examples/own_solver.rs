@@ -1,9 +1,9 @@
-//! A solver of one's own: Jacobi's preconditioned step, for maps z = z A + 0.1 sin(z) + x whose matrix A
+//! A custom solver: Jacobi's preconditioned step, for maps z = z A + 0.1 sin(z) + x whose matrix A
 //! has a large diagonal d:
 //!
 //!     z+ = z + (f(z) - z) / (1 - d)
 //!
-//! The layer adds termination, best states, statuses and reports, and uses it backward, too.
+//! The layer adds termination, best states, statuses and reports. It also uses the solver backward.
 //!
 //! cargo run --release -p examples --example own_solver
 #![allow(clippy::print_stdout, reason = "an example talks to its user")]
@@ -12,7 +12,7 @@ use burn::prelude::*;
 use burn_deq::solver::{Custom, Iterate, Step};
 use burn_deq::{EquilibriumConfig, Gradient, Rows, Solver};
 
-/// The state: 1 / (1 - d), `[1, n]`. All samples share it, so none of its rows leaves.
+/// The state: 1 / (1 - d), `[1, n]`. All samples share it, so none of its rows is ever removed.
 struct Jacobi(Tensor<2>);
 
 impl Step for Jacobi {

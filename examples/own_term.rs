@@ -1,4 +1,4 @@
-//! A term of one's own: the minimiser of 1/2 |z - c|^2 + total variation denoises c.
+//! A custom term: the minimiser of 1/2 |z - c|^2 + total variation denoises c.
 //!
 //! cargo run --release -p examples --example own_term
 #![allow(clippy::print_stdout, reason = "an example talks to its user")]

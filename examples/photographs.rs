@@ -25,7 +25,7 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 ///
 /// # Errors
 ///
-/// When an option is wrong, the data are not there, or the device fails.
+/// Returns an error if an option is wrong, the data are missing, or the device fails.
 pub fn train(kind: DataKind, preset: Preset) -> Result<()> {
     let options = Options::read()?;
     let device = options.device.clone();
@@ -37,7 +37,7 @@ pub fn train(kind: DataKind, preset: Preset) -> Result<()> {
         path: options.data,
         ..DataSource::new(kind)
     };
-    // As text, because `main` prints errors for programmers.
+    // As text, because `main` prints errors in debug format.
     let data = source.load().map_err(|e| e.to_string())?;
     let config = TrainConfig::preset(source, &data, preset)?;
     let epochs = options.epochs.unwrap_or(config.epochs);

@@ -59,7 +59,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             let first = net.first.forward(batch.images.flatten(1, 3));
             let second = net.second.forward(first.state.clone());
             let loss = cross_entropy(&net.head.forward(second.state.clone()), &batch.labels);
-            // Backwards through the head, the second solve, the first solve.
+            // Backward through the head, the second solve and the first solve.
             let gradients = GradientsParams::from_grads(loss.backward(), &net);
             if step == 0 {
                 println!("epoch {epoch}, loss {:.4}", loss.into_scalar::<f32>());

@@ -1,4 +1,4 @@
-//! The book and the README: every link inside of the repository leads somewhere.
+//! The book and the README: every link inside the repository has a target.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ fn markdown(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// The targets of `[text](target)` and of headings' anchors in it.
+/// The targets of all links `[text](target)`, with their anchors.
 fn links(text: &str) -> Vec<String> {
     text.split("](")
         .skip(1)
@@ -72,7 +72,7 @@ fn every_chapter_is_in_both_tables_of_contents() {
     let mut sorted = contents.clone();
     sorted.sort();
     assert_eq!(sorted, names);
-    // mdBook's own table: the first page, and then the same chapters in the same order.
+    // mdBook's own table of contents: the first page, then the same chapters in the same order.
     let summary = chapters("SUMMARY.md");
     assert_eq!(summary[0], "README.md");
     assert_eq!(summary[1..], contents);
@@ -90,7 +90,7 @@ fn the_book_links_to_nothing_that_is_not_in_it() {
                 || target.starts_with("images/")
                 || summary.iter().any(|chapter| chapter == target);
             assert!(inside, "{chapter}: {link}");
-            // And an anchor is that of a heading.
+            // An anchor must be that of a heading.
             if let Some((target, anchor)) = link.split_once('#')
                 && !target.starts_with("http")
             {
@@ -105,7 +105,7 @@ fn the_book_links_to_nothing_that_is_not_in_it() {
     }
 }
 
-/// The anchors of the headings, as GitHub and mdBook make them.
+/// The anchors of the headings, as GitHub and mdBook generate them.
 fn anchors(text: &str) -> Vec<String> {
     let headings = text.lines().filter(|line| line.starts_with('#'));
     let anchor = |heading: &str| {

@@ -65,12 +65,12 @@ fn a_trained_run_evaluates_and_predicts_what_its_summary_says() {
         let total: f64 = ranked.iter().map(|l| l.probability).sum();
         assert!((total - 1.0).abs() < 1e-9);
         assert!(ranked.is_sorted_by(|a, b| a.probability >= b.probability));
-        // Whatever else is in the batch.
+        // The result does not depend on the rest of the batch.
         let alone = predictor.classify(std::slice::from_ref(picture)).unwrap();
         assert!(difference(&alone[0], ranked) < 1e-4);
     }
 
-    // What was loaded does not need its file any more.
+    // A loaded model no longer needs its file.
     let cpu = select(DeviceChoice::CPU).unwrap();
     let kept = Predictor::load(&run, Which::Last, cpu, None).unwrap();
     drop(folder);
@@ -104,8 +104,8 @@ mod wgpu {
         task.train(run, Position::default(), view, &stop).unwrap()
     }
 
-    /// A step of the digits takes 304 launches; before a step of the objective was one, a solver step
-    /// alone took 30 to 40.
+    /// A step of the digits takes 304 launches. Before a step of the objective became one launch, a
+    /// solver step alone took 30 to 40.
     #[test]
     #[ignore = "needs a Vulkan driver; .ci/run runs it by name on Mesa's software Vulkan"]
     fn wgpu_steps_take_few_launches() {
@@ -163,7 +163,7 @@ mod wgpu {
         // Every backend has its own random numbers.
         config.model.mopteqs_mut().unwrap().perturbation.size = 0.0;
         // Training amplifies rounding: a solve that stops a step sooner would be one tolerance apart,
-        // and large steps would make more of it.
+        // and large steps would amplify this further.
         config.learning_rate = 0.005;
         config.equilibria_mut()[0].forward.termination.relative = 1e-5;
         let losses = |choice: DeviceChoice| -> Vec<f64> {

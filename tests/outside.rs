@@ -33,7 +33,7 @@ fn outside_crate_builds_and_trains() {
     fs::write(file("src/main.rs"), block(&readme, "rust")).unwrap();
     let output = Command::new(env!("CARGO"))
         .args(["run", "--quiet", "--target-dir"])
-        // Kept from one run to the next, as Burn takes minutes to compile.
+        // Kept from one run to the next, because Burn takes minutes to compile.
         .arg(Path::new(env!("CARGO_TARGET_TMPDIR")).join("outside"))
         .current_dir(folder.path())
         .env("CARGO_PROFILE_DEV_DEBUG", "0")

@@ -11,7 +11,7 @@ keeps the environment for the next run. `--quick`, `--rounds N`, `--threads N` a
 "S 32", "P 128", "ways", "memory", ...) shorten a run, `--all` lengthens it. `--batches N,N` selects
 other batches. `--json FILE` writes all numbers, again after each batch.
 
-The script also runs where cargo is missing and nothing can be installed. `--program FILE` names an
+The script also runs where cargo is missing and nothing can be installed. `--program FILE` names a
 program that was built elsewhere. `--no-venv` uses the peers of the current interpreter:
 
     python3 benches/peers/mopteqs.py --device cuda --program FILE --no-venv --only "P 32"

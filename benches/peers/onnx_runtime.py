@@ -7,7 +7,7 @@ The script creates a virtual environment in a temporary folder, installs the pin
 builds the program, trains each network for a moment on the embedded digits, and exports it. It needs
 Python 3.11 or newer with `venv`. `--venv FOLDER` keeps the environment for the next run, `--no-venv`
 uses the packages of the current interpreter, `--program FILE` names a program that was built
-elsewhere, `--only NAME,NAME` selects networks, and `--quick` leaves the timing out.
+elsewhere, `--only NAME,NAME` selects networks, and `--quick` skips the timing.
 
 What is checked, for each network:
 
@@ -19,7 +19,7 @@ What is checked, for each network:
   acceleration), both to a relative residual of 1e-5, to 1e-4. Pictures that the loop did not
   solve within its limit are counted and left out: plain iteration needs a contraction, and an MDEQ
   need not be one.
-- The batch is free: the pictures in batches of 200, 7 and 1 give the same.
+- The batch size is free: batches of 200, 7 and 1 pictures give the same results.
 - The metadata hold the class names.
 
 How the speed is measured: 1,000 test pictures, all at the run's tolerance (1e-3), batches of 50. For
@@ -121,7 +121,7 @@ class Program:
         return numpy.array(rows)
 
     def with_solver(self, run, name, **rule):
-        """A run with the weights of another and another rule."""
+        """A copy of a run with the same weights and a changed stopping rule."""
         weights = self.folder / f"{name}.safetensors"
         if weights.exists():
             weights.unlink()

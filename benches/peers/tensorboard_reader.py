@@ -5,12 +5,12 @@
 
 The script creates a virtual environment in a temporary folder, installs the pinned TensorBoard
 there, builds the program, and trains for three epochs with `--log tensorboard`. It kills the
-training in the second epoch (SIGKILL: no checkpoint of that place), resumes it, interrupts it in the
-third (SIGTERM: a checkpoint within the epoch), and resumes it again. Then it checks that
+training in the second epoch (SIGKILL: no checkpoint at that point), resumes it, interrupts it in
+the third (SIGTERM: a checkpoint within the epoch), and resumes it again. Then it checks that
 
 - EventAccumulator, which TensorBoard itself uses, reads each batch of the run exactly once,
 - the raw loader finds no step twice in the files either,
-- the values are those of a run that was never interrupted, and the epochs' those of metrics.json.
+- the values match a run that was never interrupted, and those of the epochs match metrics.json.
 
 `--venv FOLDER` keeps the environment, `--no-venv` uses the packages of the current interpreter,
 `--program FILE` names a program that was built elsewhere.
@@ -51,7 +51,7 @@ def batches(run):
 
 
 def interrupt(command, run, after, how):
-    """Starts a training, and stops it once so many batches are logged."""
+    """Starts a training, and stops it once `after` batches are logged."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while process.poll() is None:
         if (run / "tensorboard").exists() and len(set(batches(run))) >= after:
@@ -92,7 +92,7 @@ def check(program, scratch):
     resume = [program, "train", "--device", "cpu", "--resume", run]
     killed = interrupt([*start, run], run, each + each // 2, signal.SIGKILL)
     before = len(batches(run))
-    # The log of the run goes on without being asked for again.
+    # The resumed run continues its log without `--log`.
     stopped = interrupt(resume, run, 2 * each + each // 2, signal.SIGTERM)
     assert (killed, stopped) == (-signal.SIGKILL, 130), (killed, stopped)
     subprocess.run(resume, check=True, stdout=subprocess.DEVNULL)

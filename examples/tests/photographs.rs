@@ -1,4 +1,4 @@
-//! The examples on photographs, for a few batches of pictures in the official layouts.
+//! Runs the examples on photographs for a few batches of pictures in the official layouts.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ fn records(count: usize, label: impl Fn(usize) -> Vec<u8>) -> Vec<u8> {
     (0..count).flat_map(record).collect()
 }
 
-/// Runs an example, which cargo has put beside the tests.
+/// Runs an example, which cargo has built next to the tests.
 fn run(example: &str, data: &Path) -> String {
     let mut programs: PathBuf = std::env::current_exe().unwrap();
     programs.pop();

@@ -44,10 +44,10 @@ impl<S: State, F: FixedPointMap<S, X>, X: Input> PackedMap for AdjointSystem<'_,
 #[derive(Clone)]
 pub(crate) struct AdjointPlan {
     pub(crate) solver: LinearSolver,
-    /// Where to start instead of g.
+    /// The start, if it is not g.
     pub(crate) start: Option<Tensor<2>>,
     pub(crate) freeze: bool,
-    /// Whether to solve each sample by itself.
+    /// Whether to solve each sample separately.
     pub(crate) singly: bool,
 }
 
@@ -126,9 +126,9 @@ impl AdjointPlan {
         // system u = A D u + g becomes v = D A D v + D g, and u = A v + g, the value at the best
         // iterate.
         let mask = if krylov { linearised.mask() } else { None };
-        // Without a better start, Krylov methods start at zero, where the residual is g. Their
-        // result is optimal there for the number of products, so they make better use of a product
-        // than a start at g would.
+        // Without a better start, Krylov methods start at zero, where the residual is g. From
+        // there, their result is optimal for the number of products. A start at g would make worse
+        // use of a product.
         let cold = krylov && start.is_none() && self.solver.termination.max_steps > 0;
         let start = start.unwrap_or_else(|| if cold { g.zeros_like() } else { g.clone() });
         let residual = cold.then(|| g.clone());

@@ -1,4 +1,4 @@
-//! The way back to the tape: a solved equilibrium with the configured gradient.
+//! Puts a solved equilibrium back on the tape, with the configured gradient.
 
 use burn::tensor::Tensor;
 use deq_kernels::grad_hook;
@@ -15,7 +15,7 @@ use crate::solution::{Intermediate, Solution};
 use crate::solve::{Found, Plan};
 use crate::state::State;
 
-/// Puts what a forward solve found on the tape, if the input is on it.
+/// Puts the result of a forward solve on the tape, if the input is on the tape.
 pub(crate) fn attach<S: State, F: FixedPointMap<S, X>, X: Input>(
     plan: &Plan<'_, F, X, S::Layout>,
     found: Found,
@@ -47,7 +47,8 @@ pub(crate) fn attach<S: State, F: FixedPointMap<S, X>, X: Input>(
     }
 }
 
-/// A point with the configured gradient. The backward solve starts at `start`, or where `factors` say.
+/// A point with the configured gradient. The backward solve starts at `start`, or at the point
+/// given by `factors`.
 fn attach_at<S: State, F: FixedPointMap<S, X>, X: Input>(
     plan: &Plan<'_, F, X, S::Layout>,
     at: Point,

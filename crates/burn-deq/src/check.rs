@@ -225,7 +225,7 @@ pub fn check_declarations<S: State, X: Input, F: FixedPointMap<S, X>>(
     Ok(measured)
 }
 
-/// Keeps the larger of the errors seen.
+/// Keeps the larger error.
 fn raise(slot: &mut Option<f64>, error: f64) {
     *slot = Some(slot.map_or(error, |e| e.max(error)));
 }
@@ -234,7 +234,7 @@ fn scalar(x: Tensor<1>) -> f64 {
     x.into_data().iter::<f64>().next().unwrap_or(0.0)
 }
 
-/// |a - b| / |b| over all elements; 0 if both are 0.
+/// |a - b| / sqrt(|a|^2 + |b|^2) over all elements; 0 if a and b are equal.
 fn difference(a: Tensor<2>, b: Tensor<2>) -> f64 {
     let error = scalar(square_norm(a.clone() - b.clone()).sum()).sqrt();
     let size = scalar((square_norm(a) + square_norm(b)).sum()).sqrt();

@@ -1,4 +1,4 @@
-//! Settings of a solve. All of them serialise, so a run can record them.
+//! Settings of a solve. All of them can be serialised, so a run can record them.
 
 use burn::config::Config;
 use burn::serde::{Deserialize, Serialize};
@@ -35,8 +35,8 @@ pub struct AndersonConfig {
     /// Which least-squares problem. Default: type II
     #[config(default = "AndersonType::II")]
     pub kind: AndersonType,
-    /// Share of the residual that a step follows (relaxation, the mixing parameter beta), from 0 to
-    /// 2. Default: 1
+    /// Fraction of the residual that a step takes (relaxation, the mixing parameter beta), from 0
+    /// to 2. Default: 1
     #[config(default = 1.0)]
     pub damping: f64,
     /// Tikhonov regularisation relative to each difference's own size, so it is independent of the
@@ -73,11 +73,11 @@ impl Default for AndersonConfig {
 /// doi:10.1090/S0025-5718-1965-0198670-6; for equilibrium networks Bai et al. 2019).
 #[derive(Config, Debug, PartialEq)]
 pub struct BroydenConfig {
-    /// Rank-one terms kept. When they are full, all are dropped, because each term builds on those
-    /// before it, so the oldest cannot be dropped alone. 0 gives plain iteration. Default: 20
+    /// Rank-one terms kept. When all slots are full, all terms are dropped: each term builds on
+    /// those before it, so the oldest cannot be dropped alone. 0 gives plain iteration. Default: 20
     #[config(default = 20)]
     pub history: usize,
-    /// Share of the quasi-Newton step that is taken. Default: 1
+    /// Fraction of the quasi-Newton step that is taken. Default: 1
     #[config(default = 1.0)]
     pub damping: f64,
     /// If a step multiplies a sample's residual by more than this factor, or makes it NaN, the step
@@ -95,14 +95,15 @@ impl Default for BroydenConfig {
 
 /// Accelerated proximal gradient descent (FISTA: Beck and Teboulle 2009, doi:10.1137/080716542),
 /// separately for every sample, for maps that are a proximal gradient step with a step size of at
-/// most the inverse of the gradient's Lipschitz constant: their Jacobians are symmetric without
+/// most the inverse of the gradient's Lipschitz constant: their Jacobians are symmetric and have no
 /// negative eigenvalues.
 ///
-/// y+ = f(y) + beta (f(y) - f(y-)), where f(y-) is the previous value of the map. beta is
-/// FISTA's (t - 1) / t+, and at most the best constant momentum for a map that contracts by q,
+/// y+ = f(y) + beta (f(y) - f(y-)), where f(y-) is the previous value of the map. beta is FISTA's
+/// (t - 1) / t+, and at most the best constant momentum for a map that contracts by q,
 /// (1 - sqrt(1 - q)) / (1 + sqrt(1 - q)). q is the Rayleigh quotient of the Jacobian along the last
-/// displacement of y; where the Jacobian shows negative eigenvalues, steps are plain. A sample restarts with t = 1
-/// when its momentum points uphill (O'Donoghue and Candes 2015, doi:10.1007/s10208-013-9150-3).
+/// displacement of y; where the Jacobian shows negative eigenvalues, steps are plain. A sample
+/// restarts with t = 1 when its momentum points uphill (O'Donoghue and Candes 2015,
+/// doi:10.1007/s10208-013-9150-3).
 #[derive(Config, Debug, PartialEq)]
 pub struct AcceleratedConfig {
     /// Largest momentum beta, from 0 (plain iteration) to below 1. Default: 0.98
@@ -126,7 +127,7 @@ impl Default for AcceleratedConfig {
 pub enum Method {
     /// z+ = z + damping (f(z) - z). For contractions; damping < 1 makes more maps converge.
     Plain {
-        /// Share of the residual that a step follows; 1 is undamped.
+        /// Fraction of the residual that a step takes; 1 is undamped.
         damping: f64,
     },
     /// Anderson acceleration: the default.
@@ -135,7 +136,7 @@ pub enum Method {
     Broyden(BroydenConfig),
     /// Accelerated proximal gradient descent.
     Accelerated(AcceleratedConfig),
-    /// A solver of one's own. It does not serialise.
+    /// Your own solver. It cannot be serialised.
     #[serde(skip)]
     Custom(Custom),
 }
@@ -146,7 +147,7 @@ impl Default for Method {
     }
 }
 
-/// Each method's settings are the method.
+/// Converts each method's settings to the method.
 macro_rules! methods {
     ($($variant:ident: $settings:ty),+) => {$(
         impl From<$settings> for Method {
@@ -220,7 +221,7 @@ impl Solver {
         Self::damped(1.0)
     }
 
-    /// Plain iteration with this damping: the share of the residual that a step follows.
+    /// Plain iteration with this damping: the fraction of the residual that a step takes.
     pub fn damped(damping: f64) -> Self {
         Method::Plain { damping }.into()
     }
@@ -333,7 +334,7 @@ pub enum AdjointStart {
     #[default]
     Gradient,
     /// At -B'g, where B is the final inverse Jacobian of the forward Broyden solve (SHINE: Ramzi et
-    /// al. 2022, arXiv:2106.00553), or of a solver of one's own that has one
+    /// al. 2022, arXiv:2106.00553), or of your own solver, if it has one
     /// ([`Step::inverse_transposed`](crate::solver::Step::inverse_transposed)). Same as `Gradient`
     /// after other forward solves. The forward solve freezes no sample, so that all terms are kept.
     BroydenFactors,

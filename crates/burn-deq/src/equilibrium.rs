@@ -63,10 +63,9 @@ impl Equilibrium {
     /// for [`Gradient::Unrolled`]).
     ///
     /// Keep `BatchNorm` and `Dropout` out of `f`. Both behave differently with and without
-    /// autodiff, so the solver would find a different equilibrium from the one that is
-    /// differentiated ([`check_declarations`](crate::check_declarations) finds this). Sample masks
-    /// outside ([`dropout_mask`](crate::dropout_mask)) and pass them in `x`; use `GroupNorm`
-    /// inside.
+    /// autodiff, so the solver would find an equilibrium other than the one that is differentiated
+    /// ([`check_declarations`](crate::check_declarations) finds this). Sample masks outside
+    /// ([`dropout_mask`](crate::dropout_mask)) and pass them in `x`; use `GroupNorm` inside.
     ///
     /// # Shapes
     ///
@@ -91,11 +90,12 @@ impl Equilibrium {
         self.solve_map(&ModuleMap(f), input, z0)
     }
 
-    /// As [`solve`](Self::solve), for an f that also returns something beside the next state: attention
-    /// maps, a reconstruction, a penalty.
+    /// Like [`solve`](Self::solve), for an f that returns something in addition to the next state:
+    /// attention maps, a reconstruction, a penalty.
     ///
-    /// The solves ignore this output. It is evaluated once, at [`Solution::state`] and on the tape: one
-    /// more evaluation of f. Its gradients pass to the module, to x, and through the fixed point.
+    /// The solves ignore this output. It is evaluated once, at [`Solution::state`] and on the tape,
+    /// which takes one more evaluation of f. Its gradients pass to the module, to x, and through
+    /// the fixed point.
     ///
     /// # Shapes
     ///
@@ -138,7 +138,7 @@ impl Equilibrium {
         self.solve_from(map, x, Start::from(z0))
     }
 
-    /// As [`solve_map`](Self::solve_map), also with a start for the backward solve.
+    /// Like [`solve_map`](Self::solve_map), with an additional start for the backward solve.
     ///
     /// # Panics
     ///

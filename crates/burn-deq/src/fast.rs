@@ -1,7 +1,8 @@
-//! What a map can do faster than by its definition.
+//! Computations that a map can do faster than by evaluating its definition.
 //!
-//! A solve is right without any of it. [`FixedPointMap::fast`](crate::FixedPointMap::fast) returns
-//! a map's faster forms; each of them may decline, and the solver then takes the general way.
+//! A solve is correct without any of them. [`FixedPointMap::fast`](crate::FixedPointMap::fast)
+//! returns a map's faster forms; each of them may decline, and the solver then uses the general
+//! form.
 
 use burn::tensor::Tensor;
 
@@ -14,15 +15,16 @@ use crate::state::State;
 
 /// Faster forms of a map. `None` declines.
 ///
-/// A packed state is the state's tensors side by side, `[batch, n]`: what the solvers work on.
+/// A packed state holds the state's tensors side by side, `[batch, n]`. The solvers work on packed
+/// states.
 pub trait FastMap<S: State, X: Input> {
-    /// f(z, x) with its gradients for x, where the plain `value` of f at the plain z is known.
+    /// f(z, x) with its gradients for x, given the plain `value` of f at the plain z.
     fn attach(&self, z: &S, x: &X, value: &S) -> Option<S> {
         let _ = (z, x, value);
         None
     }
 
-    /// The Jacobian at (z, x), where the plain `value` of f is known.
+    /// The Jacobian at (z, x), given the plain `value` of f.
     fn jacobian_of(&self, z: &S, x: &X, value: &S) -> Option<Box<dyn Jacobian<S>>> {
         let _ = (z, x, value);
         None
@@ -34,13 +36,13 @@ pub trait FastMap<S: State, X: Input> {
         None
     }
 
-    /// As [`attach`](Self::attach), with packed states.
+    /// Like [`attach`](Self::attach), for packed states.
     fn attach_packed(&self, z: &Tensor<2>, x: &X, value: &Tensor<2>) -> Option<Tensor<2>> {
         let _ = (z, x, value);
         None
     }
 
-    /// The Jacobian at a plain packed state, where f may be known.
+    /// The Jacobian at a plain packed state. `value` is f there, if known.
     fn jacobian_packed(
         &self,
         z: &Tensor<2>,
@@ -51,16 +53,16 @@ pub trait FastMap<S: State, X: Input> {
         None
     }
 
-    /// The whole forward solve from the plain packed `z0`, by the solver's method and rule. Declines
-    /// what it cannot do exactly so. It is asked only about independent samples, without a trace or
-    /// recorded iterates.
+    /// The whole forward solve from the plain packed `z0`, by the solver's method and rule.
+    /// Declines if it cannot follow them exactly. It is called only for independent samples,
+    /// without a trace or recorded iterates.
     fn solve(&self, z0: &Tensor<2>, x: &X, solver: &Solver) -> Option<PackedSolution> {
         let _ = (z0, x, solver);
         None
     }
 
-    /// The whole solve of u = J'u + g at the plain packed state of this `value` of f, from its
-    /// default start. As [`solve`](Self::solve) otherwise.
+    /// The whole solve of u = J'u + g from its default start, at the plain packed state where f has
+    /// this `value`. Otherwise like [`solve`](Self::solve).
     fn solve_adjoint(
         &self,
         value: &Tensor<2>,
@@ -72,7 +74,7 @@ pub trait FastMap<S: State, X: Input> {
         None
     }
 
-    /// How the samples of a batch are best solved, if they are
+    /// The best way to solve the samples of a batch, if they are
     /// [independent](crate::FixedPointMap::independent_samples).
     fn batching(&self, z: &S, x: &X) -> Batching {
         let _ = (z, x);
@@ -86,11 +88,11 @@ pub enum Batching {
     /// Together; samples that are done leave the batch.
     #[default]
     Shrinking,
-    /// Together to the end: where a new batch size costs more than it saves, as on a GPU whose
-    /// kernels are compiled and tuned for a size.
+    /// Together until the last sample is done. This suits devices where a new batch size costs more
+    /// than it saves, such as a GPU whose kernels are compiled and tuned for each size.
     Whole,
-    /// One by one, side by side on all cores: where evaluating the map on one sample costs no more
-    /// than its share of a batch, as on a CPU, if a sample is work enough for a core. Every sample
-    /// then stops by itself, and its history stays in the cache.
+    /// One by one, in parallel on all cores. This suits devices where evaluating the map on one
+    /// sample costs no more than its share of a batch, such as a CPU, if a sample is enough work
+    /// for a core. Every sample then stops on its own, and its history stays in the cache.
     Single,
 }

@@ -21,9 +21,9 @@ impl<F, X, L> Forward<'_, F, X, L> {
     ///
     /// # Panics
     ///
-    /// Panics if the map brings autodiff in. The backward solve runs while Burn holds the lock of
-    /// the outer graph. A map that reaches into that graph would wait for the lock forever. This
-    /// check catches it first.
+    /// Panics if autodiff is enabled for the map's result. The backward solve runs while Burn holds
+    /// the lock of the outer graph. A map that reaches into that graph would wait for the lock
+    /// forever. This check catches it first.
     pub(crate) fn evaluate<S>(&self, z: Tensor<2>) -> Tensor<2>
     where
         S: State<Layout = L>,
@@ -62,7 +62,7 @@ impl<F, X, L> Forward<'_, F, X, L> {
             // The map does not depend on z.
             return u.zeros_like();
         }
-        // backward() seeds with ones; the hook puts u in their place.
+        // backward() seeds with ones; the hook replaces them with u.
         let mut gradients = grad_hook(f, move |_ones| u).backward();
         match z.grad_remove(&mut gradients) {
             Some(gradient) => gradient,

@@ -1,11 +1,11 @@
 //! Detects states that run away instead of converging.
 //!
 //! The relative rule |f(z) - z| <= relative |f(z)| says nothing about a state that grew until the
-//! right side became large: with f(z) = z + 1 it holds from z = 1 / relative on. So a state that
-//! grew also needs a residual that fell. Let r_k and f_k be the norms of the residual and of f at
-//! iterate k, and e the rounding error of the state's type. Then
+//! right side became large: with f(z) = z + 1 it holds from z = 1 / relative on. A state that grew
+//! therefore also needs a residual that fell. Let r_k and f_k be the norms of the residual and of f
+//! at iterate k, and e the rounding error of the state's type. Then
 //!
-//! - the size S is the larger of f_0 and r_0. It is the scale known from the first evaluation, also
+//! - the size S is the larger of f_0 and r_0. It is the scale known from the first evaluation, even
 //!   if z_0 is zero;
 //! - the low L_k is the smallest r_j so far, over iterates with f_j <= 10 S;
 //! - with the growth G = f_k / S, the state has settled if G <= 10, or if
@@ -13,11 +13,11 @@
 //!   r_k + e f_k <= absolute;
 //! - it ran away if it has not settled and G > 1000.
 //!
-//! So beyond ten times its size, a state must reduce its residual by as much as it grew. A fixed
-//! point does this: its residual falls to rounding error. A state on the way to infinity does not,
-//! because the cause that keeps the map from having a fixed point there keeps the residual up. The
-//! rule adds e f_k to the residual, because a residual of 0 proves nothing if one unit in the last
-//! place of z exceeds the steps of the map. In f32 it admits growth up to 8e4.
+//! Beyond ten times its size, a state must therefore reduce its residual by as much as it grew. A
+//! fixed point does this: its residual falls to rounding error. A state on the way to infinity does
+//! not, because whatever keeps the map from having a fixed point there also keeps the residual
+//! large. The rule adds e f_k to the residual, because a residual of 0 proves nothing if one unit
+//! in the last place of z exceeds the steps of the map. In f32 it admits growth up to 8e4.
 //!
 //! Solves that grow by less than sqrt(10 L / (relative S)) meet this rule whenever they meet the
 //! relative rule: those below 100 at 1e-3, or 316 at 1e-4, if the residual has not fallen before

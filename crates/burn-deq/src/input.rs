@@ -1,4 +1,4 @@
-//! What a map depends on beside the state.
+//! What a map depends on apart from the state.
 
 use burn::module::Module;
 use burn::tensor::{Bool, Int, Tensor};
@@ -6,8 +6,8 @@ use deq_kernels::vectors::Rows;
 
 /// Everything except the state that a map depends on: inputs, parameters, masks.
 ///
-/// The solver works on [`plain`](Self::plain) copies, off the tape. So its memory does not grow
-/// with the number of steps, and the backward solve can run inside Burn's `backward()`.
+/// The solver works on [`plain`](Self::plain) copies, off the tape. Its memory therefore does not
+/// grow with the number of steps, and the backward solve can run inside Burn's `backward()`.
 ///
 /// Implemented for tensors of any kind, `()`, `Option`, `Vec`, arrays, tuples of up to four,
 /// [`WithModule`] and [`Shared`]. For your own struct, call the methods field by field.
@@ -19,9 +19,10 @@ pub trait Input: Clone + Send + 'static {
     fn is_autodiff(&self) -> bool;
 
     /// The part that belongs to these samples, for [freezing](crate::Freezing). A tensor whose
-    /// first dimension is the batch counts as one entry per sample, any other tensor as shared by
-    /// all samples. Wrap a shared tensor in [`Shared`] if its first dimension could equal the
-    /// batch. `None`, the default, says that the samples cannot be told apart; then none is frozen.
+    /// first dimension is the batch counts as one entry per sample, any other tensor counts as
+    /// shared by all samples. Wrap a shared tensor in [`Shared`] if its first dimension could equal
+    /// the batch. `None`, the default, means that the samples cannot be separated; no sample is
+    /// then frozen.
     fn select(&self, rows: &Rows) -> Option<Self> {
         let _ = rows;
         None

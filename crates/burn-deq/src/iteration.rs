@@ -1,9 +1,9 @@
-//! What a solver and the driver say to each other.
+//! The interface between a solver and the driver.
 //!
-//! A solver only observes and advances; the driver does the rest. By default, it reads one small
-//! tensor per step back to the host. It holds the norms for the termination rule and the scalars that
-//! the solver needs for its next step. If residuals are checked less often, the solver decides on the
-//! device.
+//! A solver only observes and advances; the driver does the rest. By default, the driver reads one
+//! small tensor per step back to the host. This tensor holds the norms for the termination rule and
+//! the scalars that the solver needs for its next step. If residuals are checked less often, the
+//! solver decides on the device.
 
 use burn::tensor::Tensor;
 use deq_kernels::vectors::Rows;
@@ -72,7 +72,8 @@ impl<'a> Operator<'a> {
 pub(crate) struct Observation {
     /// The iterate z whose residual is reported.
     pub(crate) state: Tensor<2>,
-    /// f(z). If `None`, f(z) is the sum of z and the residual. A solver always sets it or never.
+    /// f(z). If `None`, f(z) is the sum of z and the residual. A solver either always or never sets
+    /// it.
     pub(crate) image: Option<Tensor<2>>,
     /// f(z) - z, if it has been computed.
     pub(crate) residual: Option<Tensor<2>>,
@@ -93,7 +94,7 @@ impl Observation {
         }
     }
 
-    /// The iterate, and f(z) or otherwise the residual.
+    /// The iterate, and f(z) if it is known, otherwise the residual.
     pub(crate) fn into_pair(self) -> [Tensor<2>; 2] {
         let second = self.image.or(self.residual);
         [
@@ -107,7 +108,7 @@ impl Observation {
 pub(crate) struct Scalars {
     values: Vec<f64>,
     width: usize,
-    /// Number of columns before the solver's own.
+    /// Number of columns before the solver's own scalars.
     norms: usize,
 }
 
@@ -147,7 +148,7 @@ pub(crate) trait Iteration: Send {
     /// Observes the current iterate. Usually this evaluates the map.
     fn observe(&mut self, map: &mut Operator<'_>) -> Observation;
 
-    /// Moves to the next iterate. Without scalars it must decide on the device.
+    /// Moves to the next iterate. Without scalars, it must decide on the device.
     fn advance(&mut self, map: &mut Operator<'_>, scalars: Option<&Scalars>);
 
     /// Keeps only these samples. Called between `observe` and `advance`.
@@ -158,7 +159,7 @@ pub(crate) trait Iteration: Send {
         false
     }
 
-    /// Whether the solver rejects a step that made the residual explode or NaN.
+    /// Whether the solver rejects a step that made the residual explode or become NaN.
     fn recovers(&self) -> bool {
         false
     }
@@ -199,7 +200,7 @@ pub(crate) struct Outcome {
     pub(crate) residual: Option<Tensor<1>>,
 }
 
-/// The outcome of a solve that a map did by itself.
+/// The outcome of a solve that the map performed itself.
 #[derive(Clone, Debug)]
 pub struct PackedSolution {
     /// z, or u of a backward solve, `[batch, n]`.
@@ -211,7 +212,7 @@ pub struct PackedSolution {
 }
 
 impl Outcome {
-    /// That of a map that solved itself.
+    /// The outcome of a solve that the map performed itself.
     pub(crate) fn of_map(solved: PackedSolution) -> Self {
         Self {
             state: solved.state,

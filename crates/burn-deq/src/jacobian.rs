@@ -99,7 +99,7 @@ pub fn jacobian_norm<S: State, X: Input, F: FixedPointMap<S, X>>(
 /// Estimates the spectral radius of J = df/dz at z, one value per sample of z.
 ///
 /// The estimate is the growth of |J'^k v| over the second half of `iterations` products. It is also
-/// right for complex pairs of eigenvalues, where a Rayleigh quotient sees only the real part. The
+/// correct for complex pairs of eigenvalues, where a Rayleigh quotient sees only the real part. The
 /// error falls like 1 / iterations for defective and for strongly non-normal J, and geometrically
 /// if one eigenvalue dominates.
 pub fn spectral_radius<S: State, X: Input, F: FixedPointMap<S, X>>(

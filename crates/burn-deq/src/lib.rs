@@ -5,10 +5,10 @@
 //! - [`State`] is the iterate: a tensor, or several branches of different shapes.
 //! - [`Solver`] and [`LinearSolver`] choose the methods, [`Termination`] when a sample is finished,
 //!   [`Gradient`] how gradients pass, and [`Freezing`] whether finished samples leave the batch.
-//!   [`solver::Step`] is the seam for a solver of your own.
+//!   Implement [`solver::Step`] for your own solver.
 //! - [`FixedPointMap`] is a map that provides more than its value: its Jacobian in closed form, its
-//!   symmetry, the independence of samples, faster forms ([`fast`]). [`Declared`] adds declarations to a closure, and
-//!   [`check_declarations`] tests them.
+//!   symmetry, the independence of samples, faster forms ([`fast`]). [`Declared`] adds declarations
+//!   to a closure, and [`check_declarations`] tests them.
 //! - [`WeightNormConfig`], [`SpectralNormConfig`], [`jacobian_norm`], [`spectral_radius`] and
 //!   [`dropout_mask`] keep maps well-behaved.
 //! - [`Report`] says how the solve of every sample ended, forward and backward.

@@ -1,4 +1,4 @@
-//! What is known of a map's Jacobian.
+//! What is known about a map's Jacobian.
 
 use burn::tensor::Tensor;
 
@@ -48,7 +48,7 @@ pub trait Jacobian<S>: Send {
     }
 }
 
-/// Products with the Jacobian J = df/dz at a point, of packed vectors `[batch, n]`.
+/// Products of the Jacobian J = df/dz at a point with packed vectors `[batch, n]`.
 pub trait PackedJacobian: Send {
     /// J'u.
     fn vjp(&self, u: &Tensor<2>) -> Tensor<2>;

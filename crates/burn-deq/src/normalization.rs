@@ -162,7 +162,7 @@ impl SpectralOperator {
                 let [out, _, kh, kw] = weight.dims();
                 let cells = |i: usize, k: usize| (size[i] + 2 * padding[i] - k) / stride[i] + 1;
                 let cells = [cells(0, kh), cells(1, kw)];
-                // Rows and columns that the stride leaves over at the far end.
+                // Rows and columns left over by the stride at the far end.
                 let rest =
                     |i: usize, k: usize| size[i] + 2 * padding[i] - k - (cells[i] - 1) * stride[i];
                 let y = y.reshape([1, out, cells[0], cells[1]]);
@@ -196,7 +196,7 @@ fn as_rank<const D: usize, const E: usize>(weight: Tensor<D>) -> Tensor<E> {
 }
 
 /// Bounds the spectral norm of a weight: w = v min(1, bound / ||v||), where ||v|| is the norm of
-/// the operator that the weight stands for (Miyato et al. 2018, arXiv:1802.05957, with the actual
+/// the operator that the weight represents (Miyato et al. 2018, arXiv:1802.05957, with the actual
 /// convolution instead of the reshaped kernel).
 ///
 /// Power iteration estimates the norm and continues from one training step to the next: one
@@ -229,7 +229,7 @@ impl Reparameterization for SpectralNorm {
 
     fn apply<const D: usize>(&self, base: Tensor<D>) -> Tensor<D> {
         let plain = base.clone().without_autodiff();
-        // Clones of a module share their running states, on whatever device they are.
+        // Clones of a module share their running states, whatever device each clone is on.
         let direction = self.direction.value_sync().without_autodiff();
         let mut direction = direction.to_device(&plain.device());
         if base.is_autodiff() {
@@ -291,12 +291,12 @@ impl SpectralNormConfig {
     }
 
     /// The norm of the operator with this weight (`[in, out]` or `[out, in, k, k]`), by power
-    /// iteration from a random start. The result is a lower bound that is close after some tens of
+    /// iteration from a random start. The result is a lower bound that is close after a few tens of
     /// iterations.
     ///
     /// # Panics
     ///
-    /// Panics if the weight's rank is not the operator's.
+    /// Panics if the weight does not have the operator's rank.
     pub fn norm<const D: usize>(
         operator: SpectralOperator,
         weight: Tensor<D>,

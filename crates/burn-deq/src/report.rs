@@ -92,8 +92,8 @@ impl Report {
         }
     }
 
-    /// Keeps what is said of the first `count` samples: of a batch that was filled up, say. What the
-    /// solve cost stays that of the whole batch.
+    /// Keeps the entries of the first `count` samples, for example if the batch was padded. The
+    /// cost of the solve remains that of the whole batch.
     pub fn truncate(&mut self, count: usize) {
         self.status.truncate(count);
         self.steps.truncate(count);
@@ -104,9 +104,9 @@ impl Report {
         }
     }
 
-    /// One report of several solves of the same samples: for each sample the status and residuals of
-    /// the solve with the largest relative residual, and the most steps of any solve. Evaluations
-    /// and read-backs are sums. Without reports, there is no sample.
+    /// One report of several solves of the same samples: for each sample the status and residuals
+    /// of the solve with the largest relative residual, and the most steps of any solve.
+    /// Evaluations and read-backs are sums. Without reports, the result is empty.
     pub fn worst<'a>(reports: impl IntoIterator<Item = &'a Report>) -> Self {
         let mut reports = reports.into_iter();
         let Some(first) = reports.next() else {
@@ -116,7 +116,7 @@ impl Report {
         for report in reports {
             for (i, steps) in report.steps.iter().enumerate().take(all.steps.len()) {
                 all.steps[i] = all.steps[i].max(*steps);
-                // Also replaces a number by NaN, but not the other way round.
+                // NaN replaces a number, but a number never replaces NaN.
                 let better = report.relative_residual[i] <= all.relative_residual[i];
                 if !better && !all.relative_residual[i].is_nan() {
                     all.status[i] = report.status[i];
@@ -178,13 +178,13 @@ struct Delivery {
 #[derive(Clone, Debug, Default)]
 pub struct AdjointMonitor {
     delivery: Arc<Mutex<Option<Delivery>>>,
-    /// The solves that this one stands for.
+    /// The monitors of the solves that this one combines.
     parts: Vec<AdjointMonitor>,
 }
 
 impl AdjointMonitor {
-    /// A monitor of several backward solves of the same samples. Its report is the
-    /// [worst](Report::worst) of theirs, once all have run; it has no solution.
+    /// A monitor of several backward solves of the same samples. Once all of them have run, its
+    /// report is the [worst](Report::worst) of theirs. It has no solution.
     pub fn joined(parts: Vec<AdjointMonitor>) -> Self {
         Self {
             parts,

@@ -36,7 +36,7 @@ pub(crate) struct Run<'r> {
 struct Looks {
     /// |f - z| and |f| at the best iterate, and the evaluation that found it.
     best: [Tensor<2>; 3],
-    /// The norms of its branches, if they are judged one by one, and whether all met the tolerance.
+    /// The norms of its branches, if they are judged separately, and whether all met the tolerance.
     branches: Option<(Tensor<2>, Tensor<2, Bool>)>,
     /// Unknown before the first iterate.
     growth: Option<DeviceGrowth>,
@@ -131,7 +131,7 @@ impl<'r> Run<'r> {
         [norms.clone().narrow(1, 0, 1), norms.narrow(1, 1, 1)]
     }
 
-    /// The number of branches, if they are judged one by one.
+    /// The number of branches if they are judged separately, otherwise 0.
     fn branches(&self) -> usize {
         match self.judge.rule.branches {
             Branches::Each => self.requests.branches.len(),

@@ -19,7 +19,7 @@ pub(crate) struct Norms {
     /// Norms of the whole state.
     pub(crate) whole: [f64; 2],
     /// The norms that the rule judges: those of the branch furthest from its tolerance if branches
-    /// are judged one by one, otherwise those of the whole state.
+    /// are judged separately, otherwise those of the whole state.
     pub(crate) judged: [f64; 2],
 }
 
@@ -94,8 +94,8 @@ pub(crate) struct Sample {
     growth: Growth,
     /// Whether the state had run away at the last evaluation.
     away: bool,
-    /// Evaluation of the last improvement by 1 %, and what improved: the residual, and that of the
-    /// branch furthest from its tolerance.
+    /// Evaluation of the last improvement by 1 %, and the values to improve on: the residual, and
+    /// that of the branch furthest from its tolerance, in units of the tolerance.
     mark_step: usize,
     marks: [f64; 2],
     /// Whether only a solver that rejects bad steps can recover from the last residual.
@@ -168,8 +168,8 @@ impl Sample {
         keep
     }
 
-    /// As [`judge`](Self::judge) for norms that are read only at some steps: those of the current
-    /// and the best iterate, the evaluation that found the best one, and the growth.
+    /// Like [`judge`](Self::judge), for norms that are read only at some steps: those of the
+    /// current and the best iterate, the evaluation that found the best one, and the growth.
     pub(crate) fn look(
         &mut self,
         now: Norms,

@@ -18,8 +18,9 @@ pub struct EquilibriumConfig {
     /// independent samples
     #[config(default = "Freezing::Declared")]
     pub freezing: Freezing,
-    /// Evaluations whose iterates are returned as [`Solution::intermediate`](crate::Solution::intermediate), ascending, for
-    /// auxiliary losses. Default: none
+    /// Evaluations whose iterates are returned as
+    /// [`Solution::intermediate`](crate::Solution::intermediate), ascending, for auxiliary losses.
+    /// Default: none
     #[config(default = "Vec::new()")]
     pub record: Vec<usize>,
 }

@@ -1,8 +1,9 @@
 //! Solves samples one by one, in parallel on all cores.
 //!
-//! If a map asks for it ([`Batching::Single`](crate::fast::Batching)), every sample is solved to its own
-//! tolerance instead of iterating on the whole batch. Its history stays in the cache, and the work
-//! is spread over the cores. The result is that of the whole batch.
+//! If a map asks for it ([`Batching::Single`](crate::fast::Batching)), the solver iterates on every
+//! sample separately instead of on the whole batch. Each sample stops at its own tolerance, its
+//! history stays in the cache, and the work is spread over the cores. The result is the same as for
+//! the whole batch.
 
 use std::collections::BTreeMap;
 
@@ -15,8 +16,8 @@ use crate::input::Input;
 use crate::iteration::Outcome;
 use crate::report::Report;
 
-/// Runs `solve` on each sample of a map's input, with its rows of some tensors. The first tensor must be
-/// there. `None` if the input cannot select its samples.
+/// Runs `solve` on each sample of a map's input, with its rows of some tensors. The first tensor
+/// must be `Some`. Returns `None` if the input cannot select its samples.
 pub(crate) fn each<F, X, L, R, const N: usize>(
     forward: &Forward<'_, F, X, L>,
     tensors: [Option<&Tensor<2>>; N],
@@ -48,7 +49,7 @@ pub(crate) fn given(row: Option<Tensor<2>>) -> Tensor<2> {
     row.expect("this tensor was given")
 }
 
-/// The outcome of the batch from those of its samples.
+/// The outcome of the batch, joined from the outcomes of its samples.
 pub(crate) fn joined(outcomes: Vec<Outcome>, recorded: usize) -> Outcome {
     let recorded = (0..recorded)
         .map(|k| Tensor::cat(outcomes.iter().map(|o| o.recorded[k].clone()).collect(), 0));

@@ -16,8 +16,9 @@ pub struct Solution<S> {
     pub forward: Report,
     /// The backward solve, once `backward()` has run.
     pub adjoint: AdjointMonitor,
-    /// The iterates at the evaluations in [`EquilibriumConfig::record`](crate::EquilibriumConfig::record), one each; the final state
-    /// if the solve ended before.
+    /// The iterates at the evaluations in
+    /// [`EquilibriumConfig::record`](crate::EquilibriumConfig::record), one each; the final state
+    /// if the solve ended earlier.
     pub intermediate: Vec<Intermediate<S>>,
     /// `[batch]`: relative residuals on the device if the solve read nothing back
     /// ([`Check::Never`](crate::Check::Never)). Otherwise `None`, and the report has them.

@@ -1,4 +1,4 @@
-//! The two halves of a solve off the tape: what is decided before it, and the forward solve.
+//! The two parts of a solve off the tape: the plan and the forward solve.
 
 use burn::tensor::Tensor;
 
@@ -15,7 +15,7 @@ use crate::solution::Start;
 use crate::solver;
 use crate::state::{Packing, State};
 
-/// What is decided before a solve.
+/// The decisions made before a solve.
 pub(crate) struct Plan<'m, F, X, L> {
     pub(crate) config: &'m EquilibriumConfig,
     pub(crate) map: &'m F,
@@ -25,7 +25,7 @@ pub(crate) struct Plan<'m, F, X, L> {
     pub(crate) packing: Packing<L>,
     /// Where the forward solve starts.
     pub(crate) z0: Tensor<2>,
-    /// Where the backward solve starts, if that is given.
+    /// Where the backward solve starts, if given.
     pub(crate) adjoint: Option<Tensor<2>>,
     /// Whether the result has gradients.
     pub(crate) tracked: bool,
@@ -33,7 +33,7 @@ pub(crate) struct Plan<'m, F, X, L> {
     pub(crate) independent: bool,
     /// Whether finished samples leave the batch.
     pub(crate) freeze: bool,
-    /// Whether every sample is solved by itself.
+    /// Whether every sample is solved separately.
     pub(crate) singly: bool,
     /// Whether the backward solve starts from the factors of the forward one.
     keeps_factors: bool,
@@ -50,7 +50,7 @@ impl<F, X: Input, L> Plan<'_, F, X, L> {
     }
 }
 
-/// What a forward solve found.
+/// The result of a forward solve.
 pub(crate) struct Found {
     pub(crate) outcome: Outcome,
     /// The solver in its last state, if the backward solve needs it.
@@ -68,7 +68,8 @@ pub(crate) fn plan<'m, S: State, F: FixedPointMap<S, X>, X: Input>(
     x: &'m X,
     start: Start<S>,
 ) -> Plan<'m, F, X, S::Layout> {
-    // Unpacking it again would copy it. A state on the tape is unpacked when it is off the tape.
+    // Keeps the unpacked state, because unpacking z0 would copy it. If it is on the tape, z0 is
+    // unpacked later, off the tape.
     let state = map.fast().map(|_| start.state.clone());
     let (z0, packing) = Packing::pack(start.state);
     if let Some(adjoint) = &start.adjoint {
@@ -167,7 +168,7 @@ pub(crate) fn forward<S: State, F: FixedPointMap<S, X>, X: Input>(
         }
     };
     if plan.tracked && outcome.report.evaluations == 0 {
-        // With a step limit of 0, the map has not been evaluated and thus not checked yet.
+        // With a step limit of 0, the map has not been evaluated yet, and therefore not checked.
         plan.forward().evaluate::<S>(outcome.state.clone());
     }
     Found {

@@ -18,7 +18,8 @@ pub trait State: Clone + Send + 'static {
     /// Appends the state's tensors, flattened to `[batch, n_i]`, and returns their shapes.
     fn disassemble(self, parts: &mut Vec<Tensor<2>>) -> Self::Layout;
 
-    /// Takes as many parts as [`disassemble`](Self::disassemble) appended and restores their shapes.
+    /// Takes as many parts as [`disassemble`](Self::disassemble) appended and restores their
+    /// shapes.
     ///
     /// # Panics
     ///
@@ -140,7 +141,7 @@ impl<L> Packing<L> {
         S::assemble(&mut parts.into_iter(), &self.layout)
     }
 
-    /// Returns what a map returned. The backward pass replaces the packed gradient by
+    /// Returns the state that a map returned. The backward pass replaces its packed gradient with
     /// `hook(gradient)`. The state itself is not packed.
     pub(crate) fn hook<S: State<Layout = L>>(
         &self,

@@ -91,7 +91,7 @@ pub struct Termination {
     /// The norm. Default: Euclidean
     #[config(default = "Norm::L2")]
     pub norm: Norm,
-    /// Whether the state must meet the tolerances as a whole, or each branch by itself. Default:
+    /// Whether the state as a whole must meet the tolerances, or each branch separately. Default:
     /// the state as a whole
     #[config(default = "Branches::Together")]
     pub branches: Branches,
@@ -99,7 +99,7 @@ pub struct Termination {
     #[config(default = 50)]
     pub max_steps: usize,
     /// A sample has diverged when its residual exceeds its best one by this factor (or when its
-    /// state ran away, see above). Default: 1e6
+    /// state runs away, see above). Default: 1e6
     #[config(default = 1e6)]
     pub divergence: f64,
     /// A sample has stalled when its best residual improved by less than 1 % over this many steps.

@@ -22,17 +22,17 @@ const LOADED: usize = 200;
 /// What was measured.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Measured {
-    /// Pictures that the loader augments, normalises and stacks in a second, all workers
+    /// Pictures that the loader augments, normalises and stacks per second, with all workers
     /// together and nothing else at work.
     pub loader_pictures_per_second: f64,
-    /// Pictures that are trained on in a second, their batches prepared beforehand.
+    /// Pictures that are trained on per second, with their batches prepared beforehand.
     pub training_pictures_per_second: f64,
     /// Median time of a training step, in seconds.
     pub step_seconds: f64,
-    /// Time from the model's making to the end of the first step, in seconds: a GPU's kernels are
-    /// compiled and tuned in it, unless they were kept.
+    /// Time from the model's construction to the end of the first step, in seconds. It includes the
+    /// compilation and tuning of a GPU's kernels, unless these were kept.
     pub first_step_seconds: f64,
-    /// Kernels that were compiled by the end of the first step, of the whole process so far.
+    /// Kernels that the whole process compiled up to the end of the first step.
     pub compiled: usize,
     /// Launches of a step, kernel by kernel; empty on a CPU.
     pub launches: Vec<KernelLaunches>,
@@ -52,7 +52,7 @@ pub struct KernelLaunches {
     pub seconds: f64,
 }
 
-/// Counts and times the launches of a step, where there are any.
+/// Counts and times the kernel launches of a step, if there are any.
 fn launches(
     device: &Device,
     step: impl FnOnce() -> Result<(), String>,
@@ -72,7 +72,7 @@ fn launches(
     Ok(Vec::new())
 }
 
-/// Measures loader and training step, each on its own.
+/// Measures the loader and the training step, each on its own.
 ///
 /// # Errors
 ///
@@ -117,13 +117,13 @@ pub fn measure(
         let mut trained = Some((model, SgdConfig::new().init()));
         let (mut seconds, mut count, mut first, mut compiled) = (Vec::new(), 0, 0.0, 0);
         let mut step = |index: usize| -> Result<usize, String> {
-            // A few pictures may make fewer batches than steps are wanted.
+            // A small data set may give fewer batches than the number of steps.
             let raw = batches[index % batches.len()].clone();
             let pictures = raw.len();
             let (mut model, mut optimizer) = trained.take().ok_or("a step failed")?;
             let step = model.step(raw.to_device(&autodiff));
             model = optimizer.step(1e-4, model, step.gradients);
-            // Reading the loss waits for all that was queued before it.
+            // Reading the loss waits for everything that was queued before it.
             step.item
                 .loss
                 .into_data()
@@ -181,7 +181,8 @@ pub fn warm_up(config: &TrainConfig, data: &DataSet, device: &SelectedDevice) ->
     Ok(())
 }
 
-/// How far a device is from another one on the same batch with the same parameters.
+/// How far the results of a device are from those of another one, on the same batch with the same
+/// parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Agreement {
     /// |loss - loss there| / |loss there|.
@@ -190,8 +191,8 @@ pub struct Agreement {
     pub gradient: f64,
 }
 
-/// Loss and gradients of the first batch on a device against those on another, both solved to a
-/// relative tolerance of 1e-5 and without noise.
+/// Compares loss and gradients of the first batch on a device with those on another. Both solve to
+/// a relative tolerance of 1e-5 and without noise.
 ///
 /// # Errors
 ///

@@ -1,4 +1,4 @@
-//! Model cards: README.md beside an exported model, in the form of the model hubs.
+//! Model cards: README.md beside an exported model, in the format of the model hubs.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -18,10 +18,10 @@ use crate::run::RunFolder;
 
 /// Classes that a card lists by name.
 const LISTED: usize = 100;
-/// Begins the last line of a card, by which this program knows it again.
+/// Start of the last line of a card. This program recognises its own cards by it.
 const MARK: &str = "<!-- Written by mopteq export for ";
 
-/// The files that a card is about.
+/// The files that a card describes.
 #[derive(Clone, Copy, Debug)]
 pub struct Exported<'a> {
     /// The weights.
@@ -33,14 +33,14 @@ pub struct Exported<'a> {
 /// What became of a card.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Card {
-    /// It is there.
+    /// The card was written.
     Written(PathBuf),
-    /// Another file is in its place, with the reason why it stays.
+    /// Another file is in its place and stays, for this reason.
     Left(PathBuf, &'static str),
 }
 
-/// Writes README.md beside an exported model. A file that is there stays, unless it is the unchanged
-/// card of the same model or of one that is gone.
+/// Writes README.md beside an exported model. An existing file stays, unless it is the unchanged
+/// card of the same model or of a model that no longer exists.
 ///
 /// # Errors
 ///
@@ -66,7 +66,7 @@ pub fn write(
 
 fn file_name(path: &Path) -> String {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    // It goes into a comment, which it must not end.
+    // The name goes into a comment, which it must not end.
     shown(&name).replace("-->", "--)")
 }
 
@@ -93,7 +93,7 @@ fn occupied(path: &Path, name: &str) -> Option<&'static str> {
     others.then_some("it is about another model in that folder")
 }
 
-/// What is known of a data set that has a name.
+/// Facts about a data set that has a name.
 struct Known {
     /// Its name on the hub.
     hub: &'static str,
@@ -132,7 +132,7 @@ fn known(kind: DataKind) -> Option<Known> {
 struct Accuracy {
     /// In percent.
     percent: f64,
-    /// Of which pictures, in words.
+    /// The pictures that it was measured on, in words.
     pictures: String,
     split: &'static str,
 }
@@ -251,7 +251,7 @@ fn text(
     Ok(t)
 }
 
-/// The head that hubs read. Strings are written as JSON, which YAML contains.
+/// The front matter that hubs read. Strings are written as JSON, which is part of YAML.
 fn front(
     config: &TrainConfig,
     title: &str,
@@ -412,7 +412,7 @@ mod tests {
         fs::write(&path, changed).unwrap();
         let reason = occupied(&path, "a").unwrap();
         assert!(reason.contains("was changed"), "{reason}");
-        // The card of a model that is still there stays.
+        // The card of a model that still exists stays.
         fs::write(&path, card("a, b", "# a\n")).unwrap();
         fs::write(folder.path().join("a, b"), "").unwrap();
         assert!(occupied(&path, "c").unwrap().contains("another model"));

@@ -1,8 +1,8 @@
 //! Certified radii: how far a picture may change before its class can.
 //!
-//! The mathematics is that of [`mopteq::lipschitz::Lipschitz`]. Here it meets trained runs: everything is
-//! computed in f64 on the CPU, with every equilibrium solved to a small tolerance, and distances
-//! are those of pixel values from 0 to 1.
+//! The mathematics is that of [`mopteq::lipschitz::Lipschitz`]. Here it is applied to trained runs:
+//! everything is computed in f64 on the CPU, every equilibrium is solved to a small tolerance, and
+//! distances are those of pixel values from 0 to 1.
 
 use burn::module::{ModuleMapper, Param};
 use burn::prelude::*;
@@ -25,7 +25,8 @@ use crate::predict::{PredictError, Predictor};
 pub const RADII: [f64; 8] = [0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0];
 /// Pictures that are solved together.
 const BATCH: usize = 32;
-/// Most steps of a solve. One that needs more ends here, and its error is subtracted.
+/// Largest number of steps of a solve. A solve that needs more ends here, and its error is
+/// subtracted.
 const MAX_STEPS: usize = 5000;
 
 /// The logits of a picture, and the residuals of its solves.
@@ -82,12 +83,12 @@ impl Certifier {
         &self.constants
     }
 
-    /// What is certain of each picture. Pictures hold `shape.len()` values.
+    /// The certificate of each picture. Pictures hold `shape.len()` values.
     ///
     /// # Errors
     ///
-    /// When the device fails, a picture cannot be read back from the cache file, or the model gives
-    /// no finite numbers.
+    /// When the device fails, a picture cannot be read back from the cache file, or the model's
+    /// numbers are not finite.
     pub fn certify(&self, pictures: &[Picture]) -> Result<Vec<Certificate>, PredictError> {
         let mut certificates = Vec::with_capacity(pictures.len());
         let mut failed = 0;
@@ -116,8 +117,8 @@ impl Certifier {
         let images = self.images(pictures)?;
         let mut answers = self.read(images.clone())?;
         if self.config.test_flip {
-            // The logits are means, and so are the bounds on their errors. A mirror image is as far
-            // from another as the pictures are, so the constants are the same.
+            // The logits are means, and so are the bounds on their errors. Two mirror images are as
+            // far apart as the pictures themselves, so the constants are the same.
             let mirrored = self.read(images.flip([3]))?;
             let mean = |a: &mut Vec<f64>, b: Vec<f64>| {
                 a.iter_mut().zip(b).for_each(|(a, b)| *a = 0.5 * (*a + b));
@@ -130,8 +131,8 @@ impl Certifier {
         Ok(answers)
     }
 
-    /// Normalised pictures, in f64 from their whole numbers on: a rounding of the picture would be
-    /// a change of it.
+    /// Normalised pictures, computed in f64 from the whole numbers of their pixels. Rounding a
+    /// picture would change it.
     fn images(&self, pictures: &[Picture]) -> Result<Tensor<4>, String> {
         let shape = self.config.shape;
         let mut values: Vec<f64> = Vec::with_capacity(pictures.len() * shape.len());
@@ -175,8 +176,8 @@ impl ModuleMapper for Cast {
     }
 }
 
-/// The config with solves to this tolerance, in full precision. A solver that takes a fixed number
-/// of steps stays: its result is no equilibrium.
+/// The config with solves to this tolerance, in full precision. A solver with a fixed number of
+/// steps stays as it is, because its result is not an equilibrium.
 fn exact(config: &TrainConfig, tolerance: f64) -> TrainConfig {
     let mut config = config.clone();
     for equilibrium in config.equilibria_mut() {
@@ -207,7 +208,7 @@ fn exact(config: &TrainConfig, tolerance: f64) -> TrainConfig {
     config
 }
 
-/// What is certain of a set of labelled pictures.
+/// The certificates of a set of labelled pictures, summarised.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Summary {
     /// Number of pictures.
@@ -224,7 +225,7 @@ pub struct Summary {
     pub radii: Vec<CertifiedShare>,
 }
 
-/// Pictures that are right and stay so.
+/// Pictures that are classified correctly and stay so within a radius.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct CertifiedShare {
     /// The radius in steps of 1/255.
@@ -262,7 +263,7 @@ pub fn summary(certificates: &[Certificate], pictures: &[Picture]) -> Summary {
     }
 }
 
-/// Takes `count` pictures at equal distances, because data are often sorted by class.
+/// Takes `count` pictures at equal intervals, because data are often sorted by class.
 pub fn spread(pictures: Vec<Picture>, count: usize) -> Vec<Picture> {
     let all = pictures.len();
     if count >= all {

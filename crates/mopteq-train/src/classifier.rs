@@ -16,7 +16,7 @@ pub struct Classifier {
     model: Network,
     #[module(skip)]
     label_smoothing: f64,
-    /// So many plain steps in inference, in place of the model's solver.
+    /// Number of plain steps in inference, in place of the model's solver.
     #[module(skip)]
     plain_steps: Option<usize>,
     /// Whether inference takes the mean of the logits of a picture and of its mirror image.
@@ -25,13 +25,13 @@ pub struct Classifier {
 }
 
 impl Classifier {
-    /// Number of parameters that are trained.
+    /// Number of trainable parameters.
     pub fn num_parameters(&self) -> usize {
         self.model.num_parameters()
     }
 
-    /// A classifier with fresh parameters, drawn from the device's random numbers. Where the device
-    /// lacks the configured precision, it computes in that of the parameters.
+    /// A classifier with fresh parameters, drawn from the device's random numbers. If the device
+    /// lacks the configured precision, the classifier computes in the precision of its parameters.
     ///
     /// # Errors
     ///
@@ -51,7 +51,7 @@ impl Classifier {
         })
     }
 
-    /// The same with exactly so many plain steps from 0 in inference, in place of its solver.
+    /// The same with exactly `steps` plain steps from 0 in inference, in place of its solver.
     pub fn with_plain_steps(mut self, steps: usize) -> Self {
         self.plain_steps = Some(steps);
         self
@@ -69,8 +69,8 @@ impl Classifier {
         self
     }
 
-    /// Draws all parameters now. Burn draws them when they are first used, which may be after
-    /// the random numbers were seeded for something else.
+    /// Draws all parameters now. Burn draws them on first use, which may be after the random
+    /// numbers were seeded for something else.
     pub fn materialised(self) -> Self {
         struct Touch;
         impl burn::module::ModuleVisitor for Touch {
@@ -82,8 +82,8 @@ impl Classifier {
         self
     }
 
-    /// With all parameters in memory. What Burn loads stays in its file until it is first computed
-    /// with, and by then the file may be gone.
+    /// With all parameters in memory. Burn leaves what it loads in the file until the first
+    /// computation, and by then the file may be gone.
     pub fn in_memory(self) -> Self {
         struct Copy;
         impl burn::module::ModuleMapper for Copy {
@@ -150,7 +150,8 @@ impl Classifier {
         &self.model
     }
 
-    /// The loss of a batch and its gradients. The model and the batch are on a device with autodiff.
+    /// The loss of a batch and its gradients. The model and the batch are on a device with
+    /// autodiff.
     ///
     /// # Panics
     ///
@@ -166,7 +167,7 @@ impl Classifier {
             targets: batch.targets,
             solver: SolverItem {
                 forward: SolveStats::of(&prediction.forward),
-                // The backward solve ran inside of `backward()`, so its report is there now.
+                // The backward solve ran inside `backward()`, so its report is available now.
                 backward: prediction
                     .adjoint
                     .report()
@@ -203,7 +204,7 @@ pub struct SolverItem {
 pub struct Inferred {
     /// `[batch, classes]`.
     pub logits: Tensor<2>,
-    /// The solves; of several, the worst for each picture.
+    /// Report of the solves. If there are several, it holds the worst one for each picture.
     pub forward: Report,
     /// The solves of each layer of a stack, without those of mirror images.
     pub layers: Vec<LayerStats>,

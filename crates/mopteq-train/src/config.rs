@@ -9,7 +9,7 @@ use crate::data::{Augmentation, DataSource, Normalisation, PictureShape, RandAug
 /// The version of `config.json` that this program writes and reads.
 pub const FORMAT: u32 = 3;
 
-/// The network of configs that do not name it: the first version had one.
+/// The network of configs that do not name one: the first version had only this one.
 pub(crate) const UNNAMED: &str = "mopteq";
 
 /// A training run: with the same config, program and machine, the CPU gives the same result.
@@ -33,7 +33,7 @@ pub struct TrainConfig {
     pub classes: Vec<String>,
     /// Constants that the pictures are normalised with.
     pub normalisation: Normalisation,
-    /// Changes of training pictures, drawn anew each time.
+    /// Augmentation of training pictures, drawn again each time.
     pub augmentation: Augmentation,
     /// Share of each class of the training pictures that is held out to choose the best
     /// checkpoint by. With 0, all pictures are trained on and the last checkpoint is the best.
@@ -65,7 +65,7 @@ pub struct TrainConfig {
     pub nesterov: bool,
     /// L2 penalty that is added to the gradient of every parameter.
     pub weight_decay: f64,
-    /// Whether only kernels and matrices have this penalty: not norms, biases and l1.
+    /// Whether this penalty applies only to kernels and matrices, not to norms, biases and l1.
     #[serde(default)]
     pub decay_kernels_only: bool,
     /// How the learning rate falls.
@@ -79,9 +79,9 @@ pub struct TrainConfig {
     pub final_fraction: f64,
     /// Epochs over which the learning rate rises to its full value at first.
     pub warmup_epochs: f64,
-    /// Probability that the loss takes from the right class and spreads over all.
+    /// Probability that the loss takes from the right class and spreads over all classes.
     pub label_smoothing: f64,
-    /// Decay of the exponential moving average of the weights, a step; 0 keeps none. The average
+    /// Decay of the exponential moving average of the weights per step; 0 keeps none. The average
     /// is what is validated, tested and used.
     pub ema: f64,
     /// Largest norm of all gradients together; 0 does not clip.
@@ -140,7 +140,7 @@ pub struct EarlySolver {
 /// A setting that cannot work.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// A value is outside of its range.
+    /// A value is outside its range.
     #[error("{field} is {value}, but must be {range}")]
     Range {
         /// Name of the field, as in `config.json`.
@@ -181,7 +181,7 @@ pub enum ConfigError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// A config of another run is laid over data that it is not of.
+    /// A config of another run is applied to data that it does not belong to.
     #[error(
         "{origin} is of other data: {reason}; to use its other settings, remove shape, classes, \
          normalisation and model from it, or fine-tune its run (--from RUN)"
@@ -428,7 +428,7 @@ fn check(
     })
 }
 
-/// A model's config. One without the name of its network is a MOptEq's: there was no other.
+/// A model's config. A config that names no network is a MOptEq's, because there was no other.
 fn network<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<NetworkConfig, D::Error> {
     let mut value = serde_json::Value::deserialize(deserializer)?;
     if let Some(table) = value.as_object_mut() {

@@ -7,12 +7,12 @@ use std::backtrace::Backtrace;
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// What is known of a panic.
+/// The record of a panic.
 #[derive(Clone, Debug)]
 pub struct Crash {
     /// The message of the first panic.
     pub message: String,
-    /// Its place in the source and the stack there; empty where they are not known.
+    /// Its place in the source and the stack there; empty if they are unknown.
     pub backtrace: String,
 }
 

@@ -27,7 +27,7 @@ struct Dashboard {
 }
 
 impl Dashboard {
-    /// Metrics that are shown, under which title, with which unit, and whether more is better.
+    /// The metrics to show: their key, title and unit, and whether more is better.
     const SHOWN: [(&'static str, &'static str, Option<&'static str>, bool); 8] = [
         (metrics::TRAIN_LOSS, "Loss", None, false),
         (metrics::VALID_LOSS, "Loss", None, false),

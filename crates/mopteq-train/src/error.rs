@@ -1,4 +1,4 @@
-//! The error of the whole program, and those of what may itself fail for any of its reasons.
+//! The error of the whole program, and the errors of parts that may fail for any of its reasons.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,7 @@ use crate::{config, data, device, report, run, serve, train};
 
 /// Whatever can go wrong between the command line and the result.
 ///
-/// Every message is one line that names the file or option and, where there is one, the remedy.
+/// Every message is one line that names the file or option and, if there is one, the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The data could not be read.
@@ -21,7 +21,7 @@ pub enum Error {
     /// The run folder could not be used.
     #[error(transparent)]
     Run(#[from] run::RunError),
-    /// The device is not there.
+    /// The device is not available.
     #[error(transparent)]
     Device(#[from] device::DeviceError),
     /// Training did not reach its end.
@@ -48,7 +48,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// The message as a single line, for messages of other libraries may contain line breaks.
+    /// The message as a single line, because messages of other libraries may contain line breaks.
     pub fn one_line(&self) -> String {
         self.to_string()
             .split_whitespace()
@@ -63,23 +63,23 @@ pub enum PredictError {
     /// Some pictures could not be read; the others were answered.
     #[error("{failed} of {total} pictures could not be read; the warnings above say which and why")]
     Some {
-        /// Number that could not.
+        /// Number of pictures that could not be read.
         failed: usize,
-        /// Number of all.
+        /// Number of all pictures.
         total: usize,
     },
     /// A picture could not be read.
     #[error("{0}")]
     One(String),
-    /// The model is none any more.
+    /// The model's numbers are not finite.
     #[error(
         "the model gives no finite numbers for {failed} of {total} pictures: its training diverged; \
          an earlier --checkpoint may be intact"
     )]
     NotFinite {
-        /// Number without.
+        /// Number of pictures without finite numbers.
         failed: usize,
-        /// Number of all.
+        /// Number of all pictures.
         total: usize,
     },
     /// No file of the folder is a picture.
@@ -120,7 +120,7 @@ pub enum CertifyError {
 /// A model could not be written or read. Every variant names the file.
 #[derive(Debug, thiserror::Error)]
 pub enum ShipError {
-    /// The ending says no format.
+    /// The ending names no known format.
     #[error(
         "{0}: the name must end in .safetensors or .bpk (Burn's pack); --onnx FILE writes ONNX"
     )]
@@ -128,7 +128,7 @@ pub enum ShipError {
     /// The ending is not that of ONNX.
     #[error("--onnx {0}: the name must end in .onnx")]
     OnnxName(PathBuf),
-    /// A graph of so many steps cannot be written.
+    /// A graph with this many steps cannot be written.
     #[error("--steps {steps}: a graph takes 1 to {most} steps; leave --steps out for a loop")]
     Steps {
         /// The number asked for.

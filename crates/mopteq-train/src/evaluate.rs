@@ -9,7 +9,7 @@ use crate::crash::{self, Crash};
 use crate::data::{Augmentation, Picture, PictureBatcher, Sample};
 use crate::solves::{LayerStats, LayerSums, PictureSolve, SolveStats, SolveSums};
 
-/// Limits on the solver's steps whose accuracy is told.
+/// Limits on the solver's steps for which the accuracy is reported.
 pub const STEP_LIMITS: [usize; 4] = [2, 4, 8, 16];
 
 /// Bins of the calibration error.
@@ -97,13 +97,13 @@ pub fn batcher(config: &TrainConfig) -> PictureBatcher {
 /// The logits of each picture, and how the solves went.
 #[derive(Clone, Debug)]
 pub struct Outcome {
-    /// Logits, one row a picture.
+    /// Logits, one row per picture.
     pub rows: Vec<Vec<f64>>,
     /// How the forward solves went.
     pub forward: Option<SolveStats>,
     /// The same for each layer of a stack.
     pub layers: Vec<LayerStats>,
-    /// The same, one a picture; none for a model without a solver.
+    /// The same, one per picture; none for a model without a solver.
     pub solves: Vec<PictureSolve>,
 }
 
@@ -137,8 +137,8 @@ pub fn infer(
                 picture,
                 augmentation: None,
             };
-            // Every new size of a batch is compiled for, so a short one is filled up with its last
-            // picture, and what comes of that is discarded.
+            // Every new batch size costs a compilation, so a short batch is filled up with its last
+            // picture. The extra results are discarded.
             let last = chunk.iter().rev().take(1).cycle();
             let padding = if whole {
                 config.batch_size - chunk.len()
@@ -208,7 +208,7 @@ pub fn step_costs(
         for equilibrium in equilibria {
             equilibrium.forward.termination.max_steps = limit;
         }
-        // A solver is part of a model's config and not of its parameters.
+        // A solver is part of a model's config, not of its parameters.
         let limited = Classifier::new(&config, device).map_err(|error| Crash {
             message: error.to_string(),
             backtrace: String::new(),
@@ -233,21 +233,21 @@ pub fn scores(outcome: &Outcome, pictures: &[Picture]) -> Scores {
         forward: outcome.forward,
     };
     for (row, picture) in outcome.rows.iter().zip(pictures) {
-        // An index and not a comparison of values: of equal logits the first counts, as elsewhere.
+        // Compares an index, not values: of equal logits the first one counts, as elsewhere.
         scores.correct += usize::from(likeliest(row) == Some(picture.label));
         scores.loss += cross_entropy(row, picture.label) / pictures.len() as f64;
     }
     scores
 }
 
-/// The cross entropy of a row of logits: infinite or no number where the logits are, and never a
-/// number in place of that.
+/// The cross entropy of a row of logits. It is infinite or NaN where the logits are, and never a
+/// finite number in that case.
 fn cross_entropy(logits: &[f64], label: usize) -> f64 {
     let probability = softmax(logits).get(label).copied().unwrap_or(0.0);
     if probability != 0.0 {
         return -probability.ln();
     }
-    // Smaller than any number; its logarithm is not.
+    // The probability is too small for a number; its logarithm is not.
     let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let own = logits.get(label).copied().unwrap_or(f64::NEG_INFINITY);
     let sum: f64 = logits.iter().map(|logit| (logit - largest).exp()).sum();

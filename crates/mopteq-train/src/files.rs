@@ -1,4 +1,4 @@
-//! Writing files whole or not at all, and over none that this program did not write.
+//! Writing files completely or not at all, and never over files that this program did not write.
 
 use std::fs::{self, File};
 use std::io::{Cursor, Read, Write};
@@ -13,7 +13,7 @@ use crate::data::{DataError, is_inspection};
 /// Ending of files that are being written.
 pub(crate) const UNFINISHED: &str = "tmp";
 
-/// Writes a file such that it has either its old or its whole new content, even after a crash.
+/// Writes a file so that it has either its old or its complete new content, even after a crash.
 pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     let suffix = format!(".{UNFINISHED}");
@@ -28,7 +28,7 @@ pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Writes a file such that it has either its old or its whole new content.
+/// Writes a file so that it has either its old or its complete new content.
 ///
 /// # Errors
 ///
@@ -46,21 +46,21 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), DataError> {
 /// A picture as the bytes of a PNG file.
 pub(crate) fn png(picture: &RgbImage) -> Vec<u8> {
     let mut bytes = Cursor::new(Vec::new());
-    // Into memory, a picture of this kind can always be written.
+    // Writing a picture of this kind into memory cannot fail.
     let _ = picture.write_to(&mut bytes, ImageFormat::Png);
     bytes.into_inner()
 }
 
 /// Bytes of a PNG file up to the end of its head.
 const HEAD: usize = 33;
-/// The text by which this program knows its pictures again, as PNG has it.
+/// The PNG text by which this program recognises its own pictures.
 const PRODUCER: &[u8] = b"tEXtSoftware\0mopteq";
 
-/// The part of a PNG file that says who wrote it.
+/// The chunk of a PNG file that says which program wrote it.
 fn producer() -> Vec<u8> {
     let mut crc = Crc::new();
     crc.update(PRODUCER);
-    // The kind of a part does not count as its length.
+    // The type of a chunk does not count towards its length.
     let length = PRODUCER.len() as u32 - 4;
     [&length.to_be_bytes(), PRODUCER, &crc.sum().to_be_bytes()].concat()
 }
@@ -78,12 +78,12 @@ pub fn write_png(path: &Path, picture: &RgbImage) -> Result<(), DataError> {
 
 /// Whether [`write_png`] wrote a file that begins like this.
 pub(crate) fn is_drawn(start: &[u8]) -> bool {
-    // After the length of the part.
+    // The chunk's length comes first.
     let part = start.get(HEAD + 4..HEAD + 4 + PRODUCER.len());
     part == Some(PRODUCER) && start.starts_with(b"\x89PNG")
 }
 
-/// Checks that a picture may be written: there is none, or [`write_png`] wrote it.
+/// Checks that a picture may be written: nothing is there, or [`write_png`] wrote it.
 ///
 /// # Errors
 ///

@@ -13,8 +13,8 @@ pub struct EpochRow {
     pub epoch: usize,
     /// Wall time of training and validation, in seconds.
     pub seconds: f64,
-    /// The metrics by key, such as `train_loss`. What was not measured, or is no finite number,
-    /// is left out.
+    /// The metrics by key, such as `train_loss`. Values that were not measured or are not finite
+    /// are left out.
     pub values: BTreeMap<String, f64>,
 }
 
@@ -67,7 +67,7 @@ impl History {
         self.epochs.iter().map(|row| row.seconds).sum()
     }
 
-    /// The history as a table: one line an epoch, an empty cell where there is no value.
+    /// The history as a table: one line per epoch, an empty cell where there is no value.
     pub fn csv(&self) -> String {
         let keys: BTreeSet<&String> = self
             .epochs

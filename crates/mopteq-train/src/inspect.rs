@@ -12,13 +12,13 @@ use crate::crash::{self, Crash};
 use crate::data::{Picture, Sample};
 use crate::evaluate::{batcher, softmax};
 
-/// Steps that are followed.
+/// Number of steps to follow.
 const STEPS: usize = 30;
 /// Side of the map of the finest branch in a picture, in pixels; the others are scaled to it.
 const MAP_SIDE: u32 = 128;
 const GAP: u32 = 4;
 
-/// What there is to see of one picture.
+/// What an inspection shows of one picture.
 #[derive(Clone, Debug, Serialize)]
 pub struct Inspection {
     /// The classes with their probabilities, the likeliest first.
@@ -29,14 +29,14 @@ pub struct Inspection {
     pub plain_residuals: Vec<f64>,
     /// Value of the hidden objective after each step of the plain iteration, from its start.
     pub objective: Vec<f64>,
-    /// Root mean square over the channels of each branch of the equilibrium; of each stage's last
-    /// equilibrium in a stack.
+    /// Root mean square over the channels of each branch of the equilibrium; in a stack, of each
+    /// stage's last equilibrium.
     pub branches: Vec<BranchMap>,
     /// The layers of a stack.
     pub layers: Vec<LayerMaps>,
 }
 
-/// What a layer of a stack made of its input.
+/// How a layer of a stack processed its input.
 #[derive(Clone, Debug, Serialize)]
 pub struct LayerMaps {
     /// "stage 1, layer 2".
@@ -49,7 +49,7 @@ pub struct LayerMaps {
     pub converged: bool,
     /// The layer's input.
     pub input: BranchMap,
-    /// What the codes make of the dictionary: the input as the layer sees it.
+    /// The input as the layer sees it: its codes, decoded with the dictionary.
     pub reconstruction: Option<BranchMap>,
     /// The branches of the equilibrium.
     pub branches: Vec<BranchMap>,
@@ -153,7 +153,7 @@ fn look(
         plain_residuals.push(residual);
         descent.push(scalar(objective.value(&next, context))?);
         z = next;
-        // Nothing is left to see below the rounding error of single precision.
+        // Below the rounding error of single precision, there is nothing left to see.
         if residual < 1e-7 {
             break;
         }
@@ -210,7 +210,7 @@ fn map(branch: &Tensor<4>) -> Result<BranchMap, String> {
     })
 }
 
-/// The report of a solve with at most so many steps.
+/// The report of a solve with at most `limit` steps.
 fn solve_within(
     model: &Classifier,
     config: &TrainConfig,
@@ -324,7 +324,7 @@ mod tests {
             first.reconstruction.as_ref().unwrap().size,
             first.input.size
         );
-        // Input, reconstruction and two branches a row.
+        // Input, reconstruction and two branches per row.
         assert_eq!(layer_picture(&seen.layers).dimensions(), (524, 656));
     }
 }

@@ -1,15 +1,15 @@
 //! Trainer for equilibrium image classifiers: the library behind the program `mopteq`.
 //!
-//! One training run is a [`TrainConfig`], a [`RunFolder`] and a [`Task`]; afterwards everything the
-//! run did can be read from the folder, and [`Predictor`] classifies pictures with it. Tensors, gradients,
-//! optimisers and the dashboard are Burn's; this crate adds what it leaves open:
-//! training that can stop and go on exactly after any batch, data that are a function of seed and
-//! position, checkpoints of which only whole ones are ever seen, and errors that name the file and
-//! the remedy.
+//! One training run is a [`TrainConfig`], a [`RunFolder`] and a [`Task`]. Afterwards, the folder
+//! holds everything the run did, and [`Predictor`] classifies pictures with it. Tensors, gradients,
+//! optimisers and the dashboard are Burn's. This crate adds what Burn leaves open: training that
+//! can stop and resume exactly after any batch, data that are a function of seed and position,
+//! checkpoints that are only ever visible when complete, and errors that name the file and the
+//! remedy.
 //!
 //! The library prints nothing but training progress and warnings. [`program`] is the whole program.
 
-// The READMEs' examples are compiled with the tests: that of this crate and that of the workspace.
+// The examples in the READMEs of this crate and of the workspace are compiled with the tests.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 #[doc = include_str!("../../../README.md")]

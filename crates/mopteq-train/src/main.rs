@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-/// Training takes and returns the same large blocks of memory all the time. The system's allocator
+/// Training constantly allocates and frees the same large blocks of memory. The system's allocator
 /// gives them back to the kernel, which clears every page again: a tenth of a step on the CPU.
 #[global_allocator]
 static MEMORY: mimalloc::MiMalloc = mimalloc::MiMalloc;

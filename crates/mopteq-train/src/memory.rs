@@ -1,12 +1,12 @@
 //! The allocator of the program.
 
-/// Lets mimalloc, where it is the allocator, keep freed memory instead of giving it back to the
-/// system after a second: a training step frees and takes the same large blocks all the time, and
-/// the kernel clears every page that it hands out anew. The peak stays what it was. For the first
-/// lines of `main`.
+/// Lets mimalloc, if it is the allocator, keep freed memory instead of giving it back to the
+/// system after a second. A training step constantly frees and allocates the same large blocks, and
+/// the kernel clears every page before it hands it out again. The peak stays the same. Call it in
+/// the first lines of `main`.
 #[allow(unsafe_code)]
 pub fn keep_freed_memory() {
-    // Of `mi_option_t` in mimalloc.h; the crate does not name it.
+    // From `mi_option_t` in mimalloc.h; the crate does not name it.
     const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
     const NEVER: std::ffi::c_long = -1;
     // SAFETY: sets a number that the allocator reads.

@@ -36,7 +36,7 @@ const MOVED: [(&str, &str); 23] = [
     ("perturbation_gradient", "perturbation.gradient"),
 ];
 
-/// The settings that this version has and not every model of the version before had.
+/// The settings of this version that not every model of the previous version had.
 const ADDED: [&str; 12] = [
     "stem.kernel",
     "core.activation",
@@ -52,8 +52,8 @@ const ADDED: [&str; 12] = [
     "perturbation.gradient",
 ];
 
-/// Where a setting of `model` with an earlier name is now, for this network. A setting of the paper's
-/// model is found for a stack, too.
+/// Where a setting of `model` with an earlier name is now, for this network. This also finds a
+/// setting of the paper's model for a stack.
 pub(crate) fn present_name(name: &str, network: &str) -> Option<&'static str> {
     let (_, now) = MOVED.iter().find(|(before, _)| *before == name)?;
     (network == "deep" || has(network, now)).then_some(now)
@@ -68,7 +68,7 @@ fn has(network: &str, now: &str) -> bool {
     }
 }
 
-/// Reads a whole config of this version or of the one before.
+/// Reads a whole config of this version or of the previous one.
 ///
 /// # Errors
 ///
@@ -82,8 +82,8 @@ pub(crate) fn read(mut config: Map<String, Value>) -> serde_json::Result<TrainCo
     serde_json::from_value(Value::Object(config))
 }
 
-/// Gives the settings of a config of the version before their present names. Returns whether it was
-/// one.
+/// Renames the settings in a config of the previous version to their present names. Returns whether
+/// it was such a config.
 pub(crate) fn rename(config: &mut Map<String, Value>) -> bool {
     if config.get("format").is_none_or(|format| *format != BEFORE) {
         return false;
@@ -105,7 +105,7 @@ pub(crate) fn rename(config: &mut Map<String, Value>) -> bool {
     true
 }
 
-/// Gives a model of the paper the settings that it was without.
+/// Adds the settings that a model of the paper lacked.
 fn fill(model: &mut Map<String, Value>) {
     let network = model.get("network").and_then(Value::as_str);
     if !matches!(network.unwrap_or(UNNAMED), "mopteq" | "opteq") {
@@ -126,7 +126,7 @@ mod tests {
     use mopteq::NetworkKind;
     use serde_json::json;
 
-    /// The digits' model as format 2 had it, at first without and later with all its settings.
+    /// The digits' model in format 2, at first without and later with all its settings.
     fn earlier(config: &TrainConfig, full: bool) -> Value {
         let now = config.model.mopteqs().unwrap();
         let mut model = json!({
@@ -174,7 +174,7 @@ mod tests {
         let mut unnamed = earlier(&now, false);
         unnamed["model"].as_object_mut().unwrap().remove("network");
         assert_eq!(parse(unnamed).unwrap().model, now.model);
-        // What always was there is not made up.
+        // Settings that were always there are not made up.
         for (missing, named) in [
             ("classes", "`classes`"),
             ("coupling", "`coupling`"),

@@ -24,7 +24,7 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
-/// A name on a line of its own: line breaks and what else moves a cursor are escaped.
+/// A name for a line of its own: line breaks and everything else that moves a cursor are escaped.
 pub fn shown(name: &str) -> String {
     let escaped = |c: char| match c.is_control() {
         true => c.escape_default().to_string(),

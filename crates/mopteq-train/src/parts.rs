@@ -1,8 +1,8 @@
-//! Which pictures a run trains on, chooses by and tests with, and how it knows them again.
+//! Which pictures a run trains on, chooses by and tests with, and how it recognises them later.
 //!
 //! The parts of new data are a function of the names of the files and of the seed. A run keeps the
-//! list of its files, because a file that comes or goes may still change which ones a share of a
-//! class is: what was trained on must never be tested on.
+//! list of its files, because an added or removed file may still change which files belong to a
+//! share of a class. Pictures that were trained on must never be tested on.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::TrainConfig;
 use crate::data::{DataError, DataSet, Digest, Picture, Seen, split_with_last};
 
-/// Names that a message gives of many.
+/// Number of names that a message lists if there are many.
 const NAMED: usize = 3;
 
 /// The pictures of a run by their use.
@@ -27,7 +27,7 @@ pub struct Parts {
     pub test: Vec<Picture>,
     /// Training pictures beyond the limit of the run.
     pub unused: Vec<Picture>,
-    /// As in the data.
+    /// The same as in the data.
     pub files: Vec<(String, Digest)>,
     /// What the weights that the run starts from have seen.
     pub earlier: Seen,
@@ -49,10 +49,10 @@ pub struct FileList {
     valid: Vec<Listed>,
     test: Vec<Listed>,
     unused: Vec<Listed>,
-    /// What the run saw of pictures that are no files of their own; `None` in lists of earlier
+    /// What the run saw of pictures without files of their own; `None` in lists of earlier
     /// versions.
     own: Option<Seen>,
-    /// What the weights that it started from had seen; `None` likewise.
+    /// What the weights that the run started from had seen; `None` in lists of earlier versions.
     earlier: Option<Seen>,
 }
 
@@ -65,7 +65,7 @@ pub struct Changes {
     pub changed: Vec<String>,
     /// Files that have another name.
     pub moved: Vec<String>,
-    /// Files that were not there.
+    /// Files that were not there before.
     pub new: Vec<String>,
     /// Whether something that is trained on is missing or has changed.
     pub training: bool,
@@ -77,7 +77,7 @@ impl Parts {
         let mut pictures = data.train;
         let limit = config.limit.unwrap_or(usize::MAX).min(pictures.len());
         let unused = pictures.split_off(limit);
-        // To choose by what the weights were trained on would be to choose by nothing.
+        // Choosing by pictures that the weights were trained on would say nothing.
         let known = |picture: &Picture| data.earlier.trained_on(picture);
         let split = split_with_last(pictures, config.validation_fraction, config.seed, known);
         Self {
@@ -103,20 +103,20 @@ impl Parts {
         self.valid.iter().filter(known).count()
     }
 
-    /// The parts of data that a run began with, and how they have changed since. Without a list,
-    /// or with one that names no pictures, they are split as new data are, without test pictures
+    /// The parts of data that a run began with, and how they have changed since. Without a list, or
+    /// with one that names no pictures, the data are split like new data, but without test pictures
     /// that were trained on.
     ///
     /// # Errors
     ///
-    /// When the data are others, or no test picture of the run is left.
+    /// When the data are different, or no test picture of the run is left.
     pub fn of_run(
         config: &TrainConfig,
         mut data: DataSet,
         list: Option<&FileList>,
     ) -> Result<(Self, Changes), DataError> {
         if list.is_some_and(FileList::names_pictures) {
-            // Pictures of classes that the run does not know are new ones.
+            // Pictures of classes that the run does not know count as new ones.
             let place = |class: &String| config.classes.iter().position(|known| known == class);
             let labels: Vec<Option<usize>> = data.classes.iter().map(place).collect();
             for picture in data.train.iter_mut().chain(&mut data.test) {
@@ -133,7 +133,7 @@ impl Parts {
             return Ok((Self::split(data, config), Changes::default()));
         };
         data.earlier = list.earlier.clone().unwrap_or_default();
-        // The list of an imported model says nothing of its data.
+        // The list of an imported model says nothing about its data.
         if list.is_of_data() && data.files != list.files {
             let old = data.files.iter().filter(|file| !list.files.contains(file));
             let names: Vec<String> = old.map(|(name, _)| name.clone()).collect();
@@ -160,7 +160,7 @@ impl Parts {
         Ok((parts, changes))
     }
 
-    /// The list of the pictures: of files by name, of others what they are.
+    /// The list of the pictures: files by name, others by content.
     pub fn list(&self) -> FileList {
         let listed = |pictures: &[Picture]| -> Vec<Listed> {
             let one = |picture: &Picture| {
@@ -234,7 +234,7 @@ fn few(names: &[String]) -> String {
 }
 
 impl FileList {
-    /// The list of an imported model, of which only what it has seen is known.
+    /// The list of an imported model. It holds only what the model has seen.
     pub(crate) fn of_weights(seen: Seen) -> Self {
         Self {
             earlier: Some(seen),
@@ -252,7 +252,7 @@ impl FileList {
         !self.train.is_empty() || !self.test.is_empty()
     }
 
-    /// Whether it says anything of the data, as that of an imported model does not.
+    /// Whether it says anything about the data. The list of an imported model does not.
     pub(crate) fn is_of_data(&self) -> bool {
         self.own.is_some() || self.names_pictures() || !self.files.is_empty()
     }
@@ -263,8 +263,8 @@ impl FileList {
         lists.iter().map(|list| list.len()).sum()
     }
 
-    /// What the weights of the run have seen, before it and in it. `is_first` is for one that
-    /// started from no weights.
+    /// What the weights of the run have seen, before it and in it. Set `is_first` for a run that
+    /// did not start from weights.
     pub(crate) fn seen(&self, is_first: bool) -> Seen {
         let mut seen = match &self.earlier {
             Some(earlier) => earlier.clone(),
@@ -296,7 +296,8 @@ impl FileList {
                 by_content.entry(content).or_default().push(index);
             }
         }
-        // What was trained on comes first: of two files with one content, it is the one.
+        // Pictures that were trained on come first: of two files with one content, the file counts
+        // as theirs.
         let lists = [&self.train, &self.valid, &self.unused, &self.test];
         let mut found: [Vec<Option<Picture>>; 4] = lists.map(|list| {
             let same = |Listed(name, digest, label): &Listed| {

@@ -50,7 +50,7 @@ impl Predictor {
     ///
     /// # Errors
     ///
-    /// When the run's config or the checkpoint is missing or damaged, or no limit allows 0 steps.
+    /// When the run's config or the checkpoint is missing or damaged, or the limit is 0 steps.
     pub fn load(
         run: &RunFolder,
         which: Which,
@@ -71,8 +71,8 @@ impl Predictor {
         })
     }
 
-    /// Takes exactly so many plain steps from 0 in place of the model's solver, as an ONNX graph of
-    /// these steps does.
+    /// Takes exactly `steps` plain steps from 0 in place of the model's solver, as an ONNX graph
+    /// with these steps does.
     pub fn with_plain_steps(mut self, steps: usize) -> Self {
         self.model = self.model.with_plain_steps(steps);
         self
@@ -119,7 +119,7 @@ impl Predictor {
     ///
     /// # Errors
     ///
-    /// When the file cannot be read or is no picture.
+    /// When the file cannot be read or is not a picture.
     pub fn read(&self, file: &Path) -> Result<Pixels, Error> {
         Ok(decode_file(file, self.shape(), false)?.into())
     }
@@ -139,7 +139,7 @@ impl Predictor {
         }
     }
 
-    /// The answer for each picture; `None` where the model gives no finite numbers. Pictures hold
+    /// The answer for each picture; `None` if the model's numbers are not finite. Pictures hold
     /// `shape().len()` values.
     ///
     /// # Errors
@@ -208,17 +208,17 @@ impl Predictor {
         self.run.seen(&self.config)
     }
 
-    /// The data that the run was trained on; the test part is what `evaluate` is for. Only pictures
-    /// that the run began with are among them, each in the part that it had then.
+    /// The data that the run was trained on; `evaluate` is meant for the test part. They contain
+    /// only pictures that the run began with, each in its original part.
     ///
     /// # Errors
     ///
-    /// When the data cannot be read, or are not those of the run any more.
+    /// When the data cannot be read, or are no longer those of the run.
     pub fn data(&self) -> Result<DataSet, Error> {
         Ok(self.parts(self.run.read_parts(&self.config, false)?))
     }
 
-    /// The same from the place where these data are now; `None` where others are there.
+    /// The same from the place where these data are now; `None` if other data are there.
     ///
     /// # Errors
     ///
@@ -298,15 +298,15 @@ pub(crate) fn ranked(logits: &[f64], classes: &[String]) -> Vec<Likelihood> {
 pub struct OtherData {
     /// The pictures, with the labels of the model.
     pub pictures: Vec<Picture>,
-    /// Name of the part that they are; `None`: they are all.
+    /// Name of the part that they form; `None` if they are all the pictures.
     pub part: Option<String>,
     /// Picture files that were left out, each with the reason.
     pub skipped: Vec<String>,
     /// What systems and this program left beside them, with the number of pictures in it.
     pub ignored: Vec<(String, usize)>,
-    /// Pictures that the model was trained on or chosen by, after all.
+    /// Number of pictures that the model was trained on or chosen by after all.
     pub seen: usize,
-    /// There may be more of these, for not all that it was trained on is known.
+    /// There may be more of these, because not everything that it was trained on is known.
     pub maybe_more: bool,
 }
 
@@ -337,7 +337,7 @@ pub struct Read {
     pub pictures: Vec<PictureFile>,
     /// Why others could not be read, each with its name.
     pub failed: Vec<String>,
-    /// Files of a folder that are no pictures.
+    /// Files of a folder that are not pictures.
     pub others: Vec<String>,
     /// What systems and this program left in a folder, with the number of pictures in it.
     pub ignored: Vec<(String, usize)>,
@@ -364,7 +364,7 @@ pub fn read_path(path: &Path, shape: PictureShape, invert: bool) -> Result<Read,
             }
             below.pictures
         }
-        // To read from a pipe might never end.
+        // Reading from a pipe might never end.
         Ok(found) if !found.is_file() => {
             let line = format!("{}: neither a file nor a folder", path.display());
             read.failed.push(line);

@@ -11,11 +11,11 @@ use crate::data::{
 /// Channels of a stem of a large stride.
 const LARGE_STEM: usize = 64;
 
-/// Relative tolerance of the solves for photographs. A tighter one brings no accuracy (the book's chapter
-/// "Results").
+/// Relative tolerance of the solves for photographs. A tighter one brings no accuracy (the book's
+/// chapter "Results").
 const PHOTOGRAPHS: f64 = 0.05;
 
-/// From this side on, the stem halves the resolution: the state would be large otherwise.
+/// From this side length on, the stem halves the resolution. Otherwise the state would be large.
 const LARGE_SIDE: usize = 56;
 
 /// A network with the settings that train it.
@@ -64,7 +64,7 @@ impl Preset {
     }
 
     /// The stack for these pictures; `None` for the paper's model, or if no stem makes their sides
-    /// divisible as the stages need it.
+    /// divisible as the stages require.
     fn stack(self, classes: usize, shape: PictureShape) -> Option<DeepConfig> {
         let (channels, size) = (shape.channels, [shape.height, shape.width]);
         let stack = match self {
@@ -118,7 +118,7 @@ impl TrainConfig {
                 [shape.height, shape.width],
             )),
             classes,
-            // Of the 4,000 training pictures.
+            // Statistics of the 4,000 training pictures.
             normalisation: Normalisation {
                 mean: vec![0.1309],
                 std: vec![0.3080],
@@ -157,8 +157,8 @@ impl TrainConfig {
         }
     }
 
-    /// A preset for data that have been read. Where its stack does not fit the pictures, that of the
-    /// paper's model.
+    /// A preset for data that have been read. If its stack does not fit the pictures, the preset of
+    /// the paper's model.
     ///
     /// # Errors
     ///
@@ -171,9 +171,10 @@ impl TrainConfig {
         Ok(config.stacked(stack))
     }
 
-    /// The same with a stack and the settings that train it: Nesterov momentum, a cosine, no penalty
-    /// on norms and l1, a first kernel that whitens, label smoothing and a moving average, as airbench (Jordan 2024,
-    /// arXiv:2404.00498) and the common recipes of residual networks have them.
+    /// The same with a stack and the settings that train it: Nesterov momentum, a cosine, no
+    /// penalty on norms and l1, a first kernel that whitens, label smoothing and a moving average,
+    /// as in airbench (Jordan 2024, arXiv:2404.00498) and in the common recipes for residual
+    /// networks.
     fn stacked(self, stack: DeepConfig) -> Self {
         let kind = self.data.kind;
         let mut config = Self {
@@ -203,7 +204,7 @@ impl TrainConfig {
                 config.ema = 0.999;
                 config.test_flip = true;
                 if kind == DataKind::Imagenette {
-                    // As many pictures as 15 epochs of CIFAR.
+                    // As many pictures as in 15 epochs of CIFAR.
                     config.epochs = 80;
                 } else {
                     config.augmentation.cutout = 8;
@@ -255,7 +256,7 @@ impl TrainConfig {
             DataKind::Cifar100 if shape.channels == 3 => {
                 published([0.5071, 0.4865, 0.4409], [0.2673, 0.2564, 0.2762])
             }
-            // That of ImageNet, of which these pictures are.
+            // The statistics of ImageNet, from which these pictures come.
             DataKind::Imagenette if shape.channels == 3 => {
                 published([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
             }

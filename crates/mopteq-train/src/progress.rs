@@ -13,7 +13,7 @@ use crate::history::EpochRow;
 use crate::metrics::{self, Sums};
 pub use crate::names::duration;
 
-/// Time after which a training shows how far it is.
+/// Time after which a training shows its progress.
 const FIRST: Duration = Duration::from_secs(2);
 /// Time between two lines within an epoch.
 const PERIOD: Duration = Duration::from_secs(10);
@@ -66,13 +66,13 @@ pub fn warn(message: impl std::fmt::Display) {
 pub(crate) trait Display {
     fn start_epoch(&mut self);
 
-    /// The batches of this epoch so far gave `sums`.
+    /// Shows `sums`, those of the batches of this epoch so far.
     /// `computed` also counts the pictures that are not in the sums yet.
     fn batch(&mut self, epoch: usize, computed: usize, sums: &Sums);
 
     fn end_epoch(&mut self, row: &EpochRow);
 
-    /// Whether the user asked here to stop.
+    /// Whether the user asked to stop in this display.
     fn wants_to_stop(&self) -> bool {
         false
     }
@@ -122,8 +122,8 @@ impl Display for Json {
 struct Lines {
     extent: Extent,
     started: Instant,
-    /// When the first batch was done, and the pictures trained on by then. A GPU compiles its kernels
-    /// before, so the pace is that of what comes after.
+    /// When the first batch was done, and the number of pictures trained on by then. A GPU compiles
+    /// its kernels before that, so the pace is measured from then on.
     warm: Option<(Instant, usize)>,
     compiling: Option<Ticker>,
     shown: Option<Instant>,
@@ -206,7 +206,7 @@ impl Display for Lines {
             None => now - self.started >= FIRST.min(self.period()),
             Some(shown) => now - shown >= self.period(),
         };
-        // The loss comes a batch late.
+        // The loss arrives one batch late.
         if !due || sums.pictures == 0 {
             return;
         }

@@ -3,13 +3,13 @@
 pub use crate::config::ScheduleKind;
 use crate::config::TrainConfig;
 
-/// The learning rate as a function of the number of completed optimiser steps, and of nothing
-/// else: so it needs no memory over a resume.
+/// The learning rate as a function of the number of completed optimiser steps, and of nothing else.
+/// So it needs no memory across a resume.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Schedule {
     kind: ScheduleKind,
     base: f64,
-    /// Steps in all, and of the warm-up.
+    /// All steps, and those of the warm-up.
     steps: usize,
     warmup: usize,
     final_fraction: f64,
@@ -27,7 +27,8 @@ impl Schedule {
         for (index, fraction) in config.milestones.iter().enumerate() {
             let start = (fraction * steps as f64).round() as usize;
             let rate = config.learning_rate * config.gamma.powi(index as i32 + 1);
-            // In a short run milestones can meet each other or an end of the training.
+            // In a short run, milestones can coincide with each other or with an end of the
+            // training.
             if start == 0 || starts.last() == Some(&start) {
                 rates.pop();
             } else if start >= steps {

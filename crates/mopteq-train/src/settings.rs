@@ -1,4 +1,5 @@
-//! Settings of a run from its preset, a file and the command line, the later over the earlier.
+//! Settings of a run from its preset, a file and the command line; later ones override earlier
+//! ones.
 
 use std::fs;
 use std::path::Path;
@@ -14,7 +15,7 @@ use crate::names::nearest;
 ///
 /// # Errors
 ///
-/// When it cannot be read, or is no table.
+/// When it cannot be read, or is not a table.
 pub fn read_file(file: &Path) -> Result<Map<String, Value>, ConfigError> {
     let text = fs::read_to_string(file).map_err(|source| ConfigError::Read {
         file: file.into(),
@@ -32,7 +33,7 @@ pub fn read_file(file: &Path) -> Result<Map<String, Value>, ConfigError> {
     };
     match value {
         Value::Object(mut table) => {
-            // In that of an exported model, this is no setting.
+            // In the settings of an exported model, this is not a setting.
             table.remove(crate::ship::SEEN);
             rename(&mut table);
             Ok(table)
@@ -70,7 +71,7 @@ pub fn nested(key: &str, value: Value) -> Map<String, Value> {
     table
 }
 
-/// Lays settings over a config. `origin` is the file or option that errors name.
+/// Applies settings on top of a config. `origin` is the file or option that errors name.
 ///
 /// # Errors
 ///
@@ -114,11 +115,13 @@ fn merge(base: &mut Value, patch: Value, path: &str, origin: &str) -> Result<(),
     }
     let (base, patch) = match (base, patch) {
         (Value::Object(base), Value::Object(patch)) => (base, patch),
-        // A table stays one: its other settings would be lost.
+        // A table stays a table: its other settings would be lost.
         (Value::Object(_), patch @ Value::Number(_)) => {
             return Err(ConfigError::Value {
                 origin: origin.into(),
-                reason: format!("{path} has settings of its own and is no number, such as {patch}"),
+                reason: format!(
+                    "{path} has settings of its own, so it cannot be the number {patch}"
+                ),
             });
         }
         (base, patch) => {
@@ -132,7 +135,7 @@ fn merge(base: &mut Value, patch: Value, path: &str, origin: &str) -> Result<(),
         *base = patch;
         return Ok(());
     }
-    // Another network has other settings, so they are given whole.
+    // Another network has other settings, so they replace these as a whole.
     if let (Some(before), Some(after)) = (base.get("network"), patch.get("network"))
         && before != after
     {

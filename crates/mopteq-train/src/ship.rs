@@ -1,8 +1,8 @@
 //! Models as files of their own: safetensors, or Burn's pack.
 //!
-//! Beside the tensors goes a JSON file of the same name with the run's config, so that the model
-//! can be made again from the two, and with what it was trained on, so that it is never tested on
-//! that.
+//! A JSON file of the same name goes beside the tensors. It holds the run's config, so that the
+//! model can be rebuilt from the two files, and what the model was trained on, so that it is never
+//! tested on that.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -59,7 +59,7 @@ pub fn config_path(file: &Path) -> PathBuf {
 ///
 /// # Errors
 ///
-/// When the name has another ending than the formats have, or the disk refuses.
+/// When the name has an ending that is not a known format, or the disk refuses.
 pub fn export(predictor: &Predictor, file: &Path) -> Result<(), Error> {
     let format = format(file)?;
     let failed = |reason: String| ShipError::Write {
@@ -183,14 +183,14 @@ pub fn read(
     Ok((config, model, seen))
 }
 
-/// Makes a run folder of an exported model, to evaluate, predict and inspect with.
+/// Makes a run folder from an exported model, to evaluate, predict and inspect with.
 ///
 /// # Errors
 ///
 /// As [`read`], or when the folder is taken or the disk refuses.
 pub fn import(file: &Path, folder: &Path, device: &SelectedDevice) -> Result<RunFolder, Error> {
     let (mut config, model, seen) = read(file, device)?;
-    // Where these weights began is not what a training here would start from.
+    // A training here would not start from where these weights began.
     config.from = None;
     let run = RunFolder::create_at(folder)?;
     run.write_config(&config)?;

@@ -75,7 +75,7 @@ pub struct PictureSolve {
 }
 
 impl PictureSolve {
-    /// Those of a report, picture by picture; none of a model without a solver.
+    /// The solves of a report, picture by picture; none for a model without a solver.
     pub fn of(report: &Report) -> Vec<Self> {
         let residuals = report.steps.iter().zip(&report.relative_residual);
         residuals
@@ -102,7 +102,7 @@ pub struct LayerStats {
 }
 
 impl LayerStats {
-    /// Those of a batch, after its backward pass where there is one.
+    /// The solves of a batch, after its backward pass if there is one.
     pub fn of(layers: &[LayerSolve]) -> Vec<Self> {
         let stats = |layer: &LayerSolve| Self {
             name: layer.name.clone(),

@@ -1,4 +1,4 @@
-//! Everything except the state that an objective depends on.
+//! Everything that an objective depends on, except the state.
 
 use burn::serde::{Deserialize, Serialize};
 use burn::tensor::{DType, Device, Tensor};
@@ -9,7 +9,7 @@ use deq_kernels::step::{Inputs, Prepared};
 use crate::resample::resample;
 /// One tensor `[batch, channels, height, width]` per branch.
 ///
-/// The resolutions are those of nested grids: of two branches, the sides of one divide those of the
+/// The resolutions form nested grids: of any two branches, the sides of one divide those of the
 /// other. In a MOptEq, the finest branch comes first, and each branch has half the resolution of
 /// the previous one.
 pub type Branches = Vec<Tensor<4>>;
@@ -64,7 +64,7 @@ impl Precision {
     }
 }
 
-/// Everything except the state that an objective depends on: the block operator W and the
+/// Everything that an objective depends on, except the state: the block operator W and the
 /// injections c.
 ///
 /// (W z)_i = W_i z_i + sum_j P_ij W_ij z_j, where P_ij is the scaled resampling from branch j to
@@ -116,7 +116,7 @@ impl Context {
     }
 
     /// The same context, with W and its transpose applied in this precision. Kernels are rounded to
-    /// it here, and states when they are passed in. The results have the type of the state again.
+    /// it here, states when they are passed in. Results have the type of the state.
     pub fn in_precision(mut self, precision: Precision) -> Self {
         let round = |kernel: &mut Tensor<4>| *kernel = precision.round(kernel.clone());
         self.kernels.iter_mut().for_each(round);

@@ -15,7 +15,7 @@ use crate::resample::resample;
 pub struct IterateRecord {
     /// G.
     pub objective: f64,
-    /// The part of each smooth term, in the order of [`Trace::terms`].
+    /// The value of each smooth term, in the order of [`Trace::terms`].
     pub terms: Vec<f64>,
     /// |T(z) - z| / |T(z)|.
     pub residual: f64,

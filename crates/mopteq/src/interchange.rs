@@ -39,7 +39,7 @@ impl WeightsError {
 /// | [`Residual`](crate::Residual) | `stem.*`, `stages.I.K.{first, first_norm, second, second_norm}.*`, `head.*` |
 /// | [`Mdeq`](crate::Mdeq) | `downsample.K.{conv, norm}.*`, `stage0.*`, `full_stage.*`, `head.{incre_modules, downsamp_modules, final_layer}.*`, `classifier.*` |
 ///
-/// I counts branches from the finest, 0. Linear weights are `[in, out]`, convolutions
+/// I counts branches from 0, the finest. Linear weights are `[in, out]`, convolutions
 /// `[out, in, k, k]`. A [`Network`](crate::Network) uses the names of the model that it holds. The
 /// configuration is not in the file; save it separately, as JSON.
 pub trait Weights: Module {
@@ -64,7 +64,7 @@ pub trait Weights: Module {
         self.save_into(&mut store).map_err(WeightsError::store)
     }
 
-    /// The module with the tensors of safetensors bytes.
+    /// Loads the tensors from safetensors bytes.
     ///
     /// # Errors
     ///
@@ -74,7 +74,7 @@ pub trait Weights: Module {
         load(self, SafetensorsStore::from_bytes(Some(bytes)))
     }
 
-    /// The module with the tensors of a safetensors file.
+    /// Loads the tensors from a safetensors file.
     ///
     /// # Errors
     ///

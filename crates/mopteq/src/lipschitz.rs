@@ -7,22 +7,22 @@
 //! radius = min over k != j of (y_j - y_k - e_jk) / L_jk
 //! ```
 //!
-//! can change the likeliest class j. e_jk is what the errors of the solves can do to y_j - y_k.
+//! can change the likeliest class j. e_jk bounds the effect of the solve errors on y_j - y_k.
 //!
-//! L_jk is a product along the network. The factors, all in the Euclidean norm, with those of
-//! channels folded into the next part if that is linear:
+//! L_jk is a product of factors along the network. All factors are in the Euclidean norm. Factors
+//! per channel are folded into the next part if that part is linear:
 //!
 //! | part | factor |
 //! |---|---|
 //! | normalisation (x - mean) / std | 1 / std per channel, folded into the first kernel |
-//! | convolution with the batch norm behind it | [`crate::norm_bound::convolution_norm_bound`] of both |
+//! | convolution and the batch norm after it | [`crate::norm_bound::convolution_norm_bound`] of both |
 //! | ReLU | 1 |
 //! | mean pooling into cells of s x s pixels | 1/s |
 //! | sum of a skip connection | the sum of the factors |
 //! | equilibrium of a nonnegative coding | see below |
 //! | equilibrium of another objective | gain / m |
-//! | batch norm behind an equilibrium | gamma / sqrt(variance + epsilon) per channel |
-//! | pooling, batch norm and linear layer of the head | the length of what gives y_j - y_k |
+//! | batch norm after an equilibrium | gamma / sqrt(variance + epsilon) per channel |
+//! | pooling, batch norm and linear layer of the head | length of the vector that gives y_j - y_k |
 //!
 //! **Equilibria.** Let G(z; c) have a smooth part whose gradient g(z; c) is strongly monotone in z
 //! with the constant m, and Lipschitz in the injection c with the constant `gain`
@@ -37,21 +37,21 @@
 //!
 //! **Codings.** For z = argmin over z >= 0 of 1/2 |g - D z|^2 + mu/2 |z|^2 + l1'z, the same
 //! argument gives more. Let a = |D dz|, b = |dz| and q = |dg|. Then a^2 + mu b^2 <= `<D dz, dg>` <=
-//! a q, so mu b^2 <= a q - a^2 <= q^2 / 4. Where |D|^2 <= mu, that gives a <= |D| b <= q / 2, and
-//! up to q / 2 the middle grows with a, so mu b^2 <= |D| b q - |D|^2 b^2. Hence
+//! a q, so mu b^2 <= a q - a^2 <= q^2 / 4. If |D|^2 <= mu, this gives a <= |D| b <= q / 2. Up to
+//! a = q / 2, a q - a^2 increases with a, so mu b^2 <= |D| b q - |D|^2 b^2. Hence
 //!
 //! ```text
 //! |dz| <= |D| / (|D|^2 + mu) |dg|    if |D|^2 <= mu
 //! |dz| <= 1 / (2 sqrt(mu)) |dg|      otherwise
 //! ```
 //!
-//! Both are reached by a single code. A coding of patches sees each pixel in up to k^2 patches, so
+//! A single code attains both bounds. A coding of patches sees each pixel in up to k^2 patches, so
 //! its dg is at most k times as long as that of the picture. By `<D dz, dg> = <dz, D'dg>`, its
-//! factor is also at most |conv| / mu, where conv is the convolution that injects. The smaller one
-//! counts.
+//! factor is also at most |conv| / mu, where conv is the convolution that injects. The smaller
+//! factor applies.
 //!
-//! **Errors of solves.** Let T be the map, s its step, r = T(z) - z the residual where a solve
-//! stopped, y = T(z), and [l, u] the bounds on the curvature of the smooth part, l = m. By the
+//! **Errors of solves.** Let T be the map, s its step, r = T(z) - z the residual at which a solve
+//! stopped, y = T(z), and [l, u] the bounds on the curvature of the smooth part, with l = m. By the
 //! definition of the proximal map, -g(z) - r/s is a subgradient of the constraint at y, and -g(z*)
 //! is one at z*. They are monotone, so m |y - z*|^2 <= `<g(y) - g(z*), y - z*>` <= `<g(y) - g(z) -
 //! r/s, y - z*>`. With the mean Hessian H between z and y, g(y) - g(z) - r/s = -(I - s H) r/s.
@@ -61,12 +61,12 @@
 //! |z - z*| <= |z - y| + |y - z*| <= (1 + max(|1 - s l|, |1 - s u|) / (s m)) |r|
 //! ```
 //!
-//! This error travels to the logits by the factors of the parts behind the equilibrium.
+//! This error propagates to the logits through the factors of the parts after the equilibrium.
 //!
-//! **What is not covered.** The constants belong to the network in exact arithmetic, with its
-//! equilibria solved to the end. A network that stops its solves early or computes in f32 differs
-//! from that. Evaluate it in f64 to a small tolerance; [`Lipschitz::certificate`] then subtracts
-//! 1e-9 of the largest logit for rounding, which is an allowance and no proof.
+//! **What is not covered.** The constants hold for the network in exact arithmetic, with exact
+//! equilibria. A network that stops its solves early or computes in f32 differs from it. Evaluate
+//! the network in f64 to a small tolerance; [`Lipschitz::certificate`] then subtracts 1e-9 of the
+//! largest logit for rounding. This is an allowance, not a proof.
 
 mod chain;
 
@@ -117,7 +117,7 @@ pub enum LipschitzError {
         /// Name of the term.
         term: String,
     },
-    /// The layer's output is no equilibrium.
+    /// The layer's output is not an equilibrium.
     #[error(
         "{layer}: its solver takes a fixed number of steps, so its output is no equilibrium and the \
          constant of one does not hold"
@@ -132,7 +132,7 @@ pub enum LipschitzError {
         /// Name of the part.
         part: String,
     },
-    /// Not one factor for each channel of the pictures.
+    /// The number of factors is not the number of channels of the pictures.
     #[error("there are {found} factors of the normalisation for {expected} channels")]
     Channels {
         /// Number of factors.
@@ -142,7 +142,7 @@ pub enum LipschitzError {
     },
 }
 
-/// What a strongly convex objective guarantees of its minimiser.
+/// What a strongly convex objective guarantees about its minimiser.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Stability {
     /// |dz*| <= gain |dc| for the injection c.
@@ -156,8 +156,9 @@ impl HiddenObjective {
     ///
     /// # Errors
     ///
-    /// If the terms do not guarantee strong convexity or a bounded curvature, or if one does not
-    /// bound its dependence on the injection. `layer` is the name in the message.
+    /// Returns an error if the norm is not finite, if the terms do not guarantee strong convexity
+    /// and a bounded curvature, or if a term does not bound its dependence on the injection.
+    /// `layer` is the name in the message.
     pub fn stability(&self, setting: &Setting, layer: &str) -> Result<Stability, LipschitzError> {
         if !setting.kernel_norm.is_finite() {
             return Err(LipschitzError::NotFinite { part: layer.into() });
@@ -197,8 +198,8 @@ impl HiddenObjective {
     }
 }
 
-/// The factor of a nonnegative coding whose dictionary has this norm: |dz| <= factor |dg|. With the
-/// exact norm, a single code reaches it.
+/// The factor of a nonnegative coding whose dictionary has this norm: |dz| <= factor |dg|. If the
+/// norm is exact, a single code attains this bound.
 pub fn coding_gain(dictionary_norm: f64, mu: f64) -> f64 {
     let square = dictionary_norm * dictionary_norm;
     match square <= mu {
@@ -207,7 +208,7 @@ pub fn coding_gain(dictionary_norm: f64, mu: f64) -> f64 {
     }
 }
 
-/// Logits and how far each solve was from its end.
+/// Logits, and the residual at which each solve stopped.
 #[derive(Clone, Debug)]
 pub struct Solved {
     /// Class scores, `[batch, classes]`.
@@ -226,7 +227,7 @@ pub struct PartConstant {
     pub constant: f64,
 }
 
-/// What is certain of one picture.
+/// What is certified for one picture.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(crate = "burn::serde")]
 pub struct Certificate {
@@ -236,9 +237,9 @@ pub struct Certificate {
     pub nearest: usize,
     /// Difference of the two logits.
     pub margin: f64,
-    /// What the errors of the solves and of rounding can take from the margin.
+    /// Bound on how much solve errors and rounding can reduce the margin.
     pub error: f64,
-    /// No change of the picture that is shorter than this changes the class. 0: nothing is certain.
+    /// No change of the picture shorter than this changes the class. 0 certifies nothing.
     pub radius: f64,
 }
 
@@ -264,7 +265,7 @@ impl Lipschitz {
         pairs.map(|(j, k)| self.pair(j, k)).fold(0.0, largest)
     }
 
-    /// How far y_j - y_k can be from that of the exact equilibria, where the solves stopped at
+    /// How far y_j - y_k can be from its value at the exact equilibria, if the solves stopped at
     /// these residuals |f(z) - z|, one per equilibrium.
     pub fn error(&self, j: usize, k: usize, residuals: &[f64]) -> f64 {
         let of = |read: &Read| {
@@ -278,10 +279,10 @@ impl Lipschitz {
         self.reads.iter().map(of).sum()
     }
 
-    /// What is certain of a picture with these logits, whose solves stopped at these residuals.
+    /// The certificate of a picture with these logits, whose solves stopped at these residuals.
     pub fn certificate(&self, logits: &[f64], residuals: &[f64]) -> Certificate {
         let count = self.classes.min(logits.len());
-        // Of equal logits the first counts.
+        // Of equal logits, the first wins.
         let class = (0..count)
             .rev()
             .max_by(|a, b| logits[*a].total_cmp(&logits[*b]));
@@ -292,7 +293,7 @@ impl Lipschitz {
             let margin = logits[class] - logits[k];
             let error = self.error(class, k, residuals) + ROUNDING * size;
             let room = margin - error;
-            // Not `room <= 0.0`: what is no number is no certificate.
+            // Not `room <= 0.0`, because NaN must not give a certificate.
             let radius = match room > 0.0 {
                 true => room / self.pair(class, k),
                 false => 0.0,
@@ -324,7 +325,7 @@ impl Lipschitz {
     }
 }
 
-/// What the head makes of a vector that moves by at most `amounts`.
+/// How the class scores depend on a vector that moves by at most `amounts`.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Read {
     /// For each pair of classes, the length of the vector that gives y_j - y_k.

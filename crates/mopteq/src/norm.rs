@@ -23,7 +23,7 @@ pub struct BoundedKernel {
 }
 
 impl BoundedKernel {
-    /// Creates a kernel for inputs of `[channels_in, height, width]`, bounded and with the
+    /// Creates a bounded kernel for inputs of `[channels_in, height, width]`, with the
     /// initialisation of Kaiming et al. (2015).
     pub fn new(
         [channels_out, channels_in, size]: [usize; 3],
@@ -81,7 +81,7 @@ impl BoundedKernel {
     pub fn kernel(&self) -> Tensor<4> {
         let weight = self.weight.val();
         let plain = weight.clone().without_autodiff();
-        // Clones of a module share their running states, on whatever device they are.
+        // Clones of a module share their running states, even across devices.
         let direction = self.direction.value_sync().without_autodiff();
         let mut direction = direction.to_device(&plain.device());
         if weight.is_autodiff() {
@@ -98,7 +98,7 @@ impl BoundedKernel {
         weight * factor.reshape([1, 1, 1, 1])
     }
 
-    /// The kernels of several, in as few operations as the device allows.
+    /// All these kernels, bounded in as few operations as the device allows.
     pub(crate) fn kernels(all: &[Self]) -> Vec<Tensor<4>> {
         let weights: Vec<Tensor<4>> = all.iter().map(|k| k.weight.val()).collect();
         let Some(first) = weights.first() else {

@@ -4,43 +4,43 @@
 //! certificate needs a bound from above.
 //!
 //! **Convolution.** A convolution with zero padding takes a picture of h x w pixels, surrounds it
-//! with zeros, and keeps some pixels of the result: padding and stride only say which. On a torus
-//! of (h + k - 1) x (w + k - 1) pixels, the surrounded picture does not meet itself, so there the
-//! circular convolution gives all pixels of the result. To choose some of them does not lengthen a
-//! vector. Fourier's transform makes the circular convolution one matrix per frequency, the symbol
-//! K^(t) = sum over (a, b) of K_ab exp(-i (a t_1 + b t_2)). Hence
+//! with zeros, and keeps some pixels of the result. Padding and stride only determine which. On a
+//! torus of (h + k - 1) x (w + k - 1) pixels, the padded picture does not wrap around onto itself,
+//! so the circular convolution there gives all pixels of the result. Selecting some of them does
+//! not increase the norm. The Fourier transform turns the circular convolution into one matrix per
+//! frequency, the symbol K^(t) = sum over (a, b) of K_ab exp(-i (a t_1 + b t_2)). Hence
 //!
 //! ```text
 //! |conv| <= max over the frequencies t of the torus of |K^(t)|_2
 //! ```
 //!
 //! With a stride, each pixel is in at most n = ceil(k / stride)^2 patches, and every patch is
-//! multiplied by the same matrix M `[out, in k k]`, so |conv| <= sqrt(n) |M|_2, too. The smaller
-//! bound counts.
+//! multiplied by the same matrix M `[out, in k k]`, so |conv| <= sqrt(n) |M|_2 as well. The smaller
+//! bound applies.
 //!
 //! **Matrix.** With A'A = G_0, c_i = |G_i|_F and G_(i+1) = (G_i / c_i)^2, the largest eigenvalue
 //! of G_i is at most c_i. So log |A|_2 <= (log c_0)/2 + (log c_1)/4 + ... + (log c_n)/2^(n+1)
-//! (Gram iteration: Delattre et al. 2023, arXiv:2305.16173). It exceeds |A|_2 by the factor
-//! rank^(1/2^(n+2)) at most: less than 0.2 % for n = 10 and rank 1,000.
+//! (Gram iteration: Delattre et al. 2023, arXiv:2305.16173). It exceeds |A|_2 by a factor of at
+//! most rank^(1/2^(n+2)): less than 0.2 % for n = 10 and rank 1,000.
 //!
 //! **Rounding.** Everything is computed in f64. A product of matrices with m columns has a relative
 //! error of m 1.1e-16 in the Frobenius norm, and the largest eigenvalue of G_i / c_i is at least
 //! 1/m, so a squaring changes a logarithm by less than 1.1e-16 m^2: 1e-10 for m = 1,000. Every
-//! bound is multiplied by 1 + 1e-6, which covers this a thousand times.
+//! bound is multiplied by 1 + 1e-6, which covers this a thousand times over.
 
 use burn::tensor::{DType, Tensor, TensorData};
 
-/// Squarings of a Gram matrix.
+/// Number of squarings of a Gram matrix.
 const SQUARINGS: usize = 10;
 /// Covers the rounding errors of a bound.
 const ROUNDING: f64 = 1.0 + 1e-6;
-/// Numbers of all symbols that are in memory together: 32 MiB.
+/// Entries of symbols that are in memory at a time: 32 MiB.
 const TOGETHER: usize = 1 << 22;
 
 /// Upper bound on the operator norm of the convolution with `kernel`, `[out, in, k, l]`, on inputs
 /// of `[in, height, width]`, for any zero padding. Unlike
-/// [`convolution_norm`](crate::norm::convolution_norm), it is never below the norm. Infinite if a number
-/// of the kernel is not finite.
+/// [`convolution_norm`](crate::norm::convolution_norm), it is never below the norm. Infinite if an
+/// entry of the kernel is not finite.
 pub fn convolution_norm_bound(
     kernel: Tensor<4>,
     [height, width]: [usize; 2],
@@ -61,7 +61,7 @@ pub fn convolution_norm_bound(
     bound.min((patches as f64).sqrt() * unfolded)
 }
 
-/// Upper bound on the spectral norm of a matrix. Infinite if one of its numbers is not finite.
+/// Upper bound on the spectral norm of a matrix. Infinite if one of its entries is not finite.
 pub fn matrix_norm_bound(matrix: Tensor<2>) -> f64 {
     let matrix = exact(matrix);
     if !is_finite(matrix.clone()) {
@@ -82,7 +82,7 @@ fn is_finite<const D: usize>(tensor: Tensor<D>) -> bool {
     tensor.into_data().iter::<f64>().all(f64::is_finite)
 }
 
-/// The larger of two bounds; no number is larger than every number.
+/// The larger of two bounds, or NaN if one of them is NaN.
 pub(crate) fn largest(a: f64, b: f64) -> f64 {
     match a.is_nan() || b <= a {
         true => a,
@@ -135,7 +135,7 @@ fn singular_bounds(matrices: Tensor<3>) -> Vec<f64> {
     let (mut weight, mut logarithm) = (0.5, None);
     for squaring in 0..=SQUARINGS {
         let square = gram.clone() * gram.clone();
-        // Zeros stay zeros. A bound that is too large is one, too.
+        // Keeps a zero matrix zero. A bound that is too large is still a bound.
         let size = square.sum_dim(2).sum_dim(1).sqrt().clamp_min(1e-30);
         let part = size.clone().log() * weight;
         logarithm = Some(match logarithm {

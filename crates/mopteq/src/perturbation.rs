@@ -26,7 +26,7 @@ pub enum PerturbationKind {
     Input,
 }
 
-/// How gradients pass the perturbed equilibrium.
+/// How gradients pass through the perturbed equilibrium.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(crate = "burn::serde", rename_all = "snake_case")]
 pub enum PerturbationGradient {
@@ -51,7 +51,7 @@ pub struct Perturbation {
     /// the minimiser. Default: 1
     #[config(default = 1)]
     pub steps: usize,
-    /// How gradients pass. Default: implicitly
+    /// How gradients pass through the equilibrium. Default: implicitly
     #[config(default = "Default::default()")]
     pub gradient: PerturbationGradient,
 }

@@ -101,7 +101,7 @@ pub fn extreme_eigenvalues(
         .collect()
 }
 
-/// Rows scaled to length 1, or 0 if nothing is left, and their lengths.
+/// Rows scaled to length 1, and their lengths. A row that has vanished becomes 0.
 fn normalised(w: Tensor<2>) -> (Tensor<2>, Vec<f64>) {
     let length = (w.clone() * w.clone()).sum_dim(1).sqrt();
     let gone = length.clone().lower_equal_elem(1e-30);

@@ -23,7 +23,7 @@ use mopteq_train::device::{keep_kernels, select};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-/// As in the program `mopteq`.
+/// The allocator of the program `mopteq`.
 #[global_allocator]
 static MEMORY: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -23,7 +23,7 @@ use examples::{argument, digits, trained};
 use mopteq::perturbation::Perturbation;
 use mopteq::{Family, MOptEqs, MOptEqsConfig};
 
-/// As in the program `mopteq`.
+/// The allocator of the program `mopteq`.
 #[global_allocator]
 static MEMORY: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -144,7 +144,7 @@ fn measure(
 fn work(config: &MOptEqsConfig, batch: usize, [forward, backward]: [f64; 2]) -> [[f64; 2]; 6] {
     let samples = batch as f64;
     let channels = config.core.channels as f64;
-    // Pixels of the branches, each of half the resolution of the one before.
+    // Pixels of the branches, each with half the resolution of the previous one.
     let pixels: f64 = (0..config.branches)
         .map(|i| 1024.0 / f64::from(1 << (2 * i)))
         .sum();

@@ -10,9 +10,9 @@
 //! y+   = f(y) + beta d
 //! ```
 //!
-//! beta is 0 if |d|^2 > <d, y - y->: the Jacobian then has negative eigenvalues, which momentum would
-//! amplify. A sample restarts if <f(y) - y, d> < 0: the last step went against the momentum. The coefficients
-//! stay on the device.
+//! beta is 0 if |d|^2 > <d, y - y->: the Jacobian then has negative eigenvalues, which momentum
+//! would amplify. A sample restarts if <f(y) - y, d> < 0: the last step went against the momentum.
+//! The coefficients stay on the device.
 
 use burn::tensor::Tensor;
 use deq_kernels::vectors::{Rows, inner, ratio};

@@ -16,8 +16,8 @@ use super::weights::Weights;
 use crate::config::{AndersonConfig, AndersonType};
 use crate::iteration::{Iteration, Observation, Operator, Scalars};
 
-/// A step asks the history for one row of the Gram matrix of dR and the products with r. They are read
-/// back together with the norms.
+/// A step asks the history for one row of the Gram matrix of dR and the products with r. They are
+/// read back together with the norms.
 pub(super) struct Anderson {
     config: AndersonConfig,
     shape: HistoryShape,
@@ -32,7 +32,7 @@ pub(super) struct Anderson {
 }
 
 impl Anderson {
-    /// Starts from `start`. The history of `config` is not 0.
+    /// Starts from `start`. `config.history` must not be 0.
     pub(super) fn new(start: Tensor<2>, config: &AndersonConfig) -> Self {
         Self {
             shape: HistoryShape {

@@ -14,8 +14,8 @@ use crate::config::BroydenConfig;
 
 /// Broyden's good method; see [`BroydenConfig`] for the sources and the safeguard.
 ///
-/// The rank-one terms are in two rings. A step makes four products with them. Every decision is a mask on
-/// the device: a step reads back nothing but the norms.
+/// The rank-one terms are in two rings. A step takes four products with them. Every decision is a
+/// mask on the device: a step reads back nothing but the norms.
 pub(super) struct Broyden {
     config: BroydenConfig,
     previous: Option<Previous>,

@@ -16,13 +16,13 @@ use crate::iteration::{Iteration, Observation, Operator, Scalars};
 /// the linear system, so the driver judges it like that of any other solver.
 ///
 /// If J = A D with A symmetric and D a diagonal of zeros and ones, inner products are taken over
-/// the range of D. On this range, it is the method on the symmetric D A D. The iteration also
-/// updates all elements outside the range, so u plus the residual is g + A D u without another
-/// product.
+/// the range of D. On this range, the method is conjugate gradients with the symmetric D A D in
+/// place of J. The iteration also updates all elements outside the range, so u plus the residual is
+/// g + A D u without another product.
 ///
 /// If the curvature <p, q> is not positive, alpha is 0: the sample is solved, or its system is not
-/// positive definite and it must not move (the driver then calls it stalled). The coefficients stay on
-/// the device: a step reads back nothing but the norms.
+/// positive definite and it must not move (the driver then calls it stalled). The coefficients stay
+/// on the device: a step reads back nothing but the norms.
 pub(super) struct ConjugateGradients {
     u: Tensor<2>,
     /// D.
@@ -57,7 +57,7 @@ impl ConjugateGradients {
 }
 
 impl Krylov {
-    /// Starts with the first residual.
+    /// Starts from the first residual.
     fn new(r: Tensor<2>, within: Option<&Tensor<2>>) -> Self {
         Self {
             rr: inner_within(within, r.clone(), r.clone()),

@@ -32,7 +32,8 @@ pub(super) struct Minres {
 struct Lanczos {
     /// v_k, v_{k-1}, w_{k-1}, w_{k-2}.
     vectors: [Tensor<2>; 4],
-    /// beta_k, dbar, epsilon, phibar, cosine, sine, and the largest entry of the tridiagonal matrix.
+    /// beta_k, dbar, epsilon, phibar, cosine, sine, and the largest entry of the tridiagonal
+    /// matrix.
     scalars: [Tensor<2>; 7],
 }
 
@@ -111,7 +112,7 @@ impl Iteration for Minres {
         let gamma = (gbar.clone() * gbar.clone() + beta.clone() * beta.clone()).sqrt();
         let largest = largest.max_pair(gamma.clone());
         // If gamma is within rounding error, the Krylov space is exhausted, and the remaining
-        // residual is not in the range of the matrix. Nothing may move any more, now or later,
+        // residual is not in the range of the matrix. The iterate must not move from here on,
         // because the process would continue on rounding errors alone.
         let rounding = match r.dtype() {
             DType::F64 => 1e-10,

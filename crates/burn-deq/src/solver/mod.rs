@@ -1,7 +1,7 @@
 //! The solvers. Each file holds one method: a state and its step.
 //!
-//! [`Step`] is the seam for a solver of one's own: implement it and pass [`Custom`] to
-//! [`Solver`](crate::Solver). The methods of this crate are built on the same seam where it suffices.
+//! To add your own solver, implement [`Step`] and pass [`Custom`] to [`Solver`](crate::Solver). The
+//! methods of this crate use the same trait where it suffices.
 
 mod accelerated;
 mod anderson;

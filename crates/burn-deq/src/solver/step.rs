@@ -1,4 +1,4 @@
-//! Solvers of one's own: a state, how it starts, and a step.
+//! Custom solvers: a state, its start, and a step.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use deq_kernels::vectors::{Rows, squares};
 
 use crate::iteration::{Iteration, Observation, Operator, Scalars};
 
-/// An iterate and what is known of it.
+/// An iterate, its value under f, its residual and their norms.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Iterate {
@@ -34,11 +34,11 @@ impl Iterate {
     }
 }
 
-/// A solver as its state: what it remembers between two iterates.
+/// A solver, represented by the state that it keeps between two iterates.
 ///
-/// The layer does the rest: it evaluates f once per step, judges every sample, keeps its best iterate,
-/// lets finished samples leave the batch, and reports. The same solver serves the backward pass, where
-/// f is u -> J'u + g.
+/// The layer does the rest: it evaluates f once per step, judges every sample, keeps its best
+/// iterate, lets finished samples leave the batch, and reports. The same solver serves the backward
+/// pass, where f is u -> J'u + g.
 ///
 /// # Example
 ///
@@ -78,8 +78,8 @@ pub trait Step: Send {
     /// Keeps only these samples of every tensor that the state holds.
     fn keep(&mut self, rows: &Rows);
 
-    /// Whether the solver takes back a step that made the residual explode or NaN. Such a sample is
-    /// then given one more step.
+    /// Whether the solver rejects a step that made the residual explode or become NaN. Such a
+    /// sample then gets one more step.
     fn recovers(&self) -> bool {
         false
     }
@@ -91,10 +91,10 @@ pub trait Step: Send {
     }
 }
 
-/// A solver of one's own as a [`Method`](crate::Method).
+/// A custom solver as a [`Method`](crate::Method).
 ///
-/// It is code, so a configuration that holds one does not serialise. Two are equal if one is a clone of
-/// the other.
+/// It is code, so a configuration that contains it cannot be serialised. Two custom solvers are
+/// equal if one is a clone of the other.
 #[derive(Clone)]
 pub struct Custom(Arc<dyn Fn(Tensor<2>) -> Box<dyn Step> + Send + Sync>);
 
@@ -109,7 +109,7 @@ impl Custom {
     }
 }
 
-// A panic leaves nothing behind: every solve has a state of its own.
+// A panic leaves nothing behind, because every solve has its own state.
 impl std::panic::UnwindSafe for Custom {}
 impl std::panic::RefUnwindSafe for Custom {}
 

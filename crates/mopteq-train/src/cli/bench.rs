@@ -126,7 +126,7 @@ pub struct WarmArguments {
     device: DeviceArgument,
 }
 
-/// Compiles and tunes what a training and an evaluation with these settings need.
+/// Compiles and tunes the kernels that training and evaluation with these settings need.
 pub fn warm(arguments: &WarmArguments, json: bool) -> Result<(), Error> {
     let (config, data) = arguments.settings.resolve(&arguments.data)?;
     let device = arguments.device.select()?;

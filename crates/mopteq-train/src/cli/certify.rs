@@ -18,7 +18,7 @@ use mopteq::lipschitz::Certificate;
 use super::model::{self, field, read_all};
 use super::shared::{finite, which_parser};
 
-/// A median radius below this is no use: a tenth of a step of one pixel.
+/// A median radius below this is of no use: a tenth of a step of one pixel.
 const TINY: f64 = 0.1 / 255.0;
 
 #[derive(Args)]
@@ -36,17 +36,17 @@ pub struct CertifyArguments {
     /// Relative tolerance of every solve. The errors that remain are subtracted from the margins.
     #[arg(long, value_parser = tolerance, default_value = "1e-10")]
     tolerance: f64,
-    /// Whether a picture's logits are averaged with those of its mirror image [default: as the run
-    /// has it].
+    /// Whether a picture's logits are averaged with those of its mirror image [default: as in the
+    /// run].
     #[arg(long, value_name = "BOOL")]
     flip: Option<bool>,
-    /// Labelled data in place of the run's own test pictures, a name or a path, as for `eval`.
+    /// Labelled data in place of the run's own test pictures: a name or a path, as for `eval`.
     #[arg(long, value_name = "NAME|PATH", conflicts_with = "paths")]
     data: Option<String>,
-    /// Where data of a known name are, in place of the cache folder.
+    /// Location of data with a known name, in place of the cache folder.
     #[arg(long, value_name = "PATH", requires = "data")]
     data_path: Option<PathBuf>,
-    /// Certify so many of the labelled pictures, spread over all.
+    /// Certify this many of the labelled pictures, spread over all of them.
     #[arg(
         long,
         value_name = "PICTURES",
@@ -60,8 +60,8 @@ pub struct CertifyArguments {
     /// Answer as a table: file, class, nearest class, margin, radius, radius in steps of 1/255.
     #[arg(long, conflicts_with = "json", requires = "paths")]
     csv: bool,
-    /// Picture files, or folders of them at any depth. Without: labelled data, and how many of them
-    /// are certain.
+    /// Picture files, or folders that hold them at any depth. Without a path: labelled data, and
+    /// how many of them are certain.
     #[arg(value_name = "PATH")]
     paths: Vec<PathBuf>,
 }
@@ -201,7 +201,7 @@ fn distance(radius: f64) -> String {
     format!("{} ({}/255)", number(radius), number(255.0 * radius))
 }
 
-/// Four digits, whatever the size.
+/// Four digits, or three in scientific notation for very small and very large values.
 fn number(value: f64) -> String {
     match value {
         0.0 => "0".into(),

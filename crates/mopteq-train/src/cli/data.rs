@@ -14,21 +14,21 @@ use crate::progress::{say, warn};
 
 use super::shared::finite;
 
-/// Skipped files that are named; more of them would drown the rest.
+/// Number of skipped files that are named. More names would drown the rest.
 pub const NAMED: usize = 10;
 
 #[derive(Subcommand)]
 pub enum DataCommand {
-    /// List the data sets that can be got by name.
+    /// List the data sets that are available by name.
     List,
-    /// Get a data set into the cache folder; goes on after an interruption.
+    /// Get a data set into the cache folder, or resume an interrupted download.
     #[command(after_help = "Examples:\n  \
         mopteq data get cifar10\n  \
         mopteq data get cifar10 --url https://mirror.example/cifar-10-binary.tar.gz")]
     Get(GetArguments),
     /// Read a data set and say what is in it.
     Check(SourceArguments),
-    /// Draw a contact sheet: a few pictures of each class, one row a class.
+    /// Draw a contact sheet: a few pictures of each class, one row per class.
     #[command(after_help = "Example:\n  mopteq data show photos/ --out sheet.png")]
     Show(ShowArguments),
 }
@@ -41,7 +41,7 @@ pub struct GetArguments {
     /// A mirror to get it from.
     #[arg(long)]
     url: Option<String>,
-    /// MD5 checksum of the mirror's file, where it is another file than the original.
+    /// MD5 checksum of the mirror's file, if this differs from the original.
     #[arg(long, requires = "url")]
     md5: Option<String>,
 }
@@ -51,13 +51,13 @@ pub struct SourceArguments {
     /// Name of a data set, or path of a folder or archive.
     #[arg(value_name = "NAME|PATH")]
     data: String,
-    /// Where data of a known name are, in place of the cache folder.
+    /// Location of data with a known name, in place of the cache folder.
     #[arg(long, value_name = "PATH")]
     data_path: Option<PathBuf>,
     /// Height and width that picture files are scaled to.
     #[arg(long, value_name = "PIXELS", value_parser = clap::value_parser!(u16).range(1..=4096))]
     size: Option<u16>,
-    /// Share of each class that is set aside for the test where there is no test part.
+    /// Share of each class that is set aside for the test if there is no test part.
     #[arg(long, value_name = "FRACTION", value_parser = finite, allow_negative_numbers = true)]
     test_fraction: Option<f64>,
     /// Largest share of damaged pictures that are skipped.
@@ -72,7 +72,7 @@ pub struct ShowArguments {
     /// Pictures of each class.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=100))]
     columns: u16,
-    /// The picture to write; over one that this command drew before, and over no other.
+    /// The picture to write. It may replace one that this command drew before, and no other.
     #[arg(long, value_name = "PNG", default_value = "contact-sheet.png")]
     out: PathBuf,
 }
@@ -99,7 +99,7 @@ pub fn report_skipped(data: &DataSet) {
     report_ignored(&data.ignored);
 }
 
-/// Names what was not looked into although there are pictures in it.
+/// Names what was not searched although it holds pictures.
 pub fn report_ignored(ignored: &[(String, usize)]) {
     let filled = || ignored.iter().filter(|(_, pictures)| *pictures > 0);
     let total: usize = filled().map(|(_, pictures)| pictures).sum();
@@ -120,7 +120,7 @@ pub fn report_ignored(ignored: &[(String, usize)]) {
     ));
 }
 
-/// Says how many test pictures are training pictures, too.
+/// Says how many test pictures are also training pictures.
 pub fn report_repeated(data: &DataSet) {
     if let repeated @ 1.. = data.repeated() {
         let also = match repeated {
@@ -134,7 +134,7 @@ pub fn report_repeated(data: &DataSet) {
     }
 }
 
-/// Names the first files that were left out of so many.
+/// Names the first files that were left out of `all`.
 pub fn report_left_out(skipped: &[String], all: usize) {
     for reason in skipped.iter().take(NAMED) {
         warn(format_args!("skipped: {}", shown(reason)));

@@ -56,7 +56,7 @@ pub struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Train a model, or go on with an interrupted training.
+    /// Train a model, or resume an interrupted training.
     #[command(after_help = "Examples:\n  \
         mopteq train --epochs 3 --out runs/short\n  \
         mopteq train --data cifar10 --data-path ~/cifar --epochs 2 --limit 2000 --test-limit 500\n  \
@@ -83,15 +83,15 @@ enum Command {
     /// List, get, check and show data sets.
     #[command(subcommand)]
     Data(data::DataCommand),
-    /// Write a trained model to a file that other programs read.
+    /// Write a trained model to a file that other programs can read.
     Export(ship::ExportArguments),
     /// Make a run folder from an exported model.
     Import(ship::ImportArguments),
     /// Measure how fast batches are prepared and trained on.
     Bench(Box<bench::BenchArguments>),
-    /// Compile and tune a GPU's kernels ahead of a training.
+    /// Compile and tune a GPU's kernels before a training.
     Warm(Box<bench::WarmArguments>),
-    /// Let trainings on other machines use a device of this one.
+    /// Let trainings on other machines use a device of this machine.
     #[cfg(feature = "remote")]
     Worker(worker::WorkerArguments),
     /// Print a completion script for a shell.
@@ -106,7 +106,7 @@ enum Command {
     Man,
 }
 
-/// Reads the command line, or ends the program with what is wrong with it.
+/// Reads the command line, or ends the program with a message about what is wrong with it.
 pub fn parse() -> Arguments {
     Arguments::try_parse().unwrap_or_else(|mut error| {
         train::explain(&mut error);
@@ -114,7 +114,7 @@ pub fn parse() -> Arguments {
     })
 }
 
-/// Does what was asked for.
+/// Runs the requested command.
 pub fn run(arguments: Arguments, stop: &StopFlag) -> Result<(), Error> {
     let json = arguments.json;
     keep_kernels(!arguments.no_kernel_cache);

@@ -21,7 +21,7 @@ use crate::train::Task;
 use super::data::{report_ignored, report_left_out};
 use super::shared::{DeviceArgument, MovedData, RunArguments};
 
-/// What is scored where the data of a run have moved.
+/// Name of the scored part if the data of a run have moved.
 const OWN_PART: &str = "the run's own test pictures";
 /// Classes that are shown in full on a terminal.
 const SHOWN_CLASSES: usize = 20;
@@ -34,12 +34,12 @@ const SHOWN_CLASSES: usize = 20;
 pub struct EvalArguments {
     #[command(flatten)]
     run: RunArguments,
-    /// Other labelled data to measure it on, a name or a path, with the classes of the run: their
-    /// test part, or all pictures where they have none. If the data of the run have moved there,
-    /// its own test pictures.
+    /// Other labelled data to measure the model on: a name or a path, with the classes of the run.
+    /// Their test part is used, or all pictures if they have none. If the data of the run have
+    /// moved there, its own test pictures are used.
     #[arg(long, value_name = "NAME|PATH")]
     data: Option<String>,
-    /// Where data of a known name are, in place of the cache folder.
+    /// Location of data with a known name, in place of the cache folder.
     #[arg(long, value_name = "PATH", requires = "data")]
     data_path: Option<PathBuf>,
     /// Largest share of damaged pictures of these data that are skipped.
@@ -57,11 +57,11 @@ pub struct EvalArguments {
 pub struct PredictArguments {
     #[command(flatten)]
     run: RunArguments,
-    /// Invert the brightness: for dark strokes on light paper, where the model learnt from white
-    /// on black as MNIST is.
+    /// Invert the brightness: for dark strokes on light paper, if the model learnt from white on
+    /// black, as in MNIST.
     #[arg(long)]
     invert: bool,
-    /// Likeliest classes that are shown of each picture.
+    /// Number of likeliest classes to show for each picture.
     #[arg(long, default_value_t = 3, value_name = "CLASSES")]
     top: usize,
     /// Answer as a table: file, class, probability, class2, probability2, ...
@@ -82,8 +82,8 @@ pub struct InspectArguments {
     /// Invert the brightness.
     #[arg(long)]
     invert: bool,
-    /// Folder for the curves (SVG), the branches (PNG) and the numbers (JSON): a new or empty one, or
-    /// that of an earlier inspection.
+    /// Folder for the curves (SVG), the branches (PNG) and the numbers (JSON): a new or empty one,
+    /// or that of an earlier inspection.
     #[arg(long, value_name = "FOLDER", default_value = "inspection")]
     out: PathBuf,
 }
@@ -158,7 +158,7 @@ pub fn eval(arguments: &EvalArguments, json: bool) -> Result<(), Error> {
     Ok(())
 }
 
-/// Name and part of the data that were scored, where they are not the run's in their usual place.
+/// Name and part of the scored data, unless they are the run's data in their usual place.
 pub(super) struct Scored(Option<(String, String)>);
 
 impl Scored {
@@ -167,7 +167,7 @@ impl Scored {
         self.0.as_ref().is_none_or(|(_, part)| part == OWN_PART)
     }
 
-    /// Prints an answer in JSON with the data that it is about.
+    /// Prints an answer in JSON, with the data that it is about.
     pub(super) fn answer(&self, mut answer: Value) {
         if let Some((data, part)) = &self.0 {
             answer["data"] = json!(data);
@@ -287,7 +287,7 @@ pub fn predict(arguments: &PredictArguments, json: bool) -> Result<(), Error> {
     }
     for (file, mut ranked) in all.pictures.iter().zip(predictor.classify(&pictures)?) {
         ranked.truncate(top);
-        // What is no UTF-8 in it is replaced: an answer is better than none.
+        // Bytes that are not UTF-8 are replaced: an answer is better than none.
         let name = file.path.display().to_string();
         if json {
             say(json!({"file": name, "classes": ranked}));
@@ -305,7 +305,7 @@ pub fn predict(arguments: &PredictArguments, json: bool) -> Result<(), Error> {
     }
 }
 
-/// Reads the pictures of all paths, with warnings of what is no picture.
+/// Reads the pictures of all paths, and warns of files that are not pictures.
 ///
 /// # Errors
 ///
@@ -348,7 +348,7 @@ pub(super) fn read_all(
     Ok(all)
 }
 
-/// A field of a CSV table, in quotes where it has to be.
+/// A field of a CSV table, quoted if necessary.
 pub(super) fn field(text: &str) -> String {
     match text.contains([',', '"', '\n', '\r']) {
         true => format!("\"{}\"", text.replace('"', "\"\"")),

@@ -6,10 +6,11 @@ use super::{parse, run};
 use crate::Error;
 use crate::train::{StopFlag, TrainError};
 
-/// What shells report of a program that Ctrl-C ended.
+/// The exit code that shells report for a program that Ctrl-C ended.
 const INTERRUPTED: u8 = 130;
 
-/// The program `mopteq`, from its command line to its exit code. The process must have no other thread yet.
+/// The program `mopteq`, from its command line to its exit code. The process must not have any
+/// other thread yet.
 pub fn program() -> ExitCode {
     crate::memory::keep_freed_memory();
     prepare_environment();
@@ -34,13 +35,13 @@ pub fn program() -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// What the libraries below read from the environment, where they would do harm otherwise.
+/// Sets environment variables that keep the libraries below from doing harm.
 ///
-/// - On resume Burn unpacks the optimiser's state on its default device, which is a GPU backend when
-///   one is built in, and panics where there is no driver for it. From the CPU, the state goes to the
-///   device of its parameters at the first step.
-/// - Burn's server logs to standard output, among what a worker prints.
-/// - Mesa's layer that orders GPUs asks the desktop and complains on standard error where there is
+/// - On resume, Burn unpacks the optimiser's state on its default device. This is a GPU backend if
+///   one is built in, and it panics without a driver. From the CPU, the state moves to the device
+///   of its parameters at the first step.
+/// - Burn's server logs to standard output, where it mixes with what a worker prints.
+/// - Mesa's layer that orders GPUs asks the desktop, and complains on standard error if there is
 ///   none. Here GPUs are chosen by name or number.
 #[allow(unsafe_code)]
 fn prepare_environment() {

@@ -17,7 +17,7 @@ use super::shared::RUNS;
 #[derive(Args)]
 #[command(after_help = "Examples:\n  mopteq runs\n  mopteq runs experiments --sort test")]
 pub struct RunsArguments {
-    /// Folder with run folders in it, or run folders.
+    /// Folder that holds run folders, or the run folders themselves.
     #[arg(default_value = RUNS, value_name = "FOLDER")]
     folders: Vec<PathBuf>,
     /// What to sort by.

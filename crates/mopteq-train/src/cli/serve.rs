@@ -18,24 +18,24 @@ use super::shared::{RunArguments, stop_on_signals};
 struct ServerArguments {
     #[command(flatten)]
     run: RunArguments,
-    /// Address to listen at. Other machines cannot reach the default; 0.0.0.0 is open to all that
-    /// can reach this machine.
+    /// Address to listen on. Other machines cannot reach the default; 0.0.0.0 is open to every
+    /// machine that can reach this one.
     #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
     address: IpAddr,
-    /// Port to listen at; 0 takes any that is free.
+    /// Port to listen on; 0 takes any that is free.
     #[arg(long, default_value_t = 7878)]
     port: u16,
-    /// A further name by which clients reach this server, such as that of a proxy before it.
+    /// Another name by which clients reach this server, such as that of a proxy in front of it.
     #[arg(long, value_name = "NAME")]
     allow_host: Vec<String>,
     /// Largest request, in MiB.
     #[arg(long, value_name = "MIB", default_value_t = 16, value_parser = clap::value_parser!(u64).range(1..=1024))]
     max_upload: u64,
-    /// Most pixels of a picture, in millions.
+    /// Largest number of pixels in a picture, in millions.
     #[arg(long, value_name = "MILLIONS", default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=1000))]
     max_pixels: u64,
-    /// Time in seconds that a client has to send a request and to take its answer, and the model to
-    /// compute it.
+    /// Time in seconds that a client has to send a request and to take its answer, and that the
+    /// model has to compute it.
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
     timeout: u64,
 }
@@ -98,14 +98,14 @@ pub struct PlayArguments {
 pub struct ServeArguments {
     #[command(flatten)]
     server: ServerArguments,
-    /// Pictures that may wait for the model. Requests beyond get the status 429.
+    /// Pictures that may wait for the model. Further requests get the status 429.
     #[arg(long, value_name = "PICTURES", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     queue: u32,
-    /// Time in milliseconds that a picture waits for others to be computed in one batch. A lone
+    /// Time in milliseconds that a picture waits for others, to be computed in one batch. A lone
     /// client does not wait.
     #[arg(long, value_name = "MILLISECONDS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(0..=10_000))]
     batch_wait: u64,
-    /// Open connections, at most. More get the status 503.
+    /// Largest number of open connections. Further ones get the status 503.
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     connections: u32,
 }

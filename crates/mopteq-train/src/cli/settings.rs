@@ -20,10 +20,10 @@ use mopteq::{NetworkConfig, NetworkKind, Precision};
 
 use super::shared::finite;
 
-/// Pixels a side. A larger number is a mistake that could fill the memory.
+/// Pixels per side. A larger number is a mistake that could fill the memory.
 const LARGEST_SIZE: usize = 4096;
 
-/// The data of a run, which may also be given to one that goes on: so they are no settings.
+/// The data of a run. They are not settings, because a resumed run may also be given them.
 #[derive(Args)]
 pub struct DataArguments {
     /// What to train on: digits, cifar10, cifar100, imagenette, or the path of a folder or
@@ -31,26 +31,26 @@ pub struct DataArguments {
     /// moved.
     #[arg(long, value_name = "NAME|PATH")]
     data: Option<String>,
-    /// Where data of a known name are, in place of the cache folder.
+    /// Location of data with a known name, in place of the cache folder.
     #[arg(long, value_name = "PATH", requires = "data")]
     data_path: Option<PathBuf>,
 }
 
 impl DataArguments {
-    /// The data that are asked for.
+    /// The requested data.
     pub fn source(&self) -> Result<Option<DataSource>, Error> {
         let source = |name: &String| DataSource::from_name(name, self.data_path.as_deref());
         Ok(self.data.as_ref().map(source).transpose()?)
     }
 }
 
-/// What a new run can be told; the rest is the preset of its data.
+/// Settings of a new run. The rest comes from the preset of its data.
 #[derive(Args)]
 pub struct Settings {
     /// Height and width that picture files are scaled to.
     #[arg(long, value_name = "PIXELS")]
     size: Option<usize>,
-    /// Share of each class that is set aside for the test where there is no test part.
+    /// Share of each class that is set aside for the test if there is no test part.
     #[arg(long, value_name = "FRACTION", value_parser = finite, allow_negative_numbers = true)]
     test_fraction: Option<f64>,
     /// Largest share of damaged pictures that are skipped.
@@ -62,21 +62,21 @@ pub struct Settings {
     /// Any setting by its name in config.json, such as model.core.channels=64; may be repeated.
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = parse_assignment)]
     set: Vec<(String, Value)>,
-    /// Network and settings: fast (a stack of equilibria for CPUs), deep (twelve, 0.7 M parameters),
-    /// large (sixteen, about 10 M) or paper (the paper's small model) [default: fast, or paper with an
-    /// option or setting of its model].
+    /// Network and settings: fast (a stack of equilibria for CPUs), deep (twelve, 0.7 M
+    /// parameters), large (sixteen, about 10 M) or paper (the paper's small model) [default: fast,
+    /// or paper with an option or setting of its model].
     #[arg(long, value_parser = PossibleValuesParser::new(Preset::ALL.map(Preset::name)))]
     preset: Option<String>,
-    /// A network to compare with the paper's, with its settings: mopteq, opteq (one branch), mdeq or
-    /// residual (explicit); deep is that of the preset fast.
+    /// A network to compare with the paper's, with its settings: mopteq, opteq (one branch), mdeq
+    /// or residual (explicit); deep is the network of the preset fast.
     #[arg(long, value_parser = PossibleValuesParser::new(NetworkKind::ALL.map(NetworkKind::name)))]
     model: Option<String>,
     /// Where the activation of the hidden objective stands: s (inside) or p (outside, proximal)
     /// [default: that of the preset].
     #[arg(long, value_parser = PossibleValuesParser::new(["s", "p"]))]
     family: Option<String>,
-    /// What the convolutions of the hidden objective are computed in: f32, or bf16 where the device
-    /// has it [default: f32].
+    /// Precision of the convolutions in the hidden objective: f32, or bf16 if the device has it
+    /// [default: f32].
     #[arg(long, value_parser = PossibleValuesParser::new([Precision::Full, Precision::Bf16].map(Precision::name)))]
     precision: Option<String>,
     /// Size of the perturbation of the equilibrium in training; 0 turns it off.
@@ -103,7 +103,7 @@ pub struct Settings {
     /// L2 penalty on the parameters.
     #[arg(long, value_parser = finite, allow_negative_numbers = true)]
     weight_decay: Option<f64>,
-    /// Probability that the loss spreads from the right class over all.
+    /// Probability that the loss spreads from the right class over all classes.
     #[arg(long, value_name = "SHARE", value_parser = finite, allow_negative_numbers = true)]
     label_smoothing: Option<f64>,
     /// Decay of the moving average of the weights, such as 0.999; 0 keeps none.
@@ -146,14 +146,14 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Finds and reads the data, and lays file and command line over their preset.
+    /// Finds and reads the data, and applies the file and the command line on top of their preset.
     pub fn resolve(&self, data: &DataArguments) -> Result<(TrainConfig, DataSet), Error> {
         let (config, data, _) = self.resolve_from(data, None, None)?;
         Ok((config, data))
     }
 
-    /// The same, or over the settings of weights to start from: those at `from`, or those that the
-    /// file names, read to a device.
+    /// The same. If the training starts from weights (those at `from`, or those that the file
+    /// names), this reads them to a device and applies the settings on top of theirs.
     pub fn resolve_from(
         &self,
         data: &DataArguments,
@@ -170,8 +170,8 @@ impl Settings {
             (Some(path), Some(device)) => Some(Weights::read(path, device)?),
             _ => None,
         };
-        // Read before the others, because the preset depends on the data. A whole config.json says
-        // all of it, including what the data said then.
+        // Read before the others, because the preset depends on the data. A complete config.json
+        // holds all settings, including what the data determined then.
         let in_file = file.remove("data");
         let own_data = data.data.is_none() && in_file.is_none();
         let default = match &weights {
@@ -249,12 +249,12 @@ impl Settings {
         Ok((config, data, weights))
     }
 
-    /// The preset that is asked for, or that the options and settings are of.
+    /// The requested preset, or the one that the options and settings belong to.
     fn preset(&self, file: &Map<String, Value>) -> Preset {
         if let Some(preset) = self.preset.as_deref().and_then(Preset::from_name) {
             return preset;
         }
-        // Settings that only the paper's model has, with no other network named.
+        // Settings that only the paper's model has, if no other network is named.
         let in_file = file.get("model").and_then(Value::as_object);
         let in_file = in_file.filter(|model| !model.contains_key("network"));
         let in_file = in_file.into_iter().flatten().map(|(key, _)| key.as_str());

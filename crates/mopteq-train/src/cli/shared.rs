@@ -17,8 +17,8 @@ pub const RUNS: &str = "runs";
 
 #[derive(Args)]
 pub struct DeviceArgument {
-    /// What to compute on: auto, cpu, wgpu, vulkan, metal, cuda or rocm, with a number as in
-    /// cuda:1 where there are several, or the device of a worker as in remote:10.0.0.2:7879.
+    /// Device to compute on: auto, cpu, wgpu, vulkan, metal, cuda or rocm, with a number as in
+    /// cuda:1 if there are several, or the device of a worker as in remote:10.0.0.2:7879.
     #[arg(long, default_value = "auto")]
     pub device: DeviceChoice,
     #[command(flatten)]
@@ -34,8 +34,8 @@ impl DeviceArgument {
 /// The secret that workers ask for.
 #[derive(Args)]
 pub struct TokenArgument {
-    /// File of the secret that workers ask for [default: mopteq/worker-token in the user's folder of
-    /// settings].
+    /// File with the secret that workers ask for [default: mopteq/worker-token in the user's folder
+    /// of settings].
     #[cfg(feature = "remote")]
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
@@ -83,14 +83,14 @@ pub struct RunArguments {
     /// Which checkpoint: last, best (by validation accuracy), or the number of an epoch.
     #[arg(long, value_parser = which_parser, default_value = "last")]
     checkpoint: Which,
-    /// Most steps of the solver [default: that of the run].
+    /// Largest number of solver steps [default: that of the run].
     #[arg(long, value_name = "STEPS")]
     pub steps: Option<usize>,
     /// Exactly --steps plain steps z -> f(z) from 0 in place of the solver, as in an ONNX graph.
     #[arg(long, requires = "steps")]
     plain_steps: bool,
-    /// Whether a picture's logits are averaged with those of its mirror image [default: as the run
-    /// has it].
+    /// Whether a picture's logits are averaged with those of its mirror image [default: as in the
+    /// run].
     #[arg(long, value_name = "BOOL")]
     flip: Option<bool>,
     #[command(flatten)]
@@ -112,7 +112,8 @@ impl RunArguments {
     }
 }
 
-/// A number of the command line. JSON has no NaN and no infinity, so a setting would be lost.
+/// A finite number from the command line. JSON has no NaN and no infinity, so such a setting would
+/// be lost.
 pub fn finite(text: &str) -> Result<f64, String> {
     let number: f64 = text.parse().map_err(|_| "expected a number".to_owned())?;
     match number.is_finite() {
@@ -132,8 +133,8 @@ pub fn which_parser(text: &str) -> Result<Which, &'static str> {
     }
 }
 
-/// Ctrl-C and SIGTERM ask the program to finish and stop; a second one stops it at once. Where there
-/// are no signals, it just cannot be asked.
+/// Ctrl-C and SIGTERM ask the program to finish and stop; a second one stops it at once. On a
+/// system without signals, nothing can ask it.
 pub fn stop_on_signals(stop: &StopFlag) {
     use signal_hook::consts::{SIGINT, SIGTERM};
     use signal_hook::flag::{register, register_conditional_shutdown};

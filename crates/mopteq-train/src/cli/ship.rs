@@ -25,8 +25,8 @@ pub struct ExportArguments {
     /// it, as .json, and a model card, as README.md.
     #[arg(required_unless_present = "onnx")]
     file: Option<PathBuf>,
-    /// Write the network as an ONNX graph, too. With --steps K, an equilibrium is K plain steps;
-    /// without, a loop that ends by the tolerance of the run.
+    /// Also write the network as an ONNX graph. With --steps K, an equilibrium is K plain steps;
+    /// without it, a loop that ends by the tolerance of the run.
     #[arg(long, value_name = "FILE")]
     onnx: Option<PathBuf>,
     /// The version of ONNX's operators, 21 to 28, for runtimes that do not read the current one.

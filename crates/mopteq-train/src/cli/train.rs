@@ -22,7 +22,7 @@ pub struct TrainArguments {
     data: DataArguments,
     #[command(flatten)]
     settings: Settings,
-    /// Go on with this run after its last checkpoint, with the settings it began with; --data says
+    /// Resume this run after its last checkpoint, with the settings it began with; --data says
     /// where its data are now, if they have moved.
     #[arg(long, value_name = "RUN", conflicts_with = "Settings")]
     resume: Option<PathBuf>,
@@ -32,8 +32,8 @@ pub struct TrainArguments {
     from: Option<PathBuf>,
     #[command(flatten)]
     device: DeviceArgument,
-    /// Several devices that share each batch, such as cuda:0,cuda:1 or cpu,remote:10.0.0.2:7879, the
-    /// device of a worker.
+    /// Several devices that share each batch, such as cuda:0,cuda:1 or cpu,remote:10.0.0.2:7879,
+    /// the device of a worker.
     #[arg(
         long,
         value_name = "DEVICES",
@@ -41,8 +41,8 @@ pub struct TrainArguments {
         conflicts_with = "device"
     )]
     devices: Vec<DeviceChoice>,
-    /// Write a log that other programs follow: tensorboard, into the folder tensorboard of the run.
-    /// A resumed run goes on with the log that it has.
+    /// Write a log that other programs can follow: tensorboard, into the folder tensorboard of the
+    /// run. A resumed run continues the log that it has.
     #[arg(long, value_enum, value_name = "READER")]
     log: Option<LogReader>,
     /// Plain lines instead of the dashboard.
@@ -50,7 +50,7 @@ pub struct TrainArguments {
     plain: bool,
 }
 
-/// Programs that a training can be followed by.
+/// Programs that can follow a training.
 #[derive(Clone, Copy, clap::ValueEnum)]
 enum LogReader {
     /// TensorBoard's event files.
@@ -62,7 +62,8 @@ impl TrainArguments {
         if self.devices.is_empty() {
             return Ok(vec![self.device.select()?]);
         }
-        // Workers would pass tensors to each other, under addresses that only this machine may know.
+        // Workers would pass tensors to each other, under addresses that only this machine may
+        // know.
         let first_is_remote = matches!(self.devices[0], DeviceChoice::Remote(_));
         if first_is_remote && self.devices.len() > 1 {
             return Err(DeviceError::RemoteFirst {
@@ -87,7 +88,7 @@ pub fn run(arguments: &TrainArguments, json: bool, stop: &StopFlag) -> Result<()
             let task = Task::of_run(&run, devices.clone(), true, moved.as_ref())?;
             task.check_devices()?;
             stop_on_signals(stop);
-            // A finished run needs no checkpoint to go on from.
+            // A finished run needs no checkpoint to resume from.
             let start = match run.read_summary()? {
                 Some(_) => {
                     let path = path.display();
@@ -166,7 +167,7 @@ pub fn run(arguments: &TrainArguments, json: bool, stop: &StopFlag) -> Result<()
     }
     let view = View::choose(arguments.plain, json);
     let summary = task.train(&run, start, view, stop)?;
-    // A report is for looking at: a run is none the worse without.
+    // The report is only for reading: a run without one is still complete.
     if !run.report_path().exists()
         && let Err(error) = report::write(&run, &task)
     {
@@ -182,7 +183,7 @@ pub fn run(arguments: &TrainArguments, json: bool, stop: &StopFlag) -> Result<()
     Ok(())
 }
 
-/// What a training has before it.
+/// What a training is about to do, in words.
 fn in_words(task: &Task) -> String {
     let config = task.config();
     let shape = config.shape;
@@ -204,7 +205,7 @@ fn in_words(task: &Task) -> String {
     text
 }
 
-/// Adds to the complaint about an option beside `--resume` how a finished run is gone on with.
+/// Adds a tip to the error about an option beside `--resume`: how to continue with other settings.
 pub fn explain(error: &mut clap::Error) {
     use clap::error::{ContextKind, ContextValue, ErrorKind};
     let names = |kind: ContextKind| match error.get(kind) {

@@ -19,10 +19,10 @@ use super::shared::DeviceArgument;
 pub struct WorkerArguments {
     #[command(flatten)]
     device: DeviceArgument,
-    /// Address to listen at. Other machines cannot reach the default.
+    /// Address to listen on. Other machines cannot reach the default.
     #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
     address: IpAddr,
-    /// Port to listen at; 0 takes any that is free.
+    /// Port to listen on; 0 takes any that is free.
     #[arg(long, default_value_t = 7879)]
     port: u16,
 }
@@ -32,7 +32,7 @@ pub fn run(arguments: &WorkerArguments, json: bool) -> Result<(), Error> {
         let name = choice.to_string();
         return Err(DeviceError::RemoteWorker { name }.into());
     }
-    // A session that panics ends alone and reports to nobody, so its message is printed.
+    // A session that panics ends alone and reports to nobody, so this process prints its message.
     drop(std::panic::take_hook());
     let device = arguments.device.select()?;
     let file = arguments.device.token.file();

@@ -10,7 +10,7 @@ use tar::{Archive, Entry, EntryType};
 
 use super::DataError;
 
-/// Larger files in an archive are no pictures, nor anything else that is looked for.
+/// Larger files in an archive are not pictures, nor anything else of interest.
 const LARGEST: u64 = 1 << 30;
 
 /// Whether the path names an archive.
@@ -27,7 +27,7 @@ pub(super) fn is_archive(path: &Path) -> bool {
 pub(super) enum Kind {
     Folder,
     File,
-    /// Its content is that of another member, or elsewhere.
+    /// Its content is in another member, or elsewhere.
     Link,
     TooLarge,
 }
@@ -57,7 +57,7 @@ impl Member<'_> {
         self.number
     }
 
-    /// The next bytes, at most so many.
+    /// The next bytes, at most `count`.
     pub(super) fn start(&mut self, count: u64) -> Result<Vec<u8>, DataError> {
         // The header may lie about the size, so the vector grows with what is there.
         let mut content = Vec::new();
@@ -72,7 +72,7 @@ impl Member<'_> {
         self.start(u64::MAX)
     }
 
-    /// Reads over the rest: only so it is seen that an archive is cut off.
+    /// Reads through the rest, because only this reveals an archive that is cut off.
     fn finish(mut self) -> io::Result<()> {
         self.read += io::copy(&mut self.entry, &mut io::sink())?;
         match self.read < self.entry.size() {
@@ -107,7 +107,7 @@ pub(super) fn for_each(
     for (number, entry) in archive.entries().map_err(failed)?.enumerate() {
         let entry = entry.map_err(failed)?;
         let name = entry.path().map_err(failed)?;
-        // Nothing is unpacked, so what is above the archive means nothing.
+        // Nothing is unpacked, so a path above the archive's root means nothing.
         let mut below = PathBuf::new();
         for part in name.components() {
             match part {
@@ -190,7 +190,7 @@ pub(super) fn file_names(path: &Path) -> Result<Vec<(PathBuf, String)>, DataErro
         return Ok(found);
     }
     for folder in with_subfolders(path)? {
-        // One that cannot be read is told where pictures are looked for.
+        // The search for pictures reports folders that cannot be read.
         let entries = std::fs::read_dir(&folder).into_iter().flatten().flatten();
         entries.for_each(|entry| add(&entry.path()));
     }

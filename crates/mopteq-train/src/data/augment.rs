@@ -11,7 +11,7 @@ use super::transform::{bilinear, brighten, saturate, stretch, value_at, warp};
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Augmentation {
-    /// Largest shift along each axis, in pixels, between pixels too.
+    /// Largest shift along each axis, in pixels. It may be a fraction of a pixel.
     pub max_shift: f32,
     /// Largest rotation either way, in degrees.
     pub max_rotation: f32,
@@ -24,7 +24,7 @@ pub struct Augmentation {
     pub padding: usize,
     /// Whether half of the pictures are mirrored left to right.
     pub flip: bool,
-    /// A few operations drawn from many, all of one strength (RandAugment).
+    /// A few operations drawn from many, all of the same strength (RandAugment).
     pub rand_augment: RandAugment,
     /// Largest relative change of brightness either way.
     pub brightness: f32,
@@ -151,7 +151,7 @@ fn random_resized_crop(values: &mut [f32], shape: PictureShape, min_area: f32, r
         let source = channel.to_vec();
         for row in 0..shape.height {
             for column in 0..shape.width {
-                // Of the middles of the pixels; at the rim the picture goes on as it ends.
+                // Coordinates are those of pixel centres. Beyond the rim, the edge pixels continue.
                 let at = |index: usize, count: f32, start: f32, length: f32| {
                     let place = start + (index as f32 + 0.5) * length / count - 0.5;
                     place.clamp(0.0, count - 1.0)
@@ -342,14 +342,14 @@ mod tests {
             let out = apply(&all, &ramp(), seed);
             assert!(out.len() == SHAPE.len() && out.iter().all(|v| (0.0..=255.0).contains(v)));
         }
-        // A crop of one colour is that colour.
+        // A crop of a single colour has that colour.
         let crop = Augmentation {
             min_crop_area: 0.1,
             ..Augmentation::NONE
         };
         let out = apply(&crop, &[77; 162], 3);
         assert!(out.iter().all(|value| (value - 77.0).abs() < 1e-3));
-        // And of a ramp along x, a ramp along x.
+        // A crop of a ramp along x is a ramp along x.
         let across: Vec<u8> = (0..162).map(|i| 20 * (i % 9) as u8).collect();
         let out = apply(&crop, &across, 4);
         let same = |a: &f32, b: &f32| (a - b).abs() < 1e-3;

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Augmentation, DataError, Picture, PictureShape};
 
-/// Per channel: (x / 255 - mean) / std. Kept in the run's config, for it belongs to the model.
+/// Per channel: (x / 255 - mean) / std. Kept in the run's config, because it belongs to the model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Normalisation {

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::{DataError, Pixels, Spilled};
 
 /// The folder for downloads and decoded pictures: `MOPTEQ_CACHE`, or `mopteq` in the system's
-/// cache folder, or in the current one where the system names none.
+/// cache folder, or in the current one if the system names none.
 pub fn cache_folder() -> PathBuf {
     let from = |name: &str| env::var_os(name).filter(|value| !value.is_empty());
     if let Some(folder) = from("MOPTEQ_CACHE") {
@@ -22,8 +22,8 @@ pub fn cache_folder() -> PathBuf {
     system.unwrap_or_else(|| ".".into()).join("mopteq")
 }
 
-/// Bytes of decoded pictures that are kept in memory: half of what is available now, or 4 GiB
-/// where the system does not tell.
+/// Bytes of decoded pictures that are kept in memory: half of what is available now, or 4 GiB if
+/// the system does not report it.
 pub fn memory_budget() -> usize {
     let available = || -> Option<usize> {
         let text = fs::read_to_string("/proc/meminfo").ok()?;
@@ -36,8 +36,8 @@ pub fn memory_budget() -> usize {
     available().unwrap_or(8 << 30) / 2
 }
 
-/// Takes decoded pictures: into memory up to a budget, the others into a file that the system
-/// removes when the last picture of it is gone.
+/// Stores decoded pictures: in memory up to a budget, the others in a file that the system removes
+/// when its last picture is gone.
 pub(super) struct PixelStore {
     budget: usize,
     used: usize,

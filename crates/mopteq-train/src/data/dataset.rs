@@ -1,7 +1,7 @@
 //! Pictures as Burn's data sets: a `DataLoaderBuilder` and a `Learner` take them.
 //!
-//! The program's own [`Loader`](super::Loader) draws every augmentation from the run's seed, so that
-//! a run can go on at any batch; Burn's loaders cannot say where they are.
+//! The program's own [`Loader`](super::Loader) draws every augmentation from the run's seed, so
+//! that a run can resume at any batch. Burn's loaders cannot report their position.
 
 use std::io;
 use std::sync::Arc;
@@ -13,8 +13,8 @@ use burn::tensor::Device;
 
 use super::{Augmentation, Batch, DataError, Picture, PictureBatcher, Pixels, Sample};
 
-/// Pictures as a data set of Burn's, whose transforms (`ShuffledDataset`, `PartialDataset`, ...)
-/// apply to it.
+/// Pictures as a Burn data set. Burn's transforms (`ShuffledDataset`, `PartialDataset`, ...) apply
+/// to it.
 #[derive(Clone, Debug)]
 pub struct Pictures(Arc<[Picture]>);
 
@@ -56,7 +56,7 @@ impl Dataset<Picture> for Pictures {
 ///
 /// # Panics
 ///
-/// If a picture that is no item of [`Pictures`] cannot be read back from the cache file: Burn's
+/// If a picture that is not an item of [`Pictures`] cannot be read back from the cache file: Burn's
 /// batchers have no errors.
 impl Batcher<Picture, Batch> for PictureBatcher {
     fn batch(&self, pictures: Vec<Picture>, device: &Device) -> Batch {

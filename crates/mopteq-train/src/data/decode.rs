@@ -17,7 +17,8 @@ use crate::files::is_drawn;
 const HEAD: u64 = 256 << 10;
 /// Pictures that would take more bytes than this are not decoded: a small file may claim any size.
 const LARGEST: u64 = 1 << 30;
-/// From this many times the aspect of the shape on, a picture is cropped before it is scaled.
+/// A picture whose aspect ratio exceeds that of the shape this many times is cropped before
+/// scaling.
 const LONG: u64 = 8;
 
 /// Decodes a picture: orientation applied, transparent parts on white, scaled so that it covers
@@ -27,16 +28,16 @@ const LONG: u64 = 8;
 ///
 /// # Errors
 ///
-/// When the bytes are no picture that can be read.
+/// When the bytes are not a picture that can be read.
 pub fn decode(file: &str, bytes: &[u8], shape: PictureShape) -> Result<Vec<u8>, DataError> {
     decode_within(file, bytes, shape, u64::MAX)
 }
 
-/// The same of a picture that has no more than `most` pixels; others are refused by their head.
+/// The same for a picture of at most `most` pixels. Larger ones are refused by their head.
 ///
 /// # Errors
 ///
-/// As [`decode`], and when it has more.
+/// As [`decode`], and when the picture has more.
 pub(crate) fn decode_within(
     file: &str,
     bytes: &[u8],
@@ -107,7 +108,7 @@ fn without_ends(picture: DynamicImage, width: u32, height: u32) -> DynamicImage 
 ///
 /// # Errors
 ///
-/// When the file cannot be read or is no picture.
+/// When the file cannot be read or is not a picture.
 pub fn decode_file(path: &Path, shape: PictureShape, invert: bool) -> Result<Vec<u8>, DataError> {
     let no_picture = |reason: &str| DataError::NotAPicture {
         file: path.display().to_string(),
@@ -117,7 +118,7 @@ pub fn decode_file(path: &Path, shape: PictureShape, invert: bool) -> Result<Vec
     if found.is_dir() {
         return Err(no_picture("it is a folder; name one of the files in it"));
     }
-    // To read from a pipe might never end.
+    // Reading from a pipe might never end.
     if !found.is_file() {
         return Err(no_picture("it is no regular file"));
     }
@@ -129,7 +130,7 @@ pub fn decode_file(path: &Path, shape: PictureShape, invert: bool) -> Result<Vec
     Ok(values)
 }
 
-/// What a picture says of itself before it is decoded.
+/// What the head of a picture tells before it is decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Head {
     /// Height and width as the picture is seen, its orientation applied.
@@ -138,7 +139,7 @@ pub(super) struct Head {
     pub(super) grey: bool,
 }
 
-/// The head of a picture; `None` where it cannot be read, or where this program drew it.
+/// The head of a picture; `None` if it cannot be read, or if this program drew it.
 pub(super) fn head(bytes: &[u8]) -> Option<Head> {
     if is_drawn(bytes) {
         return None;
@@ -175,8 +176,8 @@ pub(super) fn head_of_file(path: &Path) -> Option<Head> {
     })
 }
 
-/// Whether a file that begins like this is a picture, whatever its name. Not for BMP, which begins
-/// with two letters as a text may.
+/// Whether a file that begins like this is a picture, whatever its name. This does not recognise
+/// BMP, which begins with two letters, as a text may.
 pub(super) fn looks_like_a_picture(start: &[u8]) -> bool {
     let formats = [
         ImageFormat::Png,
@@ -227,7 +228,7 @@ fn open(file: &str, bytes: &[u8], most: u64) -> Result<DynamicImage, DataError> 
     }
     .map_err(|reason| DataError::NotAPicture {
         file: file.into(),
-        // What it is called may say more than what is in it.
+        // The name may say more than the content.
         reason: not_read(Path::new(file)).unwrap_or(reason),
     })
 }
@@ -339,14 +340,14 @@ mod tests {
             let bytes = png(GrayImage::from_pixel(width, height, Luma([77])).into());
             assert_eq!(decode("long", &bytes, GREY).unwrap(), [77; 16]);
         }
-        // The middle is what is left.
+        // Only the middle is left.
         let half = GrayImage::from_fn(4000, 4, |x, _| Luma([if x < 2000 { 0 } else { 255 }]));
         let values = decode("half", &png(half.into()), GREY).unwrap();
         assert!(
             values.chunks(4).all(|row| row[0] == 0 && row[3] == 255),
             "{values:?}"
         );
-        // The limit is on the pixels and not on the bytes.
+        // The limit applies to pixels, not to bytes.
         let wide = png(GrayImage::new(30, 4).into());
         assert_eq!(decode_within("wide", &wide, GREY, 120).unwrap(), [0; 16]);
         let error = decode_within("wide", &wide, GREY, 119).unwrap_err();

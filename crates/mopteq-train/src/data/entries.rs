@@ -8,7 +8,8 @@ use serde::de::IgnoredAny;
 
 use super::origin::readable;
 
-/// Endings of the files that are read as pictures, and of those that hold pictures but are not.
+/// Endings of the files that are read as pictures, and of those that hold pictures but are not
+/// read.
 const READ: [&str; 10] = [
     "png", "apng", "jpg", "jpeg", "jpe", "jfif", "bmp", "dib", "gif", "webp",
 ];
@@ -65,7 +66,7 @@ const DRAWN: [&str; 4] = [
 ];
 /// Endings of exported models.
 const MODELS: [&str; 2] = ["safetensors", "bpk"];
-/// The folder of a run that a copy of its settings does not have.
+/// The folder that a run has, but a copy of its settings does not.
 pub(super) const CHECKPOINTS: &str = "checkpoint";
 
 /// Name of a file and fields of the JSON in it.
@@ -76,7 +77,7 @@ pub(super) enum Name {
     Picture,
     NotRead,
     Hidden,
-    /// What a system keeps beside files: no picture, whatever is in it.
+    /// What a system keeps beside files. It is never a picture, whatever it contains.
     Litter,
     Other,
 }
@@ -134,7 +135,7 @@ pub(super) fn is_mark((_, fields): Mark, content: &[u8]) -> bool {
 
 /// Whether a folder has such a mark.
 pub(super) fn has_mark(folder: &Path, mark: Mark) -> bool {
-    // To read from a pipe might never end.
+    // Reading from a pipe might never end.
     let file = folder.join(mark.0);
     file.is_file() && std::fs::read(file).is_ok_and(|content| is_mark(mark, &content))
 }

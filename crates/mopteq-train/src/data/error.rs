@@ -5,13 +5,13 @@ use std::path::PathBuf;
 
 use super::{DownloadError, IdxError};
 
-/// The data could not be read. Every message names the file and, where there is one, the remedy.
+/// The data could not be read. Every message names the file and, if there is one, the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
     /// An IDX file is damaged or of another kind.
     #[error(transparent)]
     Idx(#[from] IdxError),
-    /// A file could not be got from the net.
+    /// A file could not be downloaded.
     #[error(transparent)]
     Download(#[from] DownloadError),
     /// A file or folder could not be read or written.
@@ -80,7 +80,7 @@ pub enum DataError {
         /// Name of a damaged picture, and why.
         first: String,
     },
-    /// A file has another length than its format allows.
+    /// A file has a length that its format does not allow.
     #[error(
         "{file}: {found} bytes is not a multiple of the record size ({record} bytes); get it again"
     )]
@@ -92,7 +92,7 @@ pub enum DataError {
         /// Length of a record.
         record: usize,
     },
-    /// A file is no picture that can be read.
+    /// A file is not a picture that can be read.
     #[error("{file}: not a picture that can be read ({reason}); PNG, JPEG, BMP, GIF and WebP can")]
     NotAPicture {
         /// The file.
@@ -133,7 +133,7 @@ pub enum DataError {
         /// What the system said.
         source: io::Error,
     },
-    /// Something of the user's would be overwritten.
+    /// Something that belongs to the user would be overwritten.
     #[error("{path} exists, and {reason}; choose another with {option}, or remove it")]
     Taken {
         /// The file or folder.

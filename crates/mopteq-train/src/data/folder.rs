@@ -24,14 +24,14 @@ use super::{DataError, DataSet, Picture, PictureShape, Pixels, memory_budget, st
 use crate::files::is_drawn;
 use crate::names::counted;
 
-/// Pictures that are decoded together, at most as many bytes of files as `CHUNK_BYTES`.
+/// Pictures that are decoded together. Their files hold at most `CHUNK_BYTES` bytes.
 const CHUNK: usize = 1024;
 const CHUNK_BYTES: usize = 64 << 20;
 /// Side that pictures are scaled to where their own sizes differ or are large.
 const SIDE: usize = 64;
 /// Largest side of pictures that are taken as they are.
 const LARGEST_SIDE: usize = 224;
-/// The halvings of three branches need sides that 4 divides.
+/// The three branches halve the sides, so 4 must divide the sides.
 const DIVISOR: usize = 4;
 /// Seed of the split into training and test pictures: the same for all runs, so that no run sees
 /// the test pictures of another.
@@ -42,22 +42,23 @@ const TEST_SPLIT_SEED: u64 = 0x7e57;
 pub(super) enum Purpose {
     /// A new training, which needs all parts and classes.
     Train,
-    /// A test: the test part alone counts, or all pictures where there is none.
+    /// A test. Only the test part counts, or all pictures if there is no test part.
     Test,
-    /// A run that has a list of its pictures: what it lacks and what is new does not matter here.
+    /// A run that has a list of its pictures. Missing and new pictures do not matter here.
     Again,
 }
 
 /// How the pictures are read.
 #[derive(Clone, Debug)]
 pub(super) struct Options {
-    /// Height and width; `None`: the pictures' own where it is one and small, or else 64 x 64.
+    /// Height and width; `None`: the pictures' own if they share one that is small, or else 64 x
+    /// 64.
     pub(super) size: Option<[usize; 2]>,
-    /// 1 or 3; `None`: 1 where the pictures are grey.
+    /// 1 or 3; `None`: 1 if the pictures are grey.
     pub(super) channels: Option<usize>,
-    /// Share of each class that becomes test pictures where there is no test part.
+    /// Share of each class that becomes test pictures if there is no test part.
     pub(super) test_fraction: f64,
-    /// Share of the pictures that may be damaged; one always may.
+    /// Share of the pictures that may be damaged; one picture always may.
     pub(super) max_corrupt: f64,
     /// What the pictures are for.
     pub(super) purpose: Purpose,
@@ -112,7 +113,7 @@ pub(super) fn load(path: &Path, options: &Options) -> Result<DataSet, DataError>
     finish(reader, layout, options, part, ignored)
 }
 
-/// Leaves only the part that is tested, if only that counts, and names it.
+/// Keeps only the tested part if `only_test` is set. Returns the name of the tested part.
 fn choose_part(layout: &mut Layout, only_test: bool) -> Option<String> {
     let has = |part| layout.pictures.iter().any(|placed| placed.place.0 == part);
     let tested = [Part::Test, Part::Valid]

@@ -14,11 +14,11 @@ pub(super) const START: u64 = 16;
 /// A picture file.
 #[derive(Debug)]
 pub(super) struct Found {
-    /// Below the root, as the system spells it.
+    /// Path below the root, as the system spells it.
     pub(super) path: PathBuf,
-    /// Position in an archive: of two members of one name, the later counts.
+    /// Position in an archive. Of two members with one name, the later one counts.
     pub(super) number: usize,
-    /// Of a picture in an archive, if heads were asked for.
+    /// Head of a picture in an archive, if heads were requested.
     pub(super) head: Option<Head>,
 }
 
@@ -37,17 +37,17 @@ pub(super) struct Listing {
     pub(super) root: Folder,
     /// Pictures that cannot be taken, each with the reason.
     pub(super) skipped: Vec<String>,
-    /// What systems and this program leave, which is not looked into, with the number of pictures
-    /// in it.
+    /// What systems and this program leave behind. It is not searched; the number is that of the
+    /// pictures in it.
     pub(super) ignored: BTreeMap<String, usize>,
-    /// Files of a folder that are no pictures.
+    /// Files of a folder that are not pictures.
     pub(super) others: Vec<String>,
     /// Folders that could not be read, each with the reason.
     pub(super) unread: Vec<String>,
 }
 
 impl Folder {
-    /// One that is not looked into.
+    /// A folder that is not searched.
     pub(super) fn ours() -> Self {
         Self {
             ours: true,
@@ -61,7 +61,7 @@ impl Folder {
         self.pictures.len() + inside
     }
 
-    /// A folder that holds nothing but runs is as little a class as a run is.
+    /// Marks a folder that holds only runs: like a run, it is not a class.
     pub(super) fn settle(&mut self) {
         self.folders.values_mut().for_each(Self::settle);
         let runs = !self.folders.is_empty() && self.folders.values().all(|folder| folder.ours);
@@ -80,13 +80,13 @@ impl Folder {
 }
 
 impl Listing {
-    /// Notes what is not looked into, with so many pictures more in it.
+    /// Notes something that is not searched, with `pictures` more pictures in it.
     pub(super) fn ignore(&mut self, name: String, pictures: usize) {
         *self.ignored.entry(name).or_default() += pictures;
     }
 
-    /// The folder of that path, made if need be; `None` where it is not looked into, which is
-    /// noted with the number of pictures that were to be put there.
+    /// The folder at that path, created if necessary. `None` if it is not searched; this is noted
+    /// with the number of pictures that were to go there.
     pub(super) fn put(
         &mut self,
         path: &Path,

@@ -6,7 +6,7 @@ const TOLERANCE: usize = 8;
 /// Why a walk ends early.
 pub(super) enum Fault {
     Damaged,
-    /// Not known here.
+    /// Not supported here.
     Other,
 }
 
@@ -16,7 +16,7 @@ pub(super) enum Fault {
 pub(super) struct Table {
     lengths: [(u32, u32, usize); 16],
     symbols: Vec<u8>,
-    /// Length and symbol of the code that these bits begin with; 0: it is longer.
+    /// Length and symbol of the code that these bits begin with; a length of 0 means a longer code.
     short: Vec<(u8, u8)>,
 }
 
@@ -72,9 +72,9 @@ impl<'a> Bits<'a> {
         }
     }
 
-    /// Sees to it that there are 16 bits, with zeros beyond the end.
+    /// Ensures that there are 16 bits, with zeros beyond the end.
     fn fill(&mut self) {
-        // Eight bytes at once where none is 0xff. Those that do not fit are taken again later.
+        // Takes eight bytes at once if none is 0xff. Those that do not fit are taken again later.
         if let Some(next) = self.bytes.get(self.at..).and_then(<[u8]>::first_chunk) {
             let next = u64::from_be_bytes(*next);
             let (ones, highest) = (u64::MAX / 255, (u64::MAX / 255) << 7);
@@ -134,16 +134,16 @@ impl<'a> Bits<'a> {
         Err(Fault::Damaged)
     }
 
-    /// Goes over the rest up to the next marker, and returns it; damaged if the rest is long.
+    /// Skips the rest up to the next marker, and returns the marker. A long rest means damage.
     pub(super) fn end(&mut self) -> Result<u8, Fault> {
-        // What was read ahead is of this interval, too.
+        // Bytes that were read ahead also belong to this interval.
         let ahead = (self.count / 8) as usize;
         let rest = &self.bytes[self.at.min(self.bytes.len())..];
         let is_end = |pair: &[u8]| pair[0] == 0xff && !matches!(pair[1], 0 | 0xff);
         let Some(length) = rest.windows(2).position(is_end) else {
             return Err(Fault::Damaged);
         };
-        // Padding is no data.
+        // Padding is not data.
         let padding = rest[..length].iter().all(|byte| *byte == 0)
             || rest[..length].iter().all(|byte| *byte == 0xff);
         if ahead + length > TOLERANCE && !padding {

@@ -1,4 +1,5 @@
-//! IDX, the file format of MNIST and its kin: a magic number, sizes, then one byte a value.
+//! IDX, the file format of MNIST and similar data sets: a magic number, sizes, then one byte per
+//! value.
 
 use std::io::{self, Read};
 
@@ -10,7 +11,7 @@ const LABELS_MAGIC: u32 = 0x0801;
 const IMAGES_MAGIC: u32 = 0x0803;
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 
-/// Why a file is no usable IDX file. Every variant names the file.
+/// Why a file is not a usable IDX file. Every variant names the file.
 #[derive(Debug, thiserror::Error)]
 pub enum IdxError {
     /// The file ends too early, or its gzip stream is damaged.
@@ -21,7 +22,7 @@ pub enum IdxError {
         /// What the reader said.
         source: io::Error,
     },
-    /// The magic number is another one.
+    /// The magic number is a different one.
     #[error("{file}: not an IDX file of {expected} (magic number {found:#010x})")]
     Magic {
         /// The file.
@@ -31,7 +32,7 @@ pub enum IdxError {
         /// The number found.
         found: u32,
     },
-    /// There is nothing in it.
+    /// The file holds no pictures or no labels.
     #[error("{file}: the file contains no {kind}; the training and the test part need some")]
     Empty {
         /// The file.
@@ -168,7 +169,8 @@ fn read<const D: usize>(
         let file = file.into();
         return Err(IdxError::Empty { file, kind });
     }
-    // Bytes that are promised, if the sizes are sane: none is zero, their product is a Vec's.
+    // Bytes that the header promises, if the sizes are sane: none is zero, and a `Vec` can hold
+    // their product.
     let expected = sizes
         .iter()
         .try_fold(1_usize, |product, size| product.checked_mul(*size))

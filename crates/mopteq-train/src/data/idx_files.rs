@@ -1,4 +1,4 @@
-//! A folder with the four IDX files of MNIST and its kin, gzipped or not.
+//! A folder with the four IDX files of MNIST and similar data sets, gzipped or not.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -21,8 +21,8 @@ fn spellings(stem: &str) -> Vec<String> {
     names.iter().cloned().chain(zipped).collect()
 }
 
-/// Where such files are in a folder or an archive, and what their names begin with, as
-/// `emnist-letters-` does.
+/// Where such files are in a folder or an archive, with the prefix of their names, such as
+/// `emnist-letters-`.
 fn places(path: &Path) -> Result<BTreeSet<(PathBuf, String)>, DataError> {
     let known = spellings(STEMS[0][0]);
     let place = |(folder, name): (PathBuf, String)| {

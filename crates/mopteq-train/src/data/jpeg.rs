@@ -1,8 +1,8 @@
 //! Whether a JPEG is whole. Decoders fill what is missing with grey and say nothing.
 //!
-//! Every scan says how many blocks it has. Its codes are read over here, and not what they stand
-//! for: a scan whose bytes end before its blocks do, or after, is damaged, wherever its bytes came
-//! from. What is not known here (arithmetic codes, 12 bits) is left to the decoder.
+//! Every scan states its number of blocks. The code here skips over the codes without decoding the
+//! values. A scan whose bytes end before or after its blocks is damaged, wherever its bytes came
+//! from. What is not supported here (arithmetic codes, 12 bits) is left to the decoder.
 
 use super::huffman::{Bits, Fault, Table};
 
@@ -44,7 +44,7 @@ fn is_marker(pair: &[u8]) -> bool {
     pair[0] == 0xff && !matches!(pair[1], 0 | 1 | 0xd0..=0xd7 | 0xff)
 }
 
-/// Whether the data of a JPEG are not those of a whole picture, though they have their end.
+/// Whether the data of a JPEG are not those of a whole picture, although they have their end.
 pub(super) fn is_damaged(bytes: &[u8]) -> bool {
     is_jpeg(bytes) && matches!(Picture::default().walk(bytes), Err(Fault::Damaged))
 }
@@ -56,7 +56,7 @@ struct Component {
     sampling: [usize; 2],
     /// Blocks that the picture covers, across and down.
     blocks: [usize; 2],
-    /// Which values of each block are not 0 so far; of progressive pictures only.
+    /// Which values of each block are not 0 so far; for progressive pictures only.
     nonzero: Vec<u64>,
     seen: bool,
 }
@@ -73,7 +73,7 @@ struct Picture {
     restart: usize,
 }
 
-/// What a scan says of itself.
+/// What a scan says about itself.
 struct Scan<'a> {
     first: usize,
     last: usize,
@@ -89,7 +89,7 @@ impl Picture {
             at += rest.windows(2).position(is_marker).ok_or(Fault::Damaged)?;
             let kind = bytes[at + 1];
             if kind == END {
-                // A picture that ends before some component has data.
+                // The picture may end before some component has data.
                 let whole = self.components.iter().all(|component| component.seen);
                 return if whole { Ok(()) } else { Err(Fault::Damaged) };
             }
@@ -166,7 +166,7 @@ impl Picture {
         Ok(())
     }
 
-    /// Reads over a scan, and returns the number of its bytes.
+    /// Skips over a scan, and returns the number of its bytes.
     fn scan(&mut self, segment: &[u8], bytes: &[u8]) -> Result<usize, Fault> {
         let [count, rest @ ..] = segment else {
             return Err(Fault::Other);
@@ -287,7 +287,7 @@ fn progressive(
     }
     let table = tables[1].ok_or(Fault::Other)?;
     let mut at = scan.first;
-    // A refinement has a bit more for each value that is not 0 already.
+    // A refinement has one more bit for each value that is already not 0.
     let known = |at: usize, nonzero: u64| scan.refines && nonzero >> at & 1 == 1;
     while *run == 0 && at <= scan.last {
         let symbol = bits.symbol(table)?;
@@ -384,7 +384,7 @@ mod tests {
             assert!(!is_damaged(&[data, &[0; 900], end].concat()));
             assert!(!is_damaged(&[&whole[..], &data[first..]].concat()));
         }
-        // What is not known here is left to the decoder, and nothing panics.
+        // What is not supported here is left to the decoder, and nothing panics.
         let whole = baseline();
         for at in 2..700 {
             for value in [0, 0xff, 0x11] {

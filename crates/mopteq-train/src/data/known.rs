@@ -1,4 +1,4 @@
-//! The data sets that can be got by name.
+//! The data sets that can be downloaded by name.
 
 use std::path::PathBuf;
 
@@ -71,7 +71,7 @@ impl KnownData {
         cache_folder().join(self.file)
     }
 
-    /// How it is got; `url` replaces the makers' address, `md5` their checksum.
+    /// How to download it. `url` replaces the makers' address, `md5` their checksum.
     pub fn download(&self, url: Option<&str>, md5: Option<&str>) -> Download {
         Download {
             urls: vec![url.unwrap_or(self.url).to_owned()],
@@ -81,11 +81,11 @@ impl KnownData {
     }
 }
 
-/// The archive of a known data set, got if it is not in the cache folder.
+/// The archive of a known data set, downloaded if it is not in the cache folder.
 ///
 /// # Errors
 ///
-/// When it cannot be got.
+/// When it cannot be downloaded.
 pub fn ensure(known: &KnownData) -> Result<PathBuf, DataError> {
     let download = known.download(None, None);
     // Only a whole file with the right checksum is ever renamed to this name.

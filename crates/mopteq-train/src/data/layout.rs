@@ -25,7 +25,7 @@ pub(super) struct Placed {
     pub(super) found: Found,
 }
 
-/// Every picture in its place, or out of it.
+/// All pictures, with or without a place.
 #[derive(Debug, Default)]
 pub(super) struct Layout {
     pub(super) pictures: Vec<Placed>,
@@ -35,11 +35,11 @@ pub(super) struct Layout {
     pub(super) skipped: Vec<String>,
     /// Names of the folders of the parts.
     pub(super) parts: BTreeMap<Part, String>,
-    /// Which folder a class is, as the system spells it, to find two that only look alike.
+    /// The folder of each class, as the system spells it, to find two that only look alike.
     spelt: BTreeMap<String, OsString>,
 }
 
-/// A name as people read it: composed, what is no UTF-8 replaced.
+/// A name as people read it: composed, with bytes that are not UTF-8 replaced.
 pub(crate) fn composed(name: &str) -> String {
     name.nfc().collect()
 }
@@ -56,7 +56,7 @@ fn is_part(name: &OsStr, folder: &Folder) -> bool {
     part_of(name) != Part::None && holds_classes(folder)
 }
 
-/// The folder that a folder is only a wrapper of.
+/// The folder inside a folder that is only a wrapper.
 fn wrapped(folder: &Folder) -> Option<&OsString> {
     let (name, only) = folder.folders.first_key_value()?;
     (folder.folders.len() == 1 && is_root(only)).then_some(name)
@@ -100,7 +100,7 @@ pub(super) fn arrange(mut root: Folder) -> Result<Layout, String> {
     for (_, mut folder) in others {
         layout.stray(all(&mut folder));
     }
-    // Parts may be wrapped, too, as in seg_train/seg_train/, if all of them are.
+    // Parts may also be wrapped, as in seg_train/seg_train/, if all of them are.
     let mut parts = parts;
     while parts.iter().all(|(_, folder)| wrapped(folder).is_some()) {
         for (_, folder) in &mut parts {
@@ -165,8 +165,8 @@ fn inside(folder: &Folder) -> BTreeSet<OsString> {
     filled.map(|(name, _)| name.clone()).collect()
 }
 
-/// Checks that folders are classes and not parts by other names, or shares of one data set: these
-/// have folders of the same names in them, and nothing else.
+/// Checks that folders are classes. Parts by other names and shares of one data set are not: they
+/// hold folders of the same names, and nothing else.
 fn check_shares(classes: &BTreeMap<OsString, Folder>) -> Result<(), String> {
     let candidates: Vec<(&OsString, BTreeSet<OsString>)> = classes
         .iter()
@@ -280,7 +280,7 @@ impl Layout {
         Ok(())
     }
 
-    /// Sorts the pictures by place and name, and tells names apart that only read the same.
+    /// Sorts the pictures by place and name, and makes names different that only read the same.
     pub(super) fn sort(&mut self) {
         self.pictures.sort_by(|a, b| {
             let (one, other) = ((&a.place, &a.name), (&b.place, &b.name));

@@ -8,7 +8,7 @@ use super::found::{Folder, Listing};
 use super::members::list_archive;
 use super::walk::list_folder;
 
-/// The pictures below a folder, and why other files are none.
+/// The pictures below a folder, and why other files are not pictures.
 pub(crate) struct Below {
     /// At any depth and in order.
     pub(crate) pictures: Vec<PathBuf>,
@@ -16,7 +16,7 @@ pub(crate) struct Below {
     pub(crate) failed: Vec<String>,
     /// Files that are something else.
     pub(crate) others: Vec<String>,
-    /// What systems and this program leave, with the number of pictures in it.
+    /// What systems and this program leave behind, with the number of pictures in it.
     pub(crate) ignored: Vec<(String, usize)>,
 }
 

@@ -46,9 +46,9 @@ impl Loader {
         }
     }
 
-    /// The same without a last batch that is smaller than the others: an epoch leaves out a few
-    /// pictures, other ones in every epoch. Where a new size costs more than they bring, as on a GPU
-    /// whose kernels are compiled for a size.
+    /// The same without a last batch that is smaller than the others. Each epoch then leaves out a
+    /// few pictures, different ones in every epoch. Use it where a new size costs more than these
+    /// pictures bring, as on a GPU that compiles kernels for each size.
     pub fn in_whole_batches(self, whole: bool) -> Self {
         Self {
             whole: whole && self.pictures.len() >= self.batch_size,
@@ -104,8 +104,8 @@ impl Loader {
         let start = batch * self.batch_size;
         let end = (start + self.batch_size).min(order.len());
         let sample = |index: &usize| {
-            // The picture's own number and not its place in the order: so its augmentation in an
-            // epoch does not depend on how the work is cut up.
+            // The picture's own number, not its place in the order. So its augmentation in an epoch
+            // does not depend on how the work is divided.
             let position = [epoch as u64, *index as u64];
             Sample {
                 picture: &self.pictures[*index],

@@ -24,7 +24,7 @@ struct Members {
     models: BTreeSet<PathBuf>,
     /// Pictures that cannot be taken, with their folders and the reasons.
     skipped: Vec<(PathBuf, String)>,
-    /// Folders of pictures in folders that are not looked into.
+    /// Folders of pictures in folders that are not searched.
     hidden: Vec<PathBuf>,
     listing: Listing,
 }
@@ -59,7 +59,7 @@ impl Members {
                 return Ok(());
             }
             (Name::NotRead, _) => Some(skipped(&below)),
-            // Perhaps one to a whole class.
+            // The link may lead to a whole class.
             (Name::Picture | Name::Other, Kind::Link) => Some(format!(
                 "{}: a link in an archive; pack it with the files that links lead to (tar \
                  --dereference --hard-dereference)",
@@ -91,7 +91,7 @@ impl Members {
         Ok(())
     }
 
-    /// Notes what a file that is no picture says of its folder.
+    /// Notes what a file that is not a picture says about its folder.
     fn note(
         &mut self,
         member: &mut Member<'_>,
@@ -127,7 +127,7 @@ impl Members {
             let is_ours = Path::new(name).file_name().is_some_and(is_drawn);
             !(is_ours && self.inspections.contains(folder))
         });
-        // As in a folder on the disk: pictures that cannot be taken are pictures, too.
+        // As in a folder on the disk, pictures that cannot be taken still count as pictures.
         let below = |folder: &PathBuf, path: &Path| path.starts_with(folder);
         let empty = |folder: &&PathBuf| {
             let unread = self.skipped.iter().any(|(path, _)| below(folder, path));

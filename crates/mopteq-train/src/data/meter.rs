@@ -1,4 +1,4 @@
-//! How far a download or a decoding is, on standard error.
+//! Progress of a download or of decoding, on standard error.
 //!
 //! A terminal shows a line that is rewritten. Elsewhere there is a line after two seconds and then
 //! one every ten seconds.
@@ -23,7 +23,7 @@ pub(super) struct Meter {
 }
 
 impl Meter {
-    /// Of bytes, those from `start` on.
+    /// A meter of bytes that begins at `start`.
     #[cfg(any(feature = "download", test))]
     pub(super) fn bytes(what: &str, start: u64, total: Option<u64>) -> Self {
         let mut meter = Self::count(what);

@@ -69,25 +69,25 @@ pub struct DataSet {
     pub shape: PictureShape,
     /// Names of the classes, in the order of the labels.
     pub classes: Vec<String>,
-    /// Pictures to train on, the validation split among them.
+    /// Pictures to train on, including the validation split.
     pub train: Vec<Picture>,
     /// Pictures that are looked at once, at the end.
     pub test: Vec<Picture>,
-    /// Name of the test part; `None` where the test pictures were taken from all.
+    /// Name of the test part; `None` if the test pictures were taken from all.
     pub part: Option<String>,
     /// Picture files that were left out, each with the reason.
     pub skipped: Vec<String>,
-    /// What systems and this program left beside the pictures, which was not looked into, with the
-    /// number of pictures in it.
+    /// What systems and this program left beside the pictures. It was not searched; the number is
+    /// that of the pictures in it.
     pub ignored: Vec<(String, usize)>,
-    /// Files that hold many pictures each, in place of the pictures' own.
+    /// Files that hold many pictures each, if the pictures have no files of their own.
     pub files: Vec<(String, Digest)>,
     /// What the weights that a training starts from have seen.
     pub earlier: Seen,
 }
 
 impl DataSet {
-    /// A data set of which nothing else is known.
+    /// A data set without any further information.
     pub fn new(
         shape: PictureShape,
         classes: Vec<String>,

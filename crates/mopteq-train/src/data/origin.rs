@@ -1,4 +1,4 @@
-//! Where a picture comes from, and how a file is known again.
+//! Where a picture comes from, and how a file is recognised again.
 
 use std::fmt;
 use std::path::{Component, Path};
@@ -11,22 +11,22 @@ use serde::{Deserialize, Serialize};
 pub struct Origin {
     /// Its path below the root of the data, with slashes, accents composed.
     pub name: String,
-    /// Of its content.
+    /// Digest of its content.
     pub digest: Digest,
 }
 
-/// What tells the content of a file from that of another.
+/// Distinguishes the content of a file from that of another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct Digest(u64);
 
 impl Digest {
-    /// That of some bytes.
+    /// The digest of some bytes.
     pub fn of(bytes: &[u8]) -> Self {
         Self::of_parts(&[bytes])
     }
 
-    /// That of bytes one after the other.
+    /// The digest of several pieces of bytes, one after the other.
     pub(crate) fn of_parts(parts: &[&[u8]]) -> Self {
         let mut hash = Md5::new();
         for part in parts {
@@ -58,13 +58,13 @@ impl TryFrom<String> for Digest {
     }
 }
 
-/// A path as it is shown: with slashes, what is no UTF-8 replaced.
+/// A path as it is shown: with slashes, and with bytes that are not UTF-8 replaced.
 pub(super) fn readable(path: &Path) -> String {
     parts(path, |name| name.to_string_lossy().into_owned())
 }
 
-/// A path as a picture is known by: the same, but with the bytes that are no UTF-8, so that two
-/// names that read the same stay two.
+/// The path that identifies a picture. It is the same, but keeps the bytes that are not UTF-8 as
+/// hexadecimal digits, so that two names that read the same stay different.
 pub(super) fn identity(path: &Path) -> String {
     parts(path, |name| {
         let chunks = name.as_encoded_bytes().utf8_chunks();

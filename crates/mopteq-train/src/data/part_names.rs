@@ -69,7 +69,7 @@ pub(super) fn part_of(name: &OsStr) -> Part {
     part
 }
 
-/// The part that a name speaks of among other words, as `flowers_train` does.
+/// The part that a name mentions among other words, as `flowers_train` does.
 pub(super) fn part_within(name: &OsStr) -> Part {
     let part = |found: &String| match word(found) {
         Word::Part(part) => Some(part),

@@ -77,12 +77,12 @@ pub struct Picture {
     pub pixels: Pixels,
     /// Index of the class.
     pub label: usize,
-    /// The file that it is; `None` for one of many in a file, which its position tells.
+    /// Its own file; `None` for one of many pictures in a file, which its position identifies.
     pub origin: Option<Arc<Origin>>,
 }
 
 impl Picture {
-    /// A picture that is no file of its own.
+    /// A picture without a file of its own.
     pub fn new(pixels: impl Into<Pixels>, label: usize) -> Self {
         Self {
             pixels: pixels.into(),
@@ -91,8 +91,8 @@ impl Picture {
         }
     }
 
-    /// What tells its content from that of another: of its file, or of its values where it has no
-    /// file of its own. `None` where these cannot be read.
+    /// The digest of its content: of its file, or of its values if it has no file of its own.
+    /// `None` if the values cannot be read.
     pub fn digest(&self) -> Option<Digest> {
         match &self.origin {
             Some(origin) => Some(origin.digest),

@@ -1,4 +1,4 @@
-//! RandAugment: a few operations drawn at random, all of one strength.
+//! RandAugment: a few operations drawn at random, all of the same strength.
 //!
 //! Cubuk, Zoph, Shlens, Le: "RandAugment: Practical automated data augmentation with a reduced
 //! search space" (2019), arXiv:1909.13719. The operations are those of the paper, with the ranges
@@ -39,7 +39,8 @@ impl RandAugment {
     pub(super) fn apply(&self, values: &mut [f32], shape: PictureShape, rng: &mut StdRng) {
         for _ in 0..self.operations {
             let operation = OPERATIONS[rng.random_range(0..OPERATIONS.len())];
-            // Drawn for every operation, so that what comes after does not depend on which it is.
+            // Drawn for every operation, so that later draws do not depend on which operation it
+            // is.
             let way = if rng.random_bool(0.5) { 1.0 } else { -1.0 };
             operation.apply(values, shape, way * self.magnitude / Self::STRONGEST);
         }
@@ -98,7 +99,7 @@ const OPERATIONS: [Operation; 14] = [
 ];
 
 impl Operation {
-    /// `strength` is the share of the operation's range, from -1 to 1 where it has two ways.
+    /// `strength` is the share of the operation's range, from -1 to 1 if it has two ways.
     fn apply(self, values: &mut [f32], shape: PictureShape, strength: f32) {
         let factor = 1.0 + 0.9 * strength;
         let share = strength.abs();
@@ -188,7 +189,7 @@ fn solarize(values: &mut [f32], threshold: f32) {
     }
 }
 
-/// Drops so many of the 8 bits of each value.
+/// Drops the lowest `dropped` of the 8 bits of each value.
 fn posterize(values: &mut [f32], dropped: i32) {
     if dropped > 0 {
         let step = 2.0_f32.powi(dropped);

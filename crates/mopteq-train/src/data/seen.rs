@@ -9,8 +9,8 @@ use crate::names::counted;
 
 /// What weights were trained on and chosen by, as far as that is known.
 ///
-/// A run keeps it in `data-files.json`, and an exported model in its settings: so the pictures of
-/// all trainings before are known, whatever lies between.
+/// A run keeps it in `data-files.json`, and an exported model in its settings. So the pictures of
+/// all earlier trainings are known, whatever lies between.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Seen {
@@ -18,12 +18,12 @@ pub struct Seen {
     train: Digests,
     /// What checkpoints were chosen by.
     valid: Digests,
-    /// There may be more, for one of the trainings kept no list.
+    /// There may be more, because one of the trainings kept no list.
     #[serde(default)]
     partly: bool,
 }
 
-/// The contents of pictures. Of very many, one text takes less room than a list.
+/// The contents of pictures. For very many pictures, one text takes less room than a list.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 struct Digests(BTreeSet<Digest>);
@@ -48,11 +48,11 @@ impl TryFrom<String> for Digests {
 }
 
 impl Seen {
-    /// What is said where not all is known.
+    /// The message for an incomplete record.
     pub const PARTLY: &str =
         "the list of its training pictures is incomplete, so the test may include some of them";
 
-    /// What is said of test pictures that are left out.
+    /// The message about test pictures that are left out.
     pub fn left_out(count: usize) -> String {
         let pictures = counted(count, "test picture is", "test pictures are");
         let them = if count == 1 { "it" } else { "them" };
@@ -79,7 +79,7 @@ impl Seen {
 
     /// Whether a picture was trained on.
     pub fn trained_on(&self, picture: &Picture) -> bool {
-        // What need not be looked for need not be computed.
+        // If there is nothing to look for, the digest need not be computed.
         !self.train.0.is_empty() && picture.digest().is_some_and(|d| self.train.0.contains(&d))
     }
 

@@ -10,7 +10,7 @@ use super::known::{KnownData, ensure};
 use super::{DataError, DataSet, PictureShape, cifar, digits, idx_files};
 use crate::names::nearest;
 
-/// What kind of data they are: this decides how they are read and which preset trains on them.
+/// The kind of data. It decides how they are read and which preset trains on them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DataKind {
@@ -18,13 +18,13 @@ pub enum DataKind {
     Digits,
     /// CIFAR-10, in the official binary form or as picture files.
     Cifar10,
-    /// CIFAR-100 with its fine classes, likewise.
+    /// CIFAR-100 with its fine classes, in the same forms.
     Cifar100,
     /// ImageNette, as picture files.
     Imagenette,
     /// Picture files in one folder for each class.
     Folder,
-    /// IDX files: MNIST and its kin.
+    /// IDX files: MNIST and similar data sets.
     Idx,
 }
 
@@ -43,7 +43,7 @@ const IMAGENETTE: [(&str, &str); 10] = [
 ];
 
 impl DataKind {
-    /// Those with a name of their own on the command line; a path stands for the others.
+    /// The kinds that have a name on the command line. A path stands for the others.
     pub const NAMED: [Self; 4] = [
         Self::Digits,
         Self::Cifar10,
@@ -83,13 +83,13 @@ pub struct DataSource {
     #[serde(default)]
     pub path: Option<PathBuf>,
     /// Height and width that picture files are scaled to; `None`: that of the data set, or their
-    /// own where all have the same and it is small, or else 64 x 64.
+    /// own if all share one that is small, or else 64 x 64.
     #[serde(default)]
     pub size: Option<[usize; 2]>,
     /// 1 (grey) or 3 (RGB) for picture files; `None`: grey where all files are.
     #[serde(default)]
     pub channels: Option<usize>,
-    /// Share of each class that is set aside for the test where the data have no test part.
+    /// Share of each class that is set aside for the test if the data have no test part.
     #[serde(default = "DataSource::test_fraction")]
     pub test_fraction: f64,
     /// Largest share of damaged picture files that are skipped.
@@ -155,7 +155,7 @@ impl DataSource {
         })
     }
 
-    /// The path, or the name where there is none.
+    /// The path, or the name if there is no path.
     pub fn describe(&self) -> String {
         match &self.path {
             Some(path) => path.display().to_string(),
@@ -182,7 +182,7 @@ impl DataSource {
     }
 
     /// Reads what a model can be tested with, in the shape that it takes: the test part of the
-    /// data, or all pictures where they have none.
+    /// data, or all pictures if they have none.
     ///
     /// # Errors
     ///
@@ -191,8 +191,8 @@ impl DataSource {
         self.read(Some(shape), Purpose::Test)
     }
 
-    /// Reads the data of a run that has a list of its pictures, and so knows what is missing: no
-    /// part and no class must be there.
+    /// Reads the data of a run that has a list of its pictures. The list shows what is missing, so
+    /// the data need not have every part and class.
     ///
     /// # Errors
     ///
@@ -227,7 +227,7 @@ impl DataSource {
         if from == shape {
             return Ok(data);
         }
-        // Files of another kind than pictures have a shape of their own.
+        // Data other than picture files have a shape of their own.
         for picture in data.train.iter_mut().chain(&mut data.test) {
             let values = picture.pixels.read();
             let values = values.map_err(|source| DataError::read("cache file", source))?;
@@ -273,11 +273,11 @@ impl DataSource {
         }
     }
 
-    /// The path given, or the archive in the cache folder, got first if need be.
+    /// The given path, or the archive in the cache folder, downloaded first if necessary.
     fn find(&self, known: &str) -> Result<PathBuf, DataError> {
         match (&self.path, KnownData::from_name(known)) {
             (Some(path), _) => {
-                // A clear message where the path is not there.
+                // Gives a clear message if the path does not exist.
                 let path = path.clone();
                 match std::fs::metadata(&path) {
                     Ok(_) => Ok(path),

@@ -15,7 +15,7 @@ pub struct Split {
 }
 
 /// Holds out `fraction` of each class, chosen by the seed: files by their names, so that their
-/// order and number matter as little as can be, others by their positions.
+/// order and number matter as little as possible, others by their positions.
 ///
 /// Every class gives `fraction` times its size, rounded, so the held-out part has the same share
 /// of each class as the whole. Both parts keep the order of `pictures`.
@@ -23,7 +23,7 @@ pub fn stratified_split(pictures: Vec<Picture>, fraction: f64, seed: u64) -> Spl
     split_with_last(pictures, fraction, seed, |_| false)
 }
 
-/// The same, but with pictures that are held out last: only where the others are too few.
+/// The same, but pictures that are `last` are held out only if there are too few others.
 pub(crate) fn split_with_last(
     pictures: Vec<Picture>,
     fraction: f64,

@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::{DataError, Normalisation, Picture, PictureShape};
 
-/// A standard deviation below this would blow up noise; a channel of one colour has none at all.
+/// A standard deviation below this would amplify noise; that of a channel of one colour is 0.
 const SMALLEST: f64 = 1.0 / 255.0;
 
 /// Mean and standard deviation of each channel over all pictures, on the scale 0 to 1, rounded to

@@ -1,4 +1,4 @@
-//! Changes of values and places that all augmentations are made of.
+//! Changes of values and positions from which all augmentations are built.
 
 use super::PictureShape;
 
@@ -37,8 +37,8 @@ pub(super) fn saturate(values: &mut [f32], shape: PictureShape, factor: f32) {
     }
 }
 
-/// Appends one channel, resampled: `place` says for a pixel of the result, by its offset from the
-/// middle, the offset in the source that it shows.
+/// Appends one resampled channel. `place` maps the offset of a result pixel from the middle to the
+/// offset in the source that it shows.
 pub(super) fn warp<T: Copy + Into<f32>>(
     source: &[T],
     shape: PictureShape,

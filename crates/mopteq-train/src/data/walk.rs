@@ -14,7 +14,7 @@ use super::entries::{
 use super::found::{Folder, Found, Listing, START};
 use super::origin::readable;
 
-/// Lists a folder. With `lenient`, a folder in it that cannot be read costs nothing else.
+/// Lists a folder. With `lenient`, a folder in it that cannot be read does not affect the rest.
 pub(super) fn list_folder(root: &Path, lenient: bool) -> Result<Listing, DataError> {
     let real = fs::canonicalize(root).map_err(|source| DataError::read(root, source))?;
     let mut walk = Walk {
@@ -32,7 +32,7 @@ struct Walk<'a> {
     root: &'a Path,
     /// The root without links in its path.
     real: PathBuf,
-    /// Folders that were read and files that links led to, likewise.
+    /// Folders that were read and files that links led to, also without links in their paths.
     entered: BTreeSet<PathBuf>,
     lenient: bool,
     listing: Listing,
@@ -44,7 +44,7 @@ impl Walk<'_> {
         let entries = fs::read_dir(folder).map_err(|source| DataError::read(folder, source))?;
         let entries: Result<Vec<_>, _> = entries.collect();
         let mut entries = entries.map_err(|source| DataError::read(folder, source))?;
-        // So that an error, too, does not depend on the order on the disk.
+        // Sorted, so that errors do not depend on the order on the disk either.
         entries.sort_by_key(fs::DirEntry::file_name);
         let inspected = has_mark(folder, INSPECTION);
         let mut written = inspected || has_mark(folder, RUN);
@@ -69,7 +69,7 @@ impl Walk<'_> {
                 written |= is_model(&name);
             }
         }
-        // Pictures that cannot be taken are pictures, too.
+        // Pictures that cannot be taken still count as pictures.
         let none = here.count() == 0 && self.listing.skipped.len() == skipped_before;
         here.ours = written && none;
         match (here.ours, folder.strip_prefix(self.root)) {
@@ -81,7 +81,7 @@ impl Walk<'_> {
         Ok(here)
     }
 
-    /// What is in a folder; `None` where that does not count.
+    /// The content of a folder; `None` if the folder does not count.
     fn folder(
         &mut self,
         path: &Path,
@@ -92,7 +92,7 @@ impl Walk<'_> {
             self.listing.ignore(readable(below), count(path));
             return Ok(None);
         }
-        // Not so a folder of pictures into which somebody copied the settings of a run.
+        // A folder of pictures into which somebody copied the settings of a run still counts.
         if path.join(CHECKPOINTS).is_dir() && has_mark(path, RUN) {
             self.listing.ignore(readable(below), count(path));
             return Ok(Some(Folder::ours()));
@@ -107,7 +107,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Whether a file is a picture that counts. If it is one that does not, this is noted.
+    /// Whether a file is a picture that counts. A picture that does not count is noted.
     fn is_taken(&mut self, path: &Path, below: &Path, name: &OsStr) -> bool {
         let found = fs::metadata(path);
         let regular = found.as_ref().is_ok_and(fs::Metadata::is_file);
@@ -122,7 +122,7 @@ impl Walk<'_> {
                 return false;
             }
             Name::Litter => return false,
-            // Perhaps it was a whole class.
+            // The link may have been a whole class.
             Name::Other if path.is_symlink() && found.is_err() => {
                 let target = fs::read_link(path).unwrap_or_default();
                 self.listing.skipped.push(format!(
@@ -144,7 +144,7 @@ impl Walk<'_> {
             }
         }
         let reason = match fs::canonicalize(path) {
-            // To read from a pipe might never end.
+            // Reading from a pipe might never end.
             _ if found.is_ok() && !regular => "it is no regular file".to_owned(),
             Ok(real) if path.is_symlink() => {
                 let again = self.is_read(&real) || !self.entered.insert(real.clone());
@@ -162,15 +162,15 @@ impl Walk<'_> {
         false
     }
 
-    /// Whether a path is among the data: not so in a hidden folder, where git-annex and its like
-    /// keep what their links lead to.
+    /// Whether a path is among the data. Paths in a hidden folder are not: git-annex and similar
+    /// tools keep the targets of their links there.
     fn is_read(&self, real: &Path) -> bool {
         let below = real.strip_prefix(&self.real);
         below.is_ok_and(|below| !below.components().any(|part| is_litter(part.as_os_str())))
     }
 
-    /// A link may lead to a folder elsewhere. One into the data, above them, or to where another
-    /// one led would never end, or have pictures count twice, maybe for training and for the test.
+    /// A link may lead to a folder elsewhere. A link into the data, above them, or to the target of
+    /// another link would never end or count pictures twice, perhaps for training and for the test.
     fn check_link(&mut self, path: &Path) -> Result<(), DataError> {
         let real = fs::canonicalize(path).map_err(|source| DataError::read(path, source))?;
         let is_link = path.is_symlink();
@@ -185,8 +185,7 @@ impl Walk<'_> {
     }
 }
 
-/// Number of pictures below a folder that is not looked into, by their names. Links are not
-/// followed.
+/// Number of pictures below a folder that is not searched, by their names. Links are not followed.
 fn count(folder: &Path) -> usize {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries

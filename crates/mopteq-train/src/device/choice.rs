@@ -33,7 +33,7 @@ impl Backend {
         Self::Rocm,
     ];
 
-    /// The name on the command line, which is that of the cargo feature, too.
+    /// The name on the command line, which is also that of the cargo feature.
     pub fn name(self) -> &'static str {
         match self {
             Self::Cpu => "cpu",
@@ -46,15 +46,15 @@ impl Backend {
     }
 }
 
-/// How the choice of a worker begins.
+/// Prefix of the choice of a worker.
 pub(super) const REMOTE: &str = "remote:";
 
 /// What the user may ask for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DeviceChoice {
-    /// The best that is there: CUDA or ROCm, then a GPU by way of wgpu, then the CPU.
+    /// The best one available: CUDA or ROCm, then a GPU by way of wgpu, then the CPU.
     Auto,
-    /// This one, with the number of the GPU where there are several.
+    /// This one, with the number of the GPU if there are several.
     On(Backend, usize),
     /// The device that a worker serves at this `host:port`.
     Remote(String),
@@ -99,7 +99,7 @@ impl FromStr for DeviceChoice {
         let (name, index) = text.split_once(':').unwrap_or((text, "0"));
         let index = index
             .parse()
-            .map_err(|_| format!("'{index}' is no number of a device; write it as cuda:0"))?;
+            .map_err(|_| format!("'{index}' is not the number of a device; write it as cuda:0"))?;
         let backend = Backend::ALL
             .into_iter()
             .find(|backend| backend.name() == name);

@@ -1,4 +1,4 @@
-//! Counts the kernels that are compiled, by listening to what CubeCL logs of it.
+//! Counts the compiled kernels by listening to CubeCL's log.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -11,7 +11,7 @@ pub(crate) fn compiled() -> usize {
     COMPILED.load(Ordering::Relaxed)
 }
 
-/// Starts to count. A logger that is there already stays, and nothing is counted.
+/// Starts to count. If there is a logger already, it stays, and nothing is counted.
 pub(super) fn count() {
     if log::set_logger(&Counter).is_ok() {
         log::set_max_level(LevelFilter::Trace);
@@ -30,8 +30,8 @@ impl Log for Counter {
     }
 
     fn log(&self, record: &Record<'_>) {
-        // What CubeCL says before it compiles: "Compiling kernel", "Compiling NAME", or a whole
-        // WGSL module, which need not be formatted to be told from other messages.
+        // What CubeCL logs before it compiles: "Compiling kernel", "Compiling NAME", or a whole
+        // WGSL module, which can be told from other messages without formatting it.
         let compiles = self.enabled(record.metadata())
             && match (record.args().as_str(), record.level()) {
                 (Some(text), _) => text.starts_with("Compiling"),

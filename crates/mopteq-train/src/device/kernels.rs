@@ -3,10 +3,9 @@
 #[cfg(feature = "gpu")]
 use super::compiling;
 
-/// Keeps compiled kernels and tuning results in the folder `kernels` of the
-/// cache folder, or nowhere: a GPU's first start takes most of a minute, a
-/// later one a second. Call it before [`select`](super::select). Without a GPU in the build it does
-/// nothing.
+/// Keeps compiled kernels and tuning results in the folder `kernels` of the cache folder, or
+/// nowhere. A GPU's first start takes most of a minute, a later one a second. Call it before
+/// [`select`](super::select). Without a GPU in the build, it does nothing.
 pub fn keep_kernels(keep: bool) {
     #[cfg(feature = "gpu")]
     {

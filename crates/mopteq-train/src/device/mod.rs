@@ -1,4 +1,4 @@
-//! Choosing what to compute on, without ever panicking for want of a driver.
+//! Choosing what to compute on, without ever panicking because a driver is missing.
 
 mod choice;
 #[cfg(feature = "gpu")]
@@ -59,8 +59,8 @@ pub fn select_with(
     }
 }
 
-/// GPU features bring fused operations, which burn-remote 0.22.1 sends as graphs; a worker's session
-/// ends when such a graph arrives.
+/// GPU features bring fused operations, which burn-remote 0.22.1 sends as graphs; a worker's
+/// session ends when such a graph arrives.
 #[cfg(all(feature = "remote", feature = "gpu"))]
 fn worker(address: &str, _: Option<&Path>, _: String) -> Result<SelectedDevice, DeviceError> {
     Err(DeviceError::Worker {
@@ -89,8 +89,8 @@ fn worker(address: &str, _: Option<&Path>, _: String) -> Result<SelectedDevice, 
     })
 }
 
-/// CUDA or ROCm, then a GPU by way of a graphics driver, then the CPU; the reason tells why those
-/// before were not taken.
+/// CUDA or ROCm, then a GPU by way of a graphics driver, then the CPU. The reason says why the
+/// earlier ones were not taken.
 fn auto() -> Result<SelectedDevice, DeviceError> {
     let mut passed_over: Vec<String> = Vec::new();
     let makers = hardware::makers();
@@ -241,7 +241,7 @@ fn adapters() -> Vec<Adapter> {
         let instance = wgpu::Instance::new(descriptor);
         let mut future = std::pin::pin!(instance.enumerate_adapters(wgpu::Backends::PRIMARY));
         let mut context = Context::from_waker(Waker::noop());
-        // Outside of a browser the answer is there at once.
+        // Outside a browser, the answer is available at once.
         let found = loop {
             match future.as_mut().poll(&mut context) {
                 Poll::Ready(found) => break found,
@@ -260,7 +260,7 @@ fn adapters() -> Vec<Adapter> {
     crash::catch(find).unwrap_or_default()
 }
 
-/// A device of wgpu's: where there is no adapter, it need not be tried.
+/// A wgpu device. Without an adapter, there is no need to try it.
 #[cfg(any(feature = "wgpu", feature = "vulkan", feature = "metal"))]
 fn on_adapter(name: String, device: Device, reason: String) -> Result<SelectedDevice, DeviceError> {
     let adapters = adapters();

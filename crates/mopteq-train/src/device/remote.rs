@@ -51,8 +51,8 @@ pub(super) fn connect(
     probed(name, device, reason)
 }
 
-/// Tries whether anything listens at an address. Burn would try for 16 s where nobody listens, and
-/// as long as the system does where nothing answers.
+/// Checks whether anything listens at an address. Burn would try for 16 s if nobody listens, and as
+/// long as the system does if nothing answers.
 fn reach(address: &str) -> Result<(), String> {
     let places = address.to_socket_addrs().map_err(|e| e.to_string())?;
     let mut reason = "the name has no address".to_owned();
@@ -72,7 +72,7 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Takes an address for a device.
+    /// Binds an address for a device.
     ///
     /// # Errors
     ///

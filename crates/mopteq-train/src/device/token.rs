@@ -9,7 +9,7 @@ use super::error::DeviceError;
 /// Bytes of a new token.
 const LENGTH: usize = 32;
 
-/// Bytes of what a stranger presents that a message shows at most.
+/// Largest number of bytes that a message shows of what a stranger presents.
 const LONGEST_SHOWN: usize = 64;
 
 /// A secret that a worker asks for, with the version of the program.
@@ -18,7 +18,7 @@ pub struct Token {
 }
 
 impl Token {
-    /// Where the token is unless told otherwise: `worker-token` in the user's folder of settings.
+    /// Default location of the token: `worker-token` in the user's folder of settings.
     pub fn default_file() -> PathBuf {
         let from = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
         let folder = from("XDG_CONFIG_HOME")
@@ -102,7 +102,7 @@ impl Token {
             let line = start.split(|byte| *byte == b'\n').next();
             String::from_utf8_lossy(line.unwrap_or_default()).into_owned()
         };
-        // The time that this takes depends on nothing but the lengths.
+        // The time that this takes depends only on the lengths.
         let differences = own.iter().zip(presented).fold(0, |d, (a, b)| d | (a ^ b));
         if differences == 0 && own.len() == presented.len() {
             return Ok(());

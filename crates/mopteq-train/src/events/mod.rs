@@ -1,8 +1,8 @@
-//! A log of a training that TensorBoard reads while it goes on.
+//! A log of a training that TensorBoard can read while the training runs.
 //!
 //! The folder `tensorboard` of a run holds one event file for each process that trained it. A
-//! process that goes on with a run first removes what was logged after the checkpoint that it goes
-//! on from, so every step is there once.
+//! process that resumes a run first removes what was logged after its checkpoint, so every step is
+//! there once.
 
 mod proto;
 mod record;
@@ -21,13 +21,14 @@ use crate::run::{RunError, RunFolder};
 use proto::{Event, START, SessionLog, Summary, Value};
 
 const FOLDER: &str = "tensorboard";
-/// How the name of every event file begins. TensorBoard reads the files in the order of their
-/// names, and the time comes next.
+/// Prefix of the name of every event file. TensorBoard reads the files in the order of their names,
+/// and the time comes next.
 const PREFIX: &str = "events.out.tfevents.";
 /// The first record of every event file.
 const VERSION: &str = "brain.Event:2";
 
-/// An event file that is being written. If the disk refuses, it warns once and the training goes on.
+/// An event file that is being written. If the disk refuses, it warns once and the training goes
+/// on.
 #[derive(Debug)]
 pub(crate) struct EventLog {
     file: Option<File>,
@@ -40,7 +41,7 @@ pub(crate) fn are_kept(run: &RunFolder) -> bool {
 }
 
 impl EventLog {
-    /// Starts a file for a training that goes on after a step (0: from the start), and removes what
+    /// Starts a file for a training that resumes after a step (0: from the start), and removes what
     /// was logged after this step.
     ///
     /// # Errors
@@ -71,7 +72,7 @@ impl EventLog {
             ..now(0)
         });
         if step > 0 {
-            // A TensorBoard that is watching forgets the same.
+            // Makes a TensorBoard that is watching forget the same events.
             log.write(&Event {
                 session_log: Some(SessionLog { status: START }),
                 ..now(step + 1)
@@ -163,7 +164,7 @@ fn forget(path: &Path, step: i64) -> std::io::Result<()> {
         let Ok(event) = Event::decode(record) else {
             break;
         };
-        // The start of a process is told by the last one only.
+        // Only the last file records the start of a process.
         if event.session_log.is_some() || event.step > step {
             continue;
         }
@@ -219,7 +220,7 @@ mod tests {
         log.epoch(4, &row);
         log.scalars(5, &[("loss/batch", 5.0)]);
         drop(log);
-        // Killed while it wrote.
+        // The process was killed while it wrote.
         let file = event_files(&run.path().join(FOLDER)).remove(0);
         let mut bytes = fs::read(&file).unwrap();
         bytes.extend(&record::frame(b"half of it")[..7]);
@@ -243,7 +244,7 @@ mod tests {
         assert_eq!(tags, ["loss/train", "accuracy/valid", "seconds/epoch"]);
         assert!(are_kept(&run));
 
-        // From the start, nothing of before is left.
+        // A start from step 0 leaves nothing of the earlier log.
         drop(EventLog::open(&run, 0).unwrap());
         assert!(scalars(&run).is_empty());
         assert_eq!(event_files(&run.path().join(FOLDER)).len(), 1);

@@ -36,7 +36,7 @@ pub(super) struct Summary {
 pub(super) struct Value {
     #[prost(string, tag = "1")]
     pub(super) tag: String,
-    /// Optional, so that a zero is written, too.
+    /// Optional, so that a zero is also written.
     #[prost(float, optional, tag = "2")]
     pub(super) simple_value: Option<f32>,
 }

@@ -83,7 +83,7 @@ mod tests {
         let mut damaged = file.clone();
         damaged[HEAD] ^= 1;
         assert!(read(&damaged).is_empty());
-        // A length that no file has is no reason to ask for so much memory.
+        // A length that no file has must not lead to a request for that much memory.
         let mut huge = file;
         huge[..8].copy_from_slice(&u64::MAX.to_le_bytes());
         assert!(read(&huge).is_empty());

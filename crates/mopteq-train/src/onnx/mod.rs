@@ -1,7 +1,7 @@
 //! Trained models as ONNX files.
 //!
-//! The network comes from [`mopteq::Network::graph`]. The file holds the normalisation, too: its
-//! input are pictures with values from 0 to 1. Class names, normalisation and settings are in its
+//! The network comes from [`mopteq::Network::graph`]. The file also holds the normalisation, so its
+//! input is pictures with values from 0 to 1. Class names, normalisation and settings are in its
 //! metadata.
 
 mod parts;
@@ -52,13 +52,13 @@ fn ir_version(opset: i64) -> i64 {
     }
 }
 
-/// Writes a model as an ONNX file, and says how this finds an equilibrium. It replaces a file of
-/// this program and no other.
+/// Writes a model as an ONNX file, and says how the file finds an equilibrium. It replaces only
+/// files of this program.
 ///
 /// # Errors
 ///
-/// When the name has another ending, there are too many steps, another file is there, a part of the model cannot be written
-/// as ONNX, or the disk refuses.
+/// When the name has another ending, there are too many steps, another file is there, a part of the
+/// model cannot be written as ONNX, or the disk refuses.
 pub fn export(
     predictor: &Predictor,
     file: &Path,
@@ -94,7 +94,7 @@ pub fn export(
     Ok(solver)
 }
 
-/// Checks that nothing is there, or an ONNX file of this program.
+/// Checks that nothing is there, or only an ONNX file of this program.
 fn check_free(file: &Path) -> Result<(), ShipError> {
     let taken = |reason| {
         let file = file.into();
@@ -250,8 +250,8 @@ fn with_mirrored(scope: &mut Scope, images: &str) -> String {
     scope.node("Concat", &[images, &mirrored], axis)
 }
 
-/// What `kind` makes of the results for the pictures and for their mirror images; those of the
-/// pictures if it is empty.
+/// The results for the pictures and for their mirror images, combined by the operator `kind`. If
+/// `kind` is empty, the results for the pictures alone.
 fn halves(scope: &mut Scope, flips: bool, name: String, kind: &str) -> String {
     if !flips {
         return name;

@@ -17,8 +17,8 @@ pub(super) const BATCH: &str = "batch";
 pub(super) struct Scope {
     graph: GraphProto,
     constants: BTreeSet<String>,
-    /// Before the names of values and constants of this scope, which must differ from those of the
-    /// scopes around it.
+    /// Prefix of the names of values and constants of this scope, which must differ from those of
+    /// the scopes around it.
     prefix: String,
     made: usize,
 }
@@ -50,7 +50,7 @@ impl Scope {
         format!("{}v{}", self.prefix, self.made)
     }
 
-    /// Adds a node with one result, and names this.
+    /// Adds a node with one result, and returns the name of the result.
     pub(super) fn node(
         &mut self,
         kind: &str,
@@ -99,7 +99,7 @@ impl Scope {
         self.floats(&format!("number_{:08x}", value.to_bits()), &[value], &[])
     }
 
-    /// Whole numbers, as sizes and axes are.
+    /// Whole numbers, such as sizes and axes.
     pub(super) fn integers(&mut self, values: &[i64]) -> String {
         let parts: Vec<String> = values.iter().map(i64::to_string).collect();
         let name = format!("integers_{}", parts.join("_"));
@@ -159,7 +159,7 @@ fn integers(name: String, values: &[i64], shape: &[usize]) -> TensorProto {
     }
 }
 
-/// True without a name, as an attribute has it.
+/// True without a name, for use in an attribute.
 pub(super) fn truth(dims: Vec<i64>) -> TensorProto {
     TensorProto {
         dims,

@@ -1,4 +1,4 @@
-//! When the loop over a fixed-point iteration ends: by its residuals, or after so many steps.
+//! When the loop over a fixed-point iteration ends: by its residuals, or at its limit of steps.
 
 use burn_deq::{Branches, Norm, Termination};
 use mopteq::graph::Iterate;
@@ -7,17 +7,17 @@ use super::parts::Scope;
 
 /// The axes of everything but the batch.
 const AXES: [i64; 3] = [1, 2, 3];
-/// A loop ends after so many times the solver's largest number of steps, because plain iteration
+/// A loop ends after this many times the solver's largest number of steps, because plain iteration
 /// takes more steps than an accelerated solver.
 pub const LOOP_FACTOR: usize = 4;
 
-/// Most steps of a loop.
+/// Largest number of steps of a loop.
 pub(super) fn loop_limit(iterate: &Iterate) -> usize {
     iterate.rule.max_steps.saturating_mul(LOOP_FACTOR)
 }
 
-/// Whether each sample has met the rule, and its relative residual. `elements` are the numbers of
-/// them in each branch of a sample.
+/// Whether each sample has met the rule, and its relative residual. `elements` holds the number of
+/// elements in each branch of a sample.
 pub(super) fn judge(
     scope: &mut Scope,
     rule: &Termination,
@@ -51,7 +51,7 @@ pub(super) fn judge(
 }
 
 /// |residual| <= absolute + relative |f|, and their ratio. With the Euclidean norm in place of the
-/// root mean square, the absolute tolerance grows by the root of the number of elements.
+/// root mean square, the absolute tolerance grows by the square root of the number of elements.
 fn compare(
     scope: &mut Scope,
     rule: &Termination,
@@ -96,7 +96,7 @@ fn norm(scope: &mut Scope, norm: Norm, parts: &[String]) -> String {
     }
 }
 
-/// A vector of these, one for each sample.
+/// A vector of these values, one for each sample.
 pub(super) fn per_sample(scope: &mut Scope, name: &str, output: &str) {
     let axes = scope.integers(&AXES);
     scope.named("Squeeze", &[name, &axes], &[output], Vec::new());

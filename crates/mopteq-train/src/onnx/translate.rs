@@ -15,7 +15,7 @@ const CARRIED: [i32; 3] = [data_type::BOOL, data_type::INT64, data_type::FLOAT];
 /// How equilibria are found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Iteration {
-    /// By so many plain steps z -> f(z) from 0, for every picture.
+    /// By this many plain steps z -> f(z) from 0, for every picture.
     Steps(usize),
     /// By a loop until the rule of the model's own solver is met, or its largest number of steps
     /// times [`LOOP_FACTOR`](super::repeat::LOOP_FACTOR) is reached.
@@ -91,8 +91,8 @@ impl<'a> Translation<'a> {
         }
     }
 
-    /// Iterates each sample until it meets the rule; then it stays as it is, so no result depends
-    /// on the batch.
+    /// Iterates each sample until it meets the rule. The sample then stays as it is, so no result
+    /// depends on the batch.
     fn until_converged(
         &mut self,
         scope: &mut Scope,
@@ -101,7 +101,7 @@ impl<'a> Translation<'a> {
     ) -> Vec<String> {
         let count = self.solves.len() + 1;
         let prefix = format!("loop{count}_");
-        // Of each sample: whether it moves, the steps so far, the last relative residual.
+        // For each sample: whether it moves, the steps so far, the last relative residual.
         let whole = |value: i64| TensorProto {
             dims: vec![1],
             data_type: Some(data_type::INT64),
@@ -311,7 +311,7 @@ impl<'a> Translation<'a> {
         vec![name]
     }
 
-    /// Differences to the four neighbours. A repeated border makes those across it 0.
+    /// Differences to the four neighbours. A repeated border makes the differences across it 0.
     fn laplacian(&self, scope: &mut Scope, x: &str, output: Value) -> String {
         let channels = self.shape(output)[0];
         let pads = scope.integers(&[0, 0, 1, 1, 0, 0, 1, 1]);
@@ -330,7 +330,7 @@ impl<'a> Translation<'a> {
         let [height, width] = [shape[1], shape[2]];
         let rows = cells(height, grid[0]);
         let columns = cells(width, grid[1]);
-        // The second is multiplied from the right, so it is transposed.
+        // The second matrix is multiplied from the right, so it is transposed.
         let flipped: Vec<f32> = (0..width)
             .flat_map(|pixel| (0..grid[1]).map(move |cell| cell * width + pixel))
             .map(|k| columns[k])

@@ -1,4 +1,4 @@
-//! What is drawn of a run, of its test and of one picture's solve.
+//! The charts of a run, of its test and of one picture's solve.
 
 use super::plot::{Chart, Line};
 use super::tested::Budget;
@@ -13,13 +13,13 @@ pub(super) fn budget_chart(budget: &Budget) -> Chart {
     let own = budget.own.accuracy();
     Chart {
         title: "Accuracy and solver steps",
-        x: "most solver steps a picture",
-        y: "right test pictures (%)",
+        x: "largest number of solver steps per picture",
+        y: "test accuracy (%)",
         log: false,
         from_zero: false,
         lines: vec![
             Line {
-                name: "with so many steps",
+                name: "with this limit",
                 points: limits().zip(costs.iter().map(|c| c.accuracy)).collect(),
             },
             Line {
@@ -131,7 +131,7 @@ pub(super) fn charts(history: &History) -> Vec<Chart> {
     charts.into_iter().filter(Chart::has_points).collect()
 }
 
-/// Residuals and objective of one picture's solve; only residuals where there is no one objective.
+/// Residuals and objective of one picture's solve; only residuals if there is no single objective.
 pub(super) fn solve_charts(seen: &Inspection) -> Vec<(&'static str, Chart)> {
     let from = |first: usize, values: &[f64]| {
         let points = values.iter().enumerate();

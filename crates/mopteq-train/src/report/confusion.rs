@@ -10,7 +10,7 @@ const FONT: &str = "sans-serif";
 const COLOUR: RGBColor = RGBColor(58, 124, 214);
 /// Classes whose cells have room for numbers and names.
 const NUMBERED: usize = 12;
-/// Characters of a class's name that have room.
+/// Number of characters of a class's name that fit.
 const NAME: usize = 11;
 /// Left, top, side of the matrix.
 const LEFT: i32 = 96;
@@ -81,7 +81,7 @@ fn draw_into(
     }
     let frame = [(LEFT, TOP), (LEFT + SIDE, TOP + SIDE)];
     root.draw(&Rectangle::new(frame, INK.mix(0.5)))?;
-    // Of many classes some are named.
+    // If there are many classes, only some are named.
     let every = confusion.len().div_ceil(25).max(1);
     for (index, class) in classes.iter().enumerate().step_by(every) {
         let place = (edge(index) + edge(index + 1)) / 2;

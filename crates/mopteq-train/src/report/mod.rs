@@ -16,7 +16,7 @@ pub use error::ReportError;
 
 /// Makes the report of a run and writes it into the run's folder.
 ///
-/// Of a run that has not come to its end, the test pictures are left alone.
+/// The test pictures of an unfinished run are left alone.
 ///
 /// # Errors
 ///

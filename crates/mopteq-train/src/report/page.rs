@@ -43,7 +43,7 @@ table { border-collapse: collapse; } td, th { text-align: left; padding: 3px 12p
 pre { font-size: 13px; overflow-x: auto; }
 ";
 
-/// Text as it stands in a page.
+/// Text as it must be written in a page.
 fn escape(text: &str) -> String {
     text.replace('&', "&amp;")
         .replace('<', "&lt;")

@@ -2,10 +2,10 @@
 
 use plotters::prelude::*;
 
-/// Of the drawing; it is scaled to the width that there is.
+/// Size of the drawing. It is scaled to the available width.
 const SIZE: (u32, u32) = (400, 270);
 const FONT: &str = "sans-serif";
-/// Stands for the colour of the text around, which the page chooses.
+/// Stands for the colour of the surrounding text, which the page chooses.
 pub(super) const INK: RGBColor = RGBColor(1, 2, 3);
 const INK_HEX: &str = "#010203";
 /// Blue and orange of equal contrast on white and on black.
@@ -133,7 +133,7 @@ impl Chart {
     }
 }
 
-/// The range of an axis with a margin on both sides; of some length, whatever there is to show.
+/// The range of an axis with a margin on both sides. It is never empty, whatever there is to show.
 fn span(values: impl Iterator<Item = f64>, margin: f64) -> (f64, f64) {
     let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| {
         (low.min(value), high.max(value))

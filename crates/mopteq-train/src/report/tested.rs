@@ -1,4 +1,4 @@
-//! What the final model makes of the test pictures.
+//! The final model's results on the test pictures.
 
 use super::ReportError;
 use crate::Error;
@@ -10,11 +10,12 @@ use crate::inspect::{Inspection, inspect};
 use crate::run::{RunFolder, Summary};
 use crate::train::Task;
 
-/// Mistakes that are shown.
+/// Number of mistakes to show.
 const MISTAKES: usize = 12;
-/// Pictures that are looked into.
+/// Number of pictures to inspect.
 const INSPECTED: usize = 3;
-/// Test pictures that are solved again with fewer steps, at most: enough for a percent or two.
+/// Largest number of test pictures that are solved again with fewer steps: enough for a percent or
+/// two.
 const BUDGET_PICTURES: usize = 1000;
 
 /// What the final model did on the test pictures.
@@ -22,7 +23,7 @@ pub(super) struct Tested<'a> {
     pub(super) summary: Summary,
     pub(super) details: Details,
     pub(super) mistakes: Vec<Mistake>,
-    /// The first test picture of some classes, and what is inside of the model for it.
+    /// The first test picture of some classes, with an inspection of the model for it.
     pub(super) inspected: Vec<(usize, Inspection)>,
     /// What fewer solver steps cost; `None` for a model without a solver.
     pub(super) budget: Option<Budget>,
@@ -32,7 +33,7 @@ pub(super) struct Tested<'a> {
 /// The accuracy on some test pictures for limits on the solver's steps.
 pub(super) struct Budget {
     pub(super) costs: Vec<StepCost>,
-    /// With the solver of the run, on the same pictures.
+    /// Scores with the solver of the run, on the same pictures.
     pub(super) own: Scores,
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use crate::config::ConfigError;
 
-/// The file by which a run folder is known.
+/// The file by which a run folder is recognised.
 pub(super) const CONFIG: &str = "config.json";
 
 /// A run folder could not be used. Every variant names the file or folder.
@@ -22,7 +22,7 @@ pub enum RunError {
         "{0} is a file and no run folder; an exported model is taken by import, or by train --from"
     )]
     File(PathBuf),
-    /// The folder is none of this program's.
+    /// The folder does not belong to this program.
     #[error("{0} is not a run folder: it has no {CONFIG}")]
     NoRun(PathBuf),
     /// No checkpoint is complete.
@@ -52,7 +52,7 @@ pub enum RunError {
         /// What is there, in words.
         present: String,
     },
-    /// A checkpoint is damaged or of another model.
+    /// A checkpoint is damaged or belongs to another model.
     #[error("{file}: damaged or not a checkpoint of this run ({reason})")]
     Checkpoint {
         /// The file.
@@ -60,12 +60,12 @@ pub enum RunError {
         /// What the reader said.
         reason: String,
     },
-    /// Another process is at work in the folder.
+    /// Another process is working in the folder.
     #[error("{folder} is in use by another process ({holder}); wait for it, or stop it first")]
     Locked {
         /// The run folder.
         folder: PathBuf,
-        /// What is known of the other process.
+        /// A description of the other process.
         holder: String,
     },
     /// A file could not be read or written.

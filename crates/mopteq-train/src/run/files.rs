@@ -17,7 +17,7 @@ impl RunFolder {
     ///
     /// When the file cannot be written.
     pub fn write_files(&self, files: &FileList) -> Result<(), RunError> {
-        // A line of its own for each of very many files helps nobody.
+        // If there are very many files, a line for each of them helps nobody.
         let text = serde_json::to_vec(files).map_err(|source| RunError::Json {
             file: self.path.join(FILES),
             source,
@@ -37,13 +37,13 @@ impl RunFolder {
         }
     }
 
-    /// Reads the data of the run, and finds the pictures again that it trained on and tested with.
-    /// What has changed since is told as a warning, too. `going_on` is for a run that trains on:
-    /// it needs all of its training pictures.
+    /// Reads the data of the run, and finds the pictures that it trained on and tested with. It
+    /// also warns of what has changed since. Set `going_on` for a run that continues to train: it
+    /// needs all of its training pictures.
     ///
     /// # Errors
     ///
-    /// When the data cannot be read or are others.
+    /// When the data cannot be read or are different.
     pub fn read_parts(&self, config: &TrainConfig, going_on: bool) -> Result<Parts, Error> {
         let files = self.read_files()?;
         let (parts, changes) = self.find_parts(config, files.as_ref())?;
@@ -61,7 +61,7 @@ impl RunFolder {
         Ok(parts)
     }
 
-    /// The same for data at another place; `None` where they are not those of the run.
+    /// The same for data at another place; `None` if they are not those of the run.
     ///
     /// # Errors
     ///
@@ -71,11 +71,11 @@ impl RunFolder {
             return Ok(None);
         };
         let (parts, changes) = match self.find_parts(config, Some(&files)) {
-            // Why they cannot be read is said where they are read for what they are.
+            // If they cannot be read, the reason is given where they are read as other data.
             Err(Error::Data(_)) => return Ok(None),
             found => found?,
         };
-        // Most of them are there, and they are most of what is there.
+        // Most of the run's files must be there, and most of what is there must be the run's.
         let others = (changes.missing.len() + changes.changed.len()).max(changes.new.len());
         if 2 * others > files.len() {
             return Ok(None);
@@ -93,7 +93,8 @@ impl RunFolder {
             None => config.data.load_as(config.shape)?,
             Some(_) => {
                 let mut source = config.data.clone();
-                // Files that were damaged since are missing to the list, and told like others.
+                // Files that were damaged since are missing from the list, and reported like
+                // others.
                 source.max_corrupt = 1.0;
                 source.load_again(config.shape)?
             }

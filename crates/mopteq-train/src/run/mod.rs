@@ -73,7 +73,7 @@ impl RunFolder {
         Err(RunError::Exists(parent.to_owned()))
     }
 
-    /// Makes the run folder `path`, which must not exist or be empty.
+    /// Makes the run folder `path`, which must be empty if it exists.
     ///
     /// # Errors
     ///
@@ -186,7 +186,7 @@ impl RunFolder {
     ///
     /// # Errors
     ///
-    /// When the file is missing, damaged, or asks for something that cannot be.
+    /// When the file is missing, damaged, or asks for something impossible.
     pub fn read_config(&self) -> Result<TrainConfig, RunError> {
         let config = crate::moved::read(self.read_json(CONFIG)?);
         let config = config.map_err(|source| RunError::Json {
@@ -210,7 +210,7 @@ impl RunFolder {
         self.write_json(METRICS_JSON, history)
     }
 
-    /// Reads the metrics of the finished epochs; none when there are none yet.
+    /// Reads the metrics of the finished epochs; empty if there are none yet.
     ///
     /// # Errors
     ///
@@ -314,7 +314,7 @@ impl RunFolder {
     }
 }
 
-/// The lock of a run folder; dropping it gives the folder free.
+/// The lock of a run folder. Dropping it releases the folder.
 #[derive(Debug)]
 pub struct RunLock {
     _file: File,

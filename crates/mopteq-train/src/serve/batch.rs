@@ -1,4 +1,4 @@
-//! Several pictures in one request, and what is said of each.
+//! Several pictures in one request, and the answer for each.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +13,7 @@ pub(super) struct BatchRequest {
     /// Whether dark strokes on light become light on dark.
     #[serde(default)]
     pub(super) invert: bool,
-    /// Likeliest classes in the answer; all where it is not there.
+    /// Number of likeliest classes in the answer; all if it is missing.
     #[serde(default)]
     pub(super) top: Option<usize>,
 }
@@ -38,7 +38,7 @@ pub(super) struct Answered {
 }
 
 impl Answered {
-    /// With only so many classes.
+    /// An answer with only the `top` likeliest classes.
     pub(super) fn new(answer: Answer, top: Option<usize>) -> Self {
         let mut classes = answer.classes;
         classes.truncate(top.unwrap_or(usize::MAX).max(1));

@@ -10,7 +10,7 @@ use std::time::Duration;
 const SECONDS: [f64; 13] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 ];
-/// Of the pictures of a batch, and of the steps of a solve.
+/// The same for the pictures of a batch and the steps of a solve.
 const COUNTS: [f64; 9] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
 
 /// A histogram.
@@ -98,7 +98,7 @@ impl Metrics {
         self.steps.add(steps as f64);
     }
 
-    /// All of them, with what is true now.
+    /// All metrics, with the present state.
     pub(super) fn text(&self, now: &Now<'_>) -> String {
         let mut text = String::new();
         head(
@@ -187,7 +187,7 @@ impl Metrics {
     }
 }
 
-/// What is true of a server at a moment.
+/// The present state of a server.
 pub(super) struct Now<'a> {
     pub(super) run: &'a str,
     pub(super) checkpoint: &'a str,
@@ -206,7 +206,7 @@ fn escaped(value: &str) -> String {
     value.replace('\n', "\\n")
 }
 
-/// Memory of this process, where the system tells it in a file.
+/// Memory of this process, if the system reports it in a file.
 fn resident_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status

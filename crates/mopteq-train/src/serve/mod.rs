@@ -1,7 +1,7 @@
 //! A trained model behind HTTP: a page to play with, and a JSON service for programs.
 //!
-//! A thread for each connection reads, decodes and answers; one thread computes. So a client that is
-//! slow, sends garbage or hangs up holds its own connection and nothing else.
+//! A thread for each connection reads, decodes and answers; one thread computes. So a client that
+//! is slow, sends garbage or hangs up holds its own connection and nothing else.
 
 mod batch;
 mod error;
@@ -32,12 +32,12 @@ use service::Service;
 
 /// How often the server looks whether it is to stop.
 const TICK: Duration = Duration::from_millis(20);
-/// What a connection beyond the limit is told.
+/// The answer to a connection beyond the limit.
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\n\
     Content-Length: 33\r\nRetry-After: 1\r\nConnection: close\r\n\r\n\
     {\"error\": \"too many connections\"}";
 
-/// A server that has its port.
+/// A server that is bound to its port.
 pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
@@ -47,7 +47,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Takes the port. Requests wait until [`run`](Self::run).
+    /// Binds the port. Requests wait until [`run`](Self::run).
     ///
     /// # Errors
     ///
@@ -80,7 +80,7 @@ impl Server {
         format!("http://{}/", reachable(self.address))
     }
 
-    /// Answers requests until `stop` is set. What was begun by then is finished.
+    /// Answers requests until `stop` is set. What began before then is finished.
     ///
     /// # Errors
     ///
@@ -125,7 +125,7 @@ impl Server {
     }
 }
 
-/// Closes the queue when the model's thread ends, however it does: nobody shall wait for it.
+/// Closes the queue when the model's thread ends, however it does, so that nobody waits for it.
 struct Closed<'a>(&'a Service);
 
 impl Drop for Closed<'_> {
@@ -162,7 +162,7 @@ fn accept(listener: &TcpListener, service: &Arc<Service>, settings: &ServeSettin
         }
         let limits = settings.limits;
         let spawned = std::thread::Builder::new().spawn(move || {
-            // A fault ends this connection only.
+            // A fault ends only this connection.
             let work = || http::serve(stream, &*open.0, &limits);
             let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
         });

@@ -46,7 +46,7 @@ impl Service {
                 let mut answers = answers.into_iter();
                 for job in jobs {
                     let own = answers.by_ref().take(job.pictures.len()).collect();
-                    // Who waited may be gone.
+                    // The client that waited may be gone.
                     let _ = job.reply.send(Ok(own));
                 }
             }

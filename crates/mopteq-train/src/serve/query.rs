@@ -1,4 +1,4 @@
-//! What stands after the question mark.
+//! The part of an address after the question mark.
 
 use super::http::Response;
 
@@ -35,7 +35,7 @@ impl<'a> Query<'a> {
         value.transpose()
     }
 
-    /// Yes or no; no where it is not there.
+    /// Yes or no; no if it is missing.
     pub(super) fn flag(&self, name: &str) -> Result<bool, Response> {
         match self.value(name) {
             None | Some("false" | "0") => Ok(false),

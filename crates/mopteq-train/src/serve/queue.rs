@@ -1,4 +1,5 @@
-//! What waits for the model: one thread computes, and takes pictures that arrive together as a batch.
+//! What waits for the model: one thread computes, and takes pictures that arrive together as a
+//! batch.
 
 use std::collections::VecDeque;
 use std::sync::mpsc::SyncSender;
@@ -9,14 +10,14 @@ use super::play::Look;
 use crate::data::Pixels;
 use crate::predict::Answer;
 
-/// What the model made of the pictures of a request: `None` for a picture without finite numbers,
-/// or why there is no answer at all.
+/// The model's answers for the pictures of a request, with `None` for a picture without finite
+/// numbers; or why there is no answer at all.
 pub(super) type Answers = Result<Vec<Option<Answer>>, String>;
 
 /// Pictures of one request.
 pub(super) struct Job {
     pub(super) pictures: Vec<Pixels>,
-    /// When nobody waits for the answer any more.
+    /// The time from which on nobody waits for the answer any more.
     pub(super) expires: Instant,
     pub(super) reply: SyncSender<Answers>,
 }
@@ -67,7 +68,7 @@ pub(super) struct Queue {
 }
 
 impl Queue {
-    /// A queue of at most so many pictures.
+    /// A queue of at most `most` pictures.
     pub(super) fn new(most: usize) -> Self {
         Self {
             waiting: Mutex::default(),
@@ -107,12 +108,12 @@ impl Queue {
         Ok(())
     }
 
-    /// Lets nobody wait for company any more, if that is what `others` says by now.
+    /// Ends the wait for other pictures, if `others` now says that none will come.
     pub(super) fn hurry(&self) {
         self.changed.notify_all();
     }
 
-    /// Takes no more. What waits is still answered.
+    /// Takes no more work. What waits is still answered.
     pub(super) fn close(&self) {
         self.lock().closed = true;
         self.changed.notify_all();
@@ -120,8 +121,8 @@ impl Queue {
 
     /// The next work; `None` once the queue is closed and empty.
     ///
-    /// Pictures that are fewer than `batch` wait up to `window` for others, if others can come: where
-    /// there is only one client, it would wait for nobody.
+    /// Fewer than `batch` pictures wait up to `window` for others, if others can come. A single
+    /// client would wait for nobody.
     pub(super) fn next(
         &self,
         batch: usize,

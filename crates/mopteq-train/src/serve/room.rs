@@ -13,13 +13,13 @@ pub(crate) struct Room {
 }
 
 impl Room {
-    /// Room for so many bytes.
+    /// Room for this many bytes.
     pub(crate) fn new(bytes: u64) -> Self {
         let left = AtomicU64::new(bytes);
         Self { left }
     }
 
-    /// Nothing of it, to begin with.
+    /// A hold on it, empty at first.
     pub(crate) fn hold(&self) -> Hold<'_> {
         let (room, bytes) = (self, 0);
         Hold { room, bytes }
@@ -33,7 +33,7 @@ pub(crate) struct Hold<'a> {
 }
 
 impl Hold<'_> {
-    /// Takes what a body of so many bytes needs; whether there was enough.
+    /// Takes what a body of `bytes` bytes needs. Returns whether there was enough.
     pub(crate) fn grow_to(&mut self, bytes: u64) -> bool {
         let more = bytes.saturating_sub(FREE).saturating_sub(self.bytes);
         let take = |left: u64| left.checked_sub(more);
@@ -63,7 +63,7 @@ impl Gate {
         }
     }
 
-    /// Runs `work` inside; `None` where there is no place in time.
+    /// Runs `work` inside; `None` if no place becomes free in time.
     pub(super) fn run<T>(&self, deadline: Instant, work: impl FnOnce() -> T) -> Option<T> {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         while *free == 0 {

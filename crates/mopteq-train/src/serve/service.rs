@@ -1,4 +1,4 @@
-//! What is answered to which path.
+//! Which answer each path gets.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -20,9 +20,9 @@ use super::settings::ServeSettings;
 use crate::data::{PictureShape, Pixels, decode_within};
 use crate::predict::Predictor;
 
-/// Bodies of this many times the largest are in memory at once, at most.
+/// The bodies in memory at once take at most this many times the largest body.
 const BODIES: u64 = 8;
-/// What the controls of a page take in a request beside the picture.
+/// Bytes that the controls of a page take in a request beside the picture.
 const CONTROLS: u64 = 4 << 10;
 
 /// The paths of the server.
@@ -60,7 +60,7 @@ impl Route {
         }
     }
 
-    /// The route of a path, of those that the server has.
+    /// The route of a path, among those that the server has.
     fn of(path: &str, page: bool) -> Option<&'static Self> {
         let mut routes = ROUTES.iter();
         routes.find(|route| route.path == path && (page || !route.page))
@@ -73,7 +73,7 @@ pub(super) struct Service {
     pub(super) metrics: Metrics,
     pub(super) stopping: AtomicBool,
     pub(super) connections: AtomicUsize,
-    /// Whether the thread of the model is there.
+    /// Whether the thread of the model is running.
     pub(super) computing: AtomicBool,
     /// Whether the last batch failed.
     pub(super) failing: AtomicBool,
@@ -169,8 +169,8 @@ impl Service {
         Response::json(200, &play::picture_json(values, self.about.shape))
     }
 
-    /// What the model sees of a picture. That a person chose a file which is none is no fault of the
-    /// page, and browsers list every status from 400 on as one.
+    /// What the model sees of a picture. If a user chose a file that is not a picture, this is not
+    /// an error of the page, but browsers list every status from 400 on as one.
     fn picture(&self, head: &Head, body: Vec<u8>) -> Result<Response, Response> {
         let query = Query::parse(&head.query, &["invert"])?;
         match self.decode("picture", &body, query.flag("invert")?)? {
@@ -215,7 +215,7 @@ impl Service {
         }
     }
 
-    /// Several pictures. One that cannot be read costs no other its answer.
+    /// Classifies several pictures. One that cannot be read does not affect the others.
     fn classify_batch(&self, body: Vec<u8>) -> Result<Response, Response> {
         let request =
             BatchRequest::parse(&body).map_err(|message| Response::error(400, &message))?;
@@ -253,7 +253,7 @@ impl Service {
         Ok(Response::json(200, &json!({ "pictures": found })))
     }
 
-    /// The values of a picture, decoded as `predict` does; the outer error is that of a server which
+    /// The values of a picture, decoded as `predict` does. The outer error means that the server
     /// has too much to do.
     fn decode(
         &self,
@@ -334,7 +334,7 @@ impl Service {
     }
 }
 
-/// What is said of a picture for which the model gives NaN or infinity.
+/// The message for a picture for which the model gives NaN or infinity.
 const NOT_FINITE: &str = "the model gives no finite numbers: its training diverged";
 
 fn refused(refusal: Refusal, settings: &ServeSettings) -> Response {
@@ -384,7 +384,7 @@ impl Handler for Service {
         let Some(route) = Route::of(&head.path, self.settings.page) else {
             return Response::error(404, "there is nothing at this path");
         };
-        // A fault in one request costs no other its answer.
+        // A fault in one request does not affect the answers to others.
         let work = std::panic::AssertUnwindSafe(|| (route.answer)(self, head, body));
         match std::panic::catch_unwind(work) {
             Ok(Ok(answer) | Err(answer)) => answer,

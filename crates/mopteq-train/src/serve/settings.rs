@@ -1,4 +1,4 @@
-//! What a server is told.
+//! Settings of a server.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 /// Settings of a [`Server`](super::Server).
 #[derive(Clone, Debug)]
 pub struct ServeSettings {
-    /// The address to listen at. Default: loopback, which other machines cannot reach.
+    /// The address to listen on. Default: loopback, which other machines cannot reach.
     pub address: IpAddr,
     /// The port; 0 takes any that is free. Default: 7878
     pub port: u16,
@@ -14,15 +14,15 @@ pub struct ServeSettings {
     pub hosts: Vec<String>,
     /// Whether there is a page to play with. Default: no
     pub page: bool,
-    /// Bytes of a request, at most. Default: 16 MiB
+    /// Largest number of bytes in a request. Default: 16 MiB
     pub most_bytes: u64,
-    /// Pixels of a picture, at most. Default: 64 million
+    /// Largest number of pixels in a picture. Default: 64 million
     pub most_pixels: u64,
-    /// Pictures that may wait for the model; requests beyond get the status 429. Default: 256
+    /// Pictures that may wait for the model; further requests get the status 429. Default: 256
     pub queue: usize,
     /// How long a picture waits for others to be answered in one batch. Default: 2 ms
     pub batch_wait: Duration,
-    /// Open connections, at most. Default: 256
+    /// Largest number of open connections. Default: 256
     pub connections: usize,
     /// Time limits of a connection.
     pub limits: TimeLimits,

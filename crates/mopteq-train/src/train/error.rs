@@ -16,7 +16,7 @@ pub enum TrainError {
          (--validation-fraction)"
     )]
     NoPictures,
-    /// The loss is no number any more.
+    /// The loss is no longer finite.
     #[error(
         "the loss became {loss} in epoch {epoch}, batch {batch}; {saved}: a new run with a lower \
          learning rate (--lr), --clip-norm 1 or --warmup 2 may do better"
@@ -31,7 +31,7 @@ pub enum TrainError {
         /// What was saved before.
         saved: String,
     },
-    /// The parameters or what the model makes of pictures are no numbers any more.
+    /// The parameters or the model's outputs are no longer finite.
     #[error(
         "{what} no finite numbers any more after {done}; {saved}: a new run with a lower learning \
          rate (--lr), --clip-norm 1 or --warmup 2 may do better"

@@ -1,4 +1,4 @@
-//! What batches measured, read from the device a batch late. The training thread queues the next
+//! What batches measured, read from the device one batch late. The training thread queues the next
 //! batch before it reads, so the device does not wait for it.
 
 use burn::prelude::*;

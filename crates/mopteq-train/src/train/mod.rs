@@ -28,8 +28,8 @@ use task::refuse_imported;
 pub use weights::Weights;
 
 impl Task {
-    /// Where an existing run of this config goes on: at its last checkpoint that can be read, or
-    /// at the start when it was stopped before the first.
+    /// Where an existing run of this config resumes: at its last checkpoint that can be read, or at
+    /// the start if it was stopped before the first one.
     ///
     /// # Errors
     ///
@@ -66,7 +66,7 @@ impl Task {
             (None, None) => {
                 let run = run.path().display();
                 warn(format_args!(
-                    "{run} has no checkpoint yet; training starts anew"
+                    "{run} has no checkpoint yet; training starts from the beginning"
                 ));
                 Ok(Position::default())
             }
@@ -77,12 +77,14 @@ impl Task {
     /// the summary. A run that has its summary already is left as it is.
     ///
     /// When it resumes, the process needs Burn's default device to be usable (`BURN_DEVICE=flex`
-    /// always is), for Burn unpacks the optimiser's state there, whatever the device of the run.
+    /// always is), because Burn unpacks the optimiser's state there, whatever the device of the
+    /// run.
     ///
     /// # Errors
     ///
     /// When a device cannot train the model, another process trains in this folder, the device or
-    /// the disk fails, the loss is no number, or the user stops it. The run folder then holds the last whole checkpoint.
+    /// the disk fails, the loss is not finite, or the user stops it. The run folder then holds the
+    /// last whole checkpoint.
     pub fn train(
         &self,
         run: &RunFolder,

@@ -1,4 +1,4 @@
-//! What a training needs, and that it is possible.
+//! What a training needs, and checks that it is possible.
 
 use std::sync::{Arc, OnceLock};
 
@@ -30,17 +30,17 @@ pub struct Task {
     pub(super) valid: Vec<Picture>,
     pub(super) test: Vec<Picture>,
     pub(super) parameters: usize,
-    /// What the pictures are, if the task trains.
+    /// The list of the pictures, if the task trains.
     pub(super) files: Option<FileList>,
     /// Validation pictures that the weights were trained on before.
     pub(super) known_valid: usize,
-    /// The data are elsewhere than the run says, and are found there from now on.
+    /// Whether the data are elsewhere than the run says. The run finds them there from now on.
     pub(super) moved: bool,
     /// What the training starts from, in place of random parameters.
     pub(super) weights: Option<Weights>,
     /// The final model's answers to the test pictures. The report uses them.
     pub(super) outcome: OnceLock<Outcome>,
-    /// TensorBoard can follow the training.
+    /// Whether TensorBoard can follow the training.
     pub(super) log_events: bool,
 }
 
@@ -73,8 +73,8 @@ impl Task {
     }
 
     /// The task of an existing run, with the pictures that it began with; `moved` says where these
-    /// are now, if elsewhere. `going_on` is for one that trains on, which needs all of its training
-    /// pictures.
+    /// are now, if elsewhere. Set `going_on` for a run that continues to train, because it needs
+    /// all of its training pictures.
     ///
     /// # Errors
     ///
@@ -93,7 +93,7 @@ impl Task {
             refuse_imported(run, &config)?;
         }
         let parts = run.read_parts(&config, going_on)?;
-        // Of an earlier version: its split was another.
+        // The run is of an earlier version, which split differently.
         let started = !checkpoint::positions(run).is_empty();
         if going_on && started && run.read_files()?.is_none() && parts.are_files() {
             let reason = "the run has no list of its files, so what it trained on is not known";
@@ -105,7 +105,7 @@ impl Task {
         Ok(Self { moved, ..task })
     }
 
-    /// `trains` is for a task that is not there only to look back.
+    /// Set `trains` for a task that trains, not for one that only looks back.
     fn with_parts(
         config: TrainConfig,
         parts: Parts,
@@ -143,8 +143,8 @@ impl Task {
         })
     }
 
-    /// Has the training start from these weights. What depends on the classes is drawn at random
-    /// where they are others: the names of those tensors are returned.
+    /// Makes the training start from these weights. If the classes differ, the tensors that depend
+    /// on them are drawn at random, and their names are returned.
     ///
     /// # Errors
     ///
@@ -165,8 +165,8 @@ impl Task {
         &self.config
     }
 
-    /// Training pictures that each epoch leaves out, other ones in every epoch: those of a last batch
-    /// that is smaller than the others, on devices for which every size is compiled.
+    /// Training pictures that each epoch leaves out, different ones in every epoch: those of a last
+    /// batch that is smaller than the others, on devices that compile for every size.
     pub fn left_out(&self) -> usize {
         let (all, size) = (self.train.len(), self.config.batch_size.max(1));
         let compiled = |device: &SelectedDevice| deq_kernels::compiles_at_run_time(&device.device);
@@ -194,13 +194,13 @@ impl Task {
         Ok(())
     }
 
-    /// Lets TensorBoard follow the training: it reads the folder `tensorboard` of the run. A run that
-    /// was followed before is followed without asking.
+    /// Lets TensorBoard follow the training: it reads the folder `tensorboard` of the run. A run
+    /// that was followed before is followed without asking.
     pub fn log_events(&mut self) {
         self.log_events = true;
     }
 
-    /// What the final model made of the test pictures, once this task has trained it.
+    /// The final model's results on the test pictures, once this task has trained it.
     pub fn outcome(&self) -> Option<&Outcome> {
         self.outcome.get()
     }
@@ -230,10 +230,10 @@ impl Task {
         self.known_valid
     }
 
-    /// Whether all epochs are done, or enough without an improvement.
+    /// Whether all epochs are done, or enough of them without an improvement.
     pub(super) fn is_over(&self, history: &History) -> bool {
         let last = history.epochs.last().map_or(0, |row| row.epoch);
-        // Of equals the later epoch is the best, which would reset the count for ever.
+        // Of equal epochs the later one is the best, which would reset the count for ever.
         let patience = self.config.patience;
         last >= self.config.epochs
             || (patience > 0 && last >= history.first_best().unwrap_or(last) + patience)
@@ -292,7 +292,7 @@ impl Task {
     }
 }
 
-/// An imported model is no training that stopped: to train over it would lose it.
+/// Refuses an imported model. It is not a stopped training, and training over it would lose it.
 pub(super) fn refuse_imported(run: &RunFolder, config: &TrainConfig) -> Result<(), RunError> {
     let first = checkpoint::positions(run).first().copied();
     match first == Some(Position::default()) && config.from.is_none() {

@@ -15,7 +15,7 @@ use crate::data::RawBatch;
 /// backends hold queues and memory for each thread.
 pub(super) struct Team {
     workers: Vec<Worker>,
-    /// That of the model.
+    /// The device of the model.
     first: Device,
 }
 
@@ -33,9 +33,9 @@ impl Team {
     }
 
     /// Cuts a batch into one part for each device and computes the parts. The results come in the
-    /// order of the devices, so their sum does not depend on which is first. A batch of fewer
-    /// pictures than devices leaves some of them idle. The model's running statistics become the mean of
-    /// those of the parts, by their pictures.
+    /// order of the devices, so their sum does not depend on which one finishes first. A batch of
+    /// fewer pictures than devices leaves some of them idle. The model's running statistics become
+    /// the mean of those of the parts, weighted by their numbers of pictures.
     pub(super) fn step(
         &self,
         model: &Classifier,
@@ -44,7 +44,7 @@ impl Team {
         let parts = batch.split(self.workers.len());
         let busy = &self.workers[..parts.len()];
         for (worker, part) in busy.iter().zip(parts) {
-            // A worker that is gone tells so below.
+            // A worker that is gone is noticed below.
             let _ = worker.tasks.send((model.clone(), part));
         }
         let gone = || Crash {

@@ -18,7 +18,7 @@ use crate::presets::Preset;
 use crate::run::RunFolder;
 use crate::ship;
 
-/// Trained weights with the settings of the model that they are of.
+/// Trained weights with the settings of their model.
 pub struct Weights {
     path: PathBuf,
     config: TrainConfig,
@@ -145,7 +145,7 @@ impl Weights {
     ///
     /// # Errors
     ///
-    /// When no other is left.
+    /// When no other test picture is left.
     pub fn remove_seen(&self, data: &mut DataSet) -> Result<usize, WeightsError> {
         let before = data.test.len();
         data.test.retain(|picture| !self.seen.contains(picture));
@@ -156,8 +156,8 @@ impl Weights {
         }
     }
 
-    /// Puts the weights into a model. What depends on the classes stays as it is where they are
-    /// others than those of the weights: the names of these tensors are returned.
+    /// Puts the weights into a model. If the classes differ from those of the weights, the tensors
+    /// that depend on them stay as they are, and their names are returned.
     ///
     /// # Errors
     ///

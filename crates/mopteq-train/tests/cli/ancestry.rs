@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::support::*;
 
-/// Trains a small model for an epoch; answers with its warnings and notes.
+/// Trains a small model for an epoch; returns its warnings and notes.
 fn tune(path: &Path, arguments: &[&str], out: &str) -> String {
     let paper = ["--preset", "paper"];
     let small = [
@@ -69,7 +69,7 @@ fn no_way_from_run_to_run_loses_what_was_trained_on() {
     picture_folder(&path.join("photos"), &[("", 20)], 16);
     assert_eq!(tune(path, &["--data", "photos"], "a"), "");
     mixed(path, "a");
-    // By another run on a few pictures, by an export, by an import, and by all of them.
+    // By way of another run on a few pictures, of an export, of an import, and of all of them.
     let on_photos = ["--from", "a", "--data", "photos", "--limit", "6"];
     assert_eq!(tune(path, &on_photos, "b"), "");
     assert_eq!(list(path, "b")["train"].as_array().unwrap().len(), 6);
@@ -86,7 +86,7 @@ fn no_way_from_run_to_run_loses_what_was_trained_on() {
         assert!(told.contains(expected), "{from}: {told}");
         assert_eq!(part(path, &out, "test").len(), 15, "{from}");
     }
-    // The same to measure.
+    // The same when measuring.
     for run in ["a", "b", "imported", "c", "mixed-4"] {
         let eval = ["eval", "--run", run, "--device", "cpu", "--data", "mixed"];
         let output = output(path, &eval);
@@ -96,7 +96,7 @@ fn no_way_from_run_to_run_loses_what_was_trained_on() {
             "{run}: {told}"
         );
     }
-    // The run's own test pictures are what an import is tested with, too.
+    // An import is also tested with the run's own test pictures.
     let eval = ["eval", "--run", "imported", "--device", "cpu", "--json"];
     let found: Value = serde_json::from_str(&succeed(path, &eval)).unwrap();
     assert_eq!(found["scores"]["pictures"], 12);
@@ -151,7 +151,7 @@ fn what_is_not_known_is_said_in_a_line() {
             "{told}"
         );
     }
-    // A damaged list is an error and no empty one.
+    // A damaged list is an error, not an empty list.
     table["seen"] = serde_json::json!({"train": "none", "valid": ""});
     fs::write(&settings, table.to_string()).unwrap();
     let error = fail(path, &["train", "--from", "old.safetensors"]);
@@ -173,7 +173,7 @@ fn another_seed_still_chooses_by_pictures_that_are_new_to_the_weights() {
     tune(path, &["--data", "photos"], "a");
     assert_eq!(tune(path, &["--from", "a", "--seed", "9"], "b"), "");
     assert_eq!(part(path, "a", "valid"), part(path, "b", "valid"));
-    // Where more are wanted than there are, this is told.
+    // If more are wanted than there are, a message says so.
     let more = ["--from", "b", "--seed", "3", "--validation-fraction", "0.5"];
     let told = tune(path, &more, "c");
     assert!(
@@ -187,7 +187,7 @@ fn another_seed_still_chooses_by_pictures_that_are_new_to_the_weights() {
             .all(|file| kept.contains(file))
     );
 
-    // So for pictures that are no files of their own.
+    // The same for pictures without files of their own.
     train(path, &["--epochs", "1", "--out", "digits"]);
     let again = ["--from", "digits", "--epochs", "1", "--out"];
     let seed = ["--seed", "5"];
@@ -200,7 +200,7 @@ fn another_seed_still_chooses_by_pictures_that_are_new_to_the_weights() {
         told.contains("trained on 20 of the 40 validation pictures"),
         "{told}"
     );
-    // A resume splits them as the run began.
+    // A resumed run splits them as it did when it began.
     let options = [&SHORT[..], &again[..2], &more, &["--epochs", "2", "--out"]].concat();
     for out in ["whole", "half"] {
         succeed(path, &[&options[..], &[out]].concat());
@@ -212,7 +212,7 @@ fn another_seed_still_chooses_by_pictures_that_are_new_to_the_weights() {
     assert_eq!(metrics(&path.join("whole")), metrics(&path.join("half")));
 }
 
-/// IDX files of so many pictures of two classes, whose values begin with these numbers.
+/// IDX files of two classes. Each part has the first of its numbers and the number of its pictures.
 fn idx(folder: &Path, parts: [(&str, u8, u8); 2]) {
     fs::create_dir_all(folder).unwrap();
     for (stem, first, count) in parts {
@@ -237,7 +237,7 @@ fn pictures_of_one_file_are_known_by_their_values() {
     let path = folder.path();
     idx(&path.join("first"), [("train", 0, 40), ("t10k", 40, 10)]);
     assert_eq!(tune(path, &["--data", "first"], "a"), "");
-    // What was trained on before, and what is new, is tested with now.
+    // Pictures that were trained on before, and others, are test pictures now.
     idx(&path.join("second"), [("train", 60, 20), ("t10k", 35, 15)]);
     let told = tune(
         path,
@@ -277,7 +277,7 @@ fn identical_pictures_of_both_parts_are_counted() {
     let told = tune(path, &["--data", "photos"], "b");
     let one = "1 of the 7 test pictures is also a training picture";
     assert!(told.contains(one), "{told}");
-    // In another class it is one, too.
+    // A copy in another class counts, too.
     fs::copy(
         path.join("photos/train/apples/001.png"),
         path.join("photos/test/clouds/a.png"),
@@ -291,7 +291,7 @@ fn identical_pictures_of_both_parts_are_counted() {
     assert_eq!(check(path, &["photos"])["repeated"], 2);
     let output = output(path, &["data", "check", "photos"]);
     assert!(String::from_utf8_lossy(&output.stderr).contains("2 of the 8 test pictures"));
-    // Values of one file, too.
+    // Equal values within IDX files count, too.
     idx(&path.join("idx"), [("train", 0, 40), ("t10k", 38, 5)]);
     assert_eq!(check(path, &["idx"])["repeated"], 2);
 }

@@ -41,7 +41,7 @@ fn one_bad_picture_costs_no_answer() {
         answered(&["photos"]),
         (all.map(str::to_owned).to_vec(), Some(0), IGNORED.into())
     );
-    // What is no picture is told; what should be one is counted.
+    // A file that is not a picture is reported; one that should be a picture is counted.
     fs::write(photos.join("notes.txt"), "text").unwrap();
     let (files, code, error) = answered(&["photos"]);
     assert_eq!((files.len(), code), (3, Some(0)));
@@ -133,7 +133,7 @@ fn what_is_no_picture_says_what_it_is() {
         );
     }
     assert!(inspect("photos").contains("photos: not a picture that can be read (it is a folder"));
-    // By its content it is one.
+    // By its content it is a picture.
     bar().save(path.join("one.png")).unwrap();
     fs::rename(path.join("one.png"), path.join("one.heic")).unwrap();
     succeed(path, &[&["predict", "one.heic"], &RUN[..]].concat());
@@ -280,7 +280,7 @@ fn other_data_are_scored_by_the_names_of_their_classes() {
     assert_eq!(error, "");
     let text = succeed(path, &[&["eval", "--data", "other"], &RUN[..]].concat());
     assert!(text.contains("other, part 'test'"), "{text}");
-    // Without parts all pictures count, few as they may be.
+    // Without parts all pictures count, however few.
     fs::rename(other.join("train"), path.join("few")).unwrap();
     let (found, _) = eval("few", &[]);
     assert_eq!(
@@ -291,7 +291,7 @@ fn other_data_are_scored_by_the_names_of_their_classes() {
     assert_eq!(found["scores"]["pictures"], 4);
     // A test part alone is enough.
     assert_eq!(eval("other", &[]).0["scores"]["pictures"], 15);
-    // What was trained on is told.
+    // Pictures that were trained on are reported.
     let (found, error) = eval("photos", &[]);
     assert_eq!(found["scores"]["pictures"], 60);
     assert!(
@@ -299,7 +299,7 @@ fn other_data_are_scored_by_the_names_of_their_classes() {
         "{error}"
     );
 
-    // IDX files have names for classes, too, which are not these; nor are the digits.
+    // The classes of IDX files have names, too, which differ from these; so do those of the digits.
     let error = fail(path, &[&["eval", "--data", "digits"], &RUN[..]].concat());
     assert!(
         error.contains("without apples, berries, clouds, but with 0, 1, 2, 7 more"),

@@ -41,8 +41,8 @@ fn answer_after(browser: &Browser, before: u64) -> String {
     text(&browser.run("return document.body.dataset.answer"))
 }
 
-/// Waits until the page has shown everything that was asked for: while a digit is drawn, the answers
-/// are those of its beginning.
+/// Waits until the page has shown everything that was asked for: while a digit is drawn, the
+/// answers are those of its beginning.
 fn settle(browser: &Browser) {
     browser.wait("document.body.dataset.answers && !drawing.busy && !newest.busy");
 }
@@ -84,7 +84,7 @@ fn draw(browser: &Browser, corners: &[(f64, f64)]) {
 fn browser_draws_and_reads_the_answer() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
-    // Who works on the page names a trained run, which saves the training.
+    // Somebody who works on the page names a trained run, which saves the training.
     match std::env::var_os("MOPTEQ_BROWSER_RUN") {
         Some(run) => std::os::unix::fs::symlink(run, path.join("run")).unwrap(),
         None => drop(succeed(path, &TRAINING)),
@@ -135,7 +135,7 @@ fn browser_draws_and_reads_the_answer() {
         "document.querySelector('#seen').toDataURL() === '{clean}'"
     ));
 
-    // A file that is no picture is told, and one that is goes through.
+    // A file that is not a picture is reported, and one that is goes through.
     let before = answers(&browser);
     fs::write(path.join("notes.png"), "this is text").unwrap();
     browser.choose("#file", &path.join("notes.png"));

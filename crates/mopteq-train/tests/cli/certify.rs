@@ -51,7 +51,7 @@ fn the_papers_model_is_certified() {
     let text = certify(&["--limit", "20"]);
     assert!(text.contains("right and certified") && text.contains("Lipschitz constant"));
 
-    // Without a picture that can be read there is one error, as in `predict`.
+    // Without a picture that can be read, there is one error, as in `predict`.
     let error = fail(path, &["certify", "--run", "run", "missing.png"]);
     assert!(error.contains("missing.png"), "{error}");
     let wrong = output(

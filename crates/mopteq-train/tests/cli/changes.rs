@@ -91,7 +91,7 @@ fn changed_data_are_told_and_only_the_runs_own_test_pictures_are_scored() {
         warnings.contains("1 file has changed") && warnings.contains(&test[0]),
         "{warnings}"
     );
-    // So for classes that come and go.
+    // The same for classes that come and go.
     fs::rename(photos.join("clouds"), photos.join("crowds")).unwrap();
     let (count, warnings) = scored(path, "run");
     assert_eq!(count, 7);
@@ -114,7 +114,7 @@ fn the_split_of_new_data_hangs_on_names() {
     let photos = path.join("photos");
     picture_folder(&photos, &[("", 20)], 16);
     run_on(path, "1", "before");
-    // One picture is gone, and another class is there before all others.
+    // One picture is gone, and another class sorts before all others.
     let train = part(path, "before", "train");
     fs::remove_file(photos.join(&train[0])).unwrap();
     picture_folder(&path.join("more"), &[("", 20)], 16);
@@ -203,7 +203,8 @@ fn data_that_moved_are_found_at_their_new_place() {
             "{error}"
         );
     }
-    // There, the run's own test pictures are scored, and other data are other data.
+    // At the new place, the run's own test pictures are scored. Other data are scored as other
+    // data.
     let eval = |data: &str| {
         let eval = ["eval", "--run", "run", "--device", "cpu", "--json"];
         let output = output(path, &[&eval[..], &["--data", data]].concat());
@@ -226,7 +227,7 @@ fn data_that_moved_are_found_at_their_new_place() {
     assert_eq!(found["scores"]["pictures"], 9);
     let (found, _) = eval("away/apples/../../away");
     assert_eq!(found["part"], "the run's own test pictures");
-    // A file more and a file less are told, as ever.
+    // An added and a removed file are reported, as ever.
     let test = part(path, "run", "test");
     fs::remove_file(path.join("away").join(&test[0])).unwrap();
     let (found, warnings) = eval("away");

@@ -10,14 +10,14 @@ use serde_json::Value;
 
 use crate::support::*;
 
-/// Planes of a picture, as CIFAR has them.
+/// Planes of a picture, as in CIFAR.
 fn planes(picture: &image::RgbImage) -> Vec<u8> {
     (0..3)
         .flat_map(|c| picture.pixels().map(move |pixel| pixel.0[c]))
         .collect()
 }
 
-/// CIFAR-10 in the official layout, with so many pictures a file.
+/// CIFAR-10 in the official layout, with `each` pictures per file.
 fn cifar10(folder: &Path, each: usize) {
     fs::create_dir_all(folder).unwrap();
     let names = [
@@ -271,7 +271,7 @@ fn a_link_that_leads_back_is_named() {
         );
     }
     fs::remove_file(&link).unwrap();
-    // To elsewhere, a link is fine.
+    // A link to elsewhere is fine.
     fs::rename(path.join("photos/train/clouds"), path.join("clouds")).unwrap();
     std::os::unix::fs::symlink(path.join("clouds"), path.join("photos/train/clouds")).unwrap();
     let found = check(path, &["photos"]);

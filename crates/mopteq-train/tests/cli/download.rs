@@ -15,9 +15,9 @@ struct Server {
     /// Bytes after which each of the first connections breaks off.
     cuts: Arc<Mutex<Vec<usize>>>,
     ranges: Arc<Mutex<Vec<Option<usize>>>>,
-    /// Answered in place of the body.
+    /// A page that is sent in place of the body.
     page: Option<&'static str>,
-    /// Whether it knows ranges.
+    /// Whether it ignores ranges and sends the whole body.
     whole: bool,
 }
 
@@ -116,7 +116,7 @@ fn a_download_goes_on_after_every_cut() {
         *ranges.lock().unwrap(),
         [None, Some(100_000), Some(250_000)]
     );
-    // What is there and right is not got again.
+    // A file that is there and right is not downloaded again.
     succeed(folder.path(), &arguments(&get(&url, MD5)));
     assert_eq!(ranges.lock().unwrap().len(), 3);
 }

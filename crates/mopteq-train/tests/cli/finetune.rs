@@ -20,7 +20,8 @@ fn an_imported_model_is_fine_tuned_and_never_lost() {
     assert_eq!(files(path.join("imported/checkpoint")), ["epoch-0000"]);
     assert_eq!(parameters(path, "imported"), before);
 
-    // From run, import and file it is the same training, and another than from random weights.
+    // From a run, an import and a file, the training is the same, and it differs from that with
+    // random weights.
     let epoch = ["--epochs", "1", "--out"];
     for (from, out) in [
         ("run", "a"),
@@ -119,7 +120,7 @@ fn another_number_of_classes_gets_a_new_head_and_nothing_else_may_differ() {
     assert!(fail(path, &nowhere).contains("--from nowhere: there is no such run"));
     assert!(!path.join("runs").exists());
 
-    // Whether its data are there does not matter to an import.
+    // An import does not need its data.
     succeed(path, &["export", "--run", "tuned", "tuned.safetensors"]);
     succeed(path, &["import", "tuned.safetensors", "--out", "imported"]);
     fs::rename(path.join("photos"), path.join("away")).unwrap();
@@ -127,7 +128,7 @@ fn another_number_of_classes_gets_a_new_head_and_nothing_else_may_differ() {
     assert!(error.contains("--from imported"), "{error}");
     fs::rename(path.join("away"), path.join("photos")).unwrap();
 
-    // What the weights were trained on is not what they are tested on.
+    // The weights are not tested on what they were trained on.
     let list = read_json(&path.join("tuned/data-files.json"));
     let names = |part: &str| list[part].as_array().unwrap().clone();
     for name in names("test") {

@@ -136,7 +136,7 @@ fn content() -> impl Strategy<Value = Content> {
 /// A file somewhere in the tree.
 fn file() -> impl Strategy<Value = (PathBuf, Content)> {
     let folders = prop::collection::vec(prop::sample::select(&FOLDERS[..]), 0..4);
-    // Whole trees of two classes, or none of the usual.
+    // Whole trees of two classes, or unusual folders.
     let common = prop::sample::select(vec![
         vec!["cats"],
         vec!["dogs"],
@@ -178,7 +178,7 @@ fn link(_: &Path, path: &Path) {
     fs::write(path, "text").unwrap();
 }
 
-/// A sound data set, with parts or without, that the rest is thrown at; or none.
+/// A sound data set, with parts or without, to which the rest is added; or none.
 fn base() -> impl Strategy<Value = Vec<(PathBuf, Content)>> {
     let lay = |folders: &[&str]| -> Vec<(PathBuf, Content)> {
         let files = |folder: &&str| {
@@ -287,7 +287,7 @@ fn pictures(root: &Path, folder: &Path, into: &mut BTreeSet<PathBuf>) {
         let named = READ
             .iter()
             .any(|ending| name.to_lowercase().ends_with(ending));
-        // One that was a class, perhaps.
+        // The link may have been a class.
         let broken = path.is_symlink() && fs::metadata(&path).is_err();
         let start = fs::read(&path).unwrap_or_default();
         let formats = [

@@ -1,4 +1,4 @@
-//! Pictures as the world has them: mixed, turned, cut off, with names of every kind.
+//! Pictures as they occur in practice: mixed, turned, cut off, with names of every kind.
 
 use std::fs::{self, File};
 use std::io::Cursor;
@@ -173,7 +173,7 @@ fn names_in_other_encodings_and_forms_lose_nothing() {
             (&json!([4, 4]), &json!([2, 2]))
         );
     }
-    // Two that only look alike are not made one.
+    // Two that only look alike are not merged.
     fs::create_dir_all(path.join("latin/train").join(OsStr::from_bytes(b"caf\xe8"))).unwrap();
     let other = path
         .join("latin/train")

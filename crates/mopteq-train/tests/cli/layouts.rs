@@ -1,4 +1,4 @@
-//! How folders of pictures are laid out in the world, and what each is taken for.
+//! How folders of pictures are laid out in practice, and how each is read.
 
 use std::fs;
 use std::path::Path;
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::support::*;
 
-/// Puts pictures at these paths, so many in each folder.
+/// Puts pictures at these paths, with this many in each folder.
 pub fn lay(root: &Path, folders: &[(&str, usize)]) {
     let _ = fs::remove_dir_all(root);
     for (number, (folder, count)) in folders.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! What lies among pictures and is none, or belongs to no class.
+//! Files among pictures that are not pictures, or that belong to no class.
 
 use std::fs;
 
@@ -112,7 +112,7 @@ fn what_systems_and_this_program_leave_is_no_class() {
         )
         .unwrap();
     }
-    // A folder of exported models is none either.
+    // A folder of exported models is not a class either.
     fs::create_dir(data.join("models")).unwrap();
     succeed(&data, &["export", "--run", run, "models/m.safetensors"]);
     pack(&data, &path.join("data.tar.gz"));
@@ -125,12 +125,12 @@ fn what_systems_and_this_program_leave_is_no_class() {
             assert!(ignored.contains(name), "{data}: {ignored}");
         }
     }
-    // Pictures in a run are told.
+    // Pictures in a run are reported.
     fs::copy(data.join("a/000.png"), data.join("runs/folder-1/000.png")).unwrap();
     let told = output(path, &["data", "check", "data"]).stderr;
     let told = String::from_utf8_lossy(&told).into_owned();
     assert!(told.contains("runs/folder-1 (1)"), "{told}");
-    // Another program's config.json makes no run of a class.
+    // Another program's config.json does not turn a class into a run.
     fs::write(data.join("a/config.json"), "{\"model\": 3}").unwrap();
     assert_eq!(found(path, "data").0, json!({"a": [4, 1], "b": [4, 1]}));
 }
@@ -158,7 +158,7 @@ fn files_are_pictures_by_their_content_and_others_are_named() {
         assert!(skipped[0].contains("a/photo.HEIC: .HEIC files are not read"));
         assert!(skipped[1].contains("b/scan.tif"), "{skipped:?}");
     }
-    // A class of nothing else says so.
+    // A class with nothing else gives a message about it.
     fs::create_dir(data.join("c")).unwrap();
     fs::write(data.join("c/photo.avif"), "unread").unwrap();
     let error = fail(path, &["data", "check", "data"]);

@@ -112,7 +112,7 @@ fn every_mistake_gets_one_clear_line() {
         assert!(fail(path, &["--device", "rocm"]).contains("--features rocm"));
     }
 
-    // Options that are not even options are the argument parser's, with its exit code.
+    // The argument parser reports invalid options, with its own exit code.
     for (arguments, named) in [
         (&["train", "--device", "cude"][..], "did you mean cuda?"),
         (&["train", "--precision", "fp16"], "f32, bf16"),

@@ -255,7 +255,7 @@ fn every_network_trains_and_is_evaluated_and_inspected() {
         let config = read_json(&path.join(&name).join("config.json"));
         assert_eq!(config["model"]["network"].as_str(), Some(model));
     }
-    // A hidden objective is what an MDEQ does not have.
+    // An MDEQ has no hidden objective.
     let arguments = [&SHORT[..], &["--model", "mdeq", "--family", "s"]].concat();
     assert!(fail(path, &arguments).contains("family"));
 }

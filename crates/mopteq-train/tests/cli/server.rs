@@ -38,7 +38,7 @@ pub struct Running {
 }
 
 impl Running {
-    /// `play` or `serve` of a run at a free port.
+    /// `play` or `serve` of a run on a free port.
     pub fn start(folder: &Path, command: &str, arguments: &[&str]) -> Self {
         let common = ["--run", "run", "--device", "cpu", "--port", "0", "--json"];
         let mut program = program(folder);

@@ -248,7 +248,7 @@ fn clients_that_misbehave_disturb_no_other() {
     for _ in 0..5 {
         assert_eq!(server.post("/v1/classify", &one()).status, 200);
     }
-    // Those who began a request and did not end it are told so, in the end.
+    // Clients that began a request and did not end it are told so, in the end.
     let answer = Answer::read(&mut slow[29]);
     assert!(answer.error(408).contains("took too long"));
     // Two requests at once on one connection are answered in order.

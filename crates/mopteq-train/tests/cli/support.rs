@@ -113,8 +113,8 @@ pub fn metrics(run: &Path) -> Value {
     metrics
 }
 
-/// The parameters of the last checkpoint, byte for byte: in a file that has no random numbers of
-/// its own, as Burn's pack has.
+/// The parameters of the last checkpoint, byte for byte. The file format has no random numbers of
+/// its own, unlike Burn's pack.
 pub fn parameters(folder: &Path, run: &str) -> Vec<u8> {
     let file = format!("{run}.safetensors");
     succeed(folder, &["export", "--run", run, "--device", "cpu", &file]);
@@ -177,7 +177,7 @@ fn pack_files(folder: &Path, archive: &Path, follow: bool) {
 
 pub const CLASSES: [&str; 3] = ["apples", "berries", "clouds"];
 
-/// A folder of three classes with so many pictures each, below `parts` (such as `train`).
+/// A folder of three classes with this many pictures each, below `parts` (such as `train`).
 pub fn picture_folder(root: &Path, parts: &[(&str, usize)], side: u32) {
     for (part, count) in parts {
         for (class, name) in CLASSES.iter().enumerate() {

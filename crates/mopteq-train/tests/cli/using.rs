@@ -44,7 +44,7 @@ fn digits_are_classified() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("notes.txt"));
 }
 
-/// Names in a page that make a browser get something else.
+/// Names in a page that make a browser load something else.
 fn references(html: &str) -> Vec<String> {
     let inside = |value: &str| value.starts_with("data:") || value.starts_with('#');
     let mut found = Vec::new();
@@ -103,7 +103,7 @@ fn ones_own_pictures_are_trained_on_inspected_reported_and_shipped() {
         ],
     );
     assert!(text.contains("of 24 pictures"), "{text}");
-    // Three colours are no task.
+    // Three colours are an easy task.
     assert!(
         summary(&path.join("run"))["test_accuracy"]
             .as_f64()
@@ -149,8 +149,8 @@ fn ones_own_pictures_are_trained_on_inspected_reported_and_shipped() {
         "prefers-color-scheme",
         "touched once",
         "Accuracy and solver steps",
-        "most solver steps a picture",
-        "right test pictures (%)",
+        "largest number of solver steps per picture",
+        "test accuracy (%)",
         "with the limit of the run",
         "nothing was chosen by it",
         "viewport",
@@ -216,7 +216,7 @@ fn nothing_of_the_users_is_overwritten() {
         error.contains("000.png exists, and this program did not write it"),
         "{error}"
     );
-    // Drawn into a class folder, it is none of the class.
+    // Drawn into a class folder, it is not a picture of the class.
     assert!(show("photos/apples/sheet.png").status.success());
     let found = check(path, &["photos"]);
     assert_eq!(

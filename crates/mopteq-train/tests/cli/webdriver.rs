@@ -18,7 +18,7 @@ pub struct Browser {
     port: u16,
     session: String,
     _profile: TempDir,
-    /// A driver that cannot write any more would end.
+    /// Keeps the pipe open: a driver that cannot write any more would end.
     _output: Lines<BufReader<ChildStdout>>,
 }
 
@@ -38,7 +38,7 @@ impl Browser {
         let profile = tempfile::tempdir().unwrap();
         let data = format!("--user-data-dir={}", profile.path().display());
         let arguments = [
-            // As root there is no sandbox, and what else a browser does on its own is not wanted.
+            // Root has no sandbox, and background activity of the browser is not wanted.
             "--headless",
             "--no-sandbox",
             "--disable-gpu",

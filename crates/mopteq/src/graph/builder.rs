@@ -1,4 +1,4 @@
-//! Writing a graph down, simplified on the way.
+//! Builds a graph and simplifies it along the way.
 
 use std::collections::{HashMap, HashSet};
 
@@ -12,28 +12,29 @@ use super::{Combination, Graph, Iterate, Node, Op, Value};
 
 /// Collects the operations of a [`Graph`].
 ///
-/// An operation goes to the outermost list that knows all its inputs, so an iteration repeats only
-/// what depends on its state. Operations on zeros disappear, so f(0) costs less than f(z).
+/// An operation goes to the outermost list in which all its inputs are available, so an iteration
+/// repeats only what depends on its state. Operations on zeros are dropped, so f(0) costs less than
+/// f(z).
 #[derive(Debug, Default)]
 pub struct Builder {
     values: Vec<Known>,
     /// The open lists: the graph, then the iteration that is being written.
     lists: Vec<Vec<Node>>,
-    /// Values times factors that are there already; a factor is kept by its bits.
+    /// Scaled values that already exist, by value and bits of the factor.
     scaled: HashMap<(Value, u64), Value>,
 }
 
-/// What is known of a value.
+/// What the builder knows about a value.
 #[derive(Clone, Debug)]
 struct Known {
     shape: Vec<usize>,
-    /// Index of the list that it is computed in.
+    /// Index of the list in which it is computed.
     list: usize,
     zero: bool,
 }
 
 impl Builder {
-    /// A graph of pictures `[channels, height, width]`, and these pictures.
+    /// A builder for a graph on pictures `[channels, height, width]`, and the value of these.
     pub(crate) fn new(input: [usize; 3]) -> (Self, Value) {
         let mut builder = Self {
             lists: vec![Vec::new()],
@@ -43,7 +44,7 @@ impl Builder {
         (builder, input)
     }
 
-    /// The finished graph, without operations that nothing needs.
+    /// The finished graph, without unused operations.
     pub(crate) fn finish(mut self, logits: Value, dense: Option<Value>) -> Graph {
         let nodes = self.lists.swap_remove(0);
         let mut needed: HashSet<Value> = dense.into_iter().chain([logits]).collect();
@@ -274,8 +275,8 @@ impl Builder {
         ((pools / grows).sqrt(), grown)
     }
 
-    /// The sum of values of one shape with factors, at least one. The factor of a convolution goes
-    /// into its kernel.
+    /// The weighted sum of one or more values of the same shape. The factor of a convolution is
+    /// folded into its kernel.
     pub fn combine(&mut self, sum: &[(f64, Value)]) -> Value {
         let mut merged: Combination = Vec::new();
         for (factor, value) in sum.iter().filter(|(_, value)| !self.is_zero(*value)) {
@@ -285,7 +286,7 @@ impl Builder {
             }
         }
         merged.retain(|(factor, _)| *factor != 0.0);
-        // Runtimes join a convolution with the addition right after it, so the convolutions of this
+        // Runtimes fuse a convolution with the addition right after it, so the convolutions of this
         // list come last.
         let open = self.lists.len() - 1;
         let (mut parts, mut last): (Combination, Combination) = (Vec::new(), Vec::new());
@@ -296,7 +297,7 @@ impl Builder {
                 None => parts.push((factor, value)),
             }
         }
-        // A sum begins with a positive part if it has one.
+        // The sum starts with a positive part if there is one.
         if let Some(first) = parts.iter().position(|(factor, _)| *factor > 0.0) {
             parts.swap(0, first);
         }
@@ -367,7 +368,7 @@ impl Builder {
         node.cloned()
     }
 
-    /// Vectors one after the other, then x W + b.
+    /// Flattens and concatenates the pools, then computes x W + b.
     pub(crate) fn classify(&mut self, pools: Vec<Value>, linear: &Linear) -> Value {
         let flat: Vec<Value> = pools
             .into_iter()
@@ -391,7 +392,7 @@ impl Builder {
         self.push(op, &[joined], vec![classes])
     }
 
-    /// The equilibrium of a map z -> f(z) from 0. The shapes are those of the branches.
+    /// The equilibrium of a map z -> f(z), iterated from 0. `shapes` are those of the branches.
     pub(crate) fn equilibrium<E>(
         &mut self,
         shapes: &[Vec<usize>],
@@ -428,7 +429,7 @@ impl Builder {
     }
 }
 
-/// The nodes that something needs. Adds their inputs to what is needed.
+/// Keeps the nodes with a needed output, and adds their inputs to `needed`.
 fn live(nodes: Vec<Node>, needed: &mut HashSet<Value>) -> Vec<Node> {
     let mut kept: Vec<Node> = nodes
         .into_iter()

@@ -1,9 +1,10 @@
-//! A network for inference as a list of operations, for other programs to run.
+//! A network for inference as a list of operations that other programs can run.
 //!
-//! [`Network::graph`](crate::Network::graph) gives it. The kernels are bounded and batch norms are
-//! folded into the convolutions before them. An equilibrium is one operation,
-//! [`Op::Iterate`], which holds the map z -> f(z) as a list of its own. What does not depend on the
-//! state is computed before it. A network of several equilibria has one such operation for each.
+//! [`Network::graph`](crate::Network::graph) creates it. The kernels are bounded, and batch norms
+//! are folded into the convolutions before them. An equilibrium is one operation,
+//! [`Op::Iterate`], which holds the map z -> f(z) as a list of its own. Operations that do not
+//! depend on the state come before it. A network with several equilibria has one such operation for
+//! each.
 //!
 //! Nothing here depends on a file format. The crate `mopteq-train` writes these graphs as ONNX.
 
@@ -22,13 +23,13 @@ pub use operands::{CrossOperand, Operands};
 pub struct Value(usize);
 
 impl Value {
-    /// Its number, from 0.
+    /// Its index, counted from 0.
     pub fn index(self) -> usize {
         self.0
     }
 }
 
-/// A sum of values with factors.
+/// A weighted sum of values.
 pub type Combination = Vec<(f64, Value)>;
 
 /// What a node computes. Shapes leave out the batch.
@@ -109,7 +110,7 @@ pub enum Op {
     },
     /// `[channels, height, width]` as one vector.
     Flatten,
-    /// Vectors, or the channels of pictures, one after the other.
+    /// Concatenates vectors, or the channels of pictures.
     Concat,
     /// x W + b.
     Linear {
@@ -118,12 +119,12 @@ pub enum Op {
         /// `[out]`.
         bias: Option<Tensor<1>>,
     },
-    /// A fixed-point iteration z -> f(z). The inputs are f(0), one per branch, and the outputs the
-    /// equilibrium.
+    /// A fixed-point iteration z -> f(z). Its inputs are f(0), one value per branch. Its outputs
+    /// are the equilibrium.
     Iterate(Iterate),
 }
 
-/// The map of an equilibrium and when its iteration ends.
+/// The map of an equilibrium and the stopping rule of its iteration.
 #[derive(Clone, Debug)]
 pub struct Iterate {
     /// z, one value per branch.
@@ -132,7 +133,7 @@ pub struct Iterate {
     pub nodes: Vec<Node>,
     /// f(z), one value per branch.
     pub image: Vec<Value>,
-    /// The rule by which the network's own solver ends.
+    /// The stopping rule of the network's own solver.
     pub rule: Termination,
 }
 
@@ -141,7 +142,7 @@ pub struct Iterate {
 pub struct Node {
     /// What it computes.
     pub op: Op,
-    /// From what.
+    /// Its inputs.
     pub inputs: Vec<Value>,
     /// Its results; one, except for [`Op::Iterate`].
     pub outputs: Vec<Value>,
@@ -167,7 +168,7 @@ impl Graph {
         &self.shapes[value.0]
     }
 
-    /// Number of values; their numbers are below it.
+    /// Number of values. Their indices are below it.
     pub fn values(&self) -> usize {
         self.shapes.len()
     }

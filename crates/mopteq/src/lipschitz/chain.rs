@@ -3,10 +3,10 @@
 use super::{Lipschitz, LipschitzError, PartConstant, Read};
 use crate::norm_bound::largest;
 
-/// How far a value can move: it moves by a sum of vectors v_p whose channels are scaled.
+/// How far a value can move. It moves by a sum of vectors v_p whose channels are scaled.
 ///
-/// Entry 0 of the amounts bounds |v_p| where the picture moves by 1, and entry i + 1 where the
-/// state of equilibrium i does, by an error of its solve.
+/// Entry 0 of the amounts bounds |v_p| if the picture moves by 1. Entry i + 1 bounds it if an error
+/// of its solve moves the state of equilibrium i by 1.
 #[derive(Clone, Debug)]
 pub(crate) struct Change {
     /// Channels, height and width.
@@ -22,7 +22,7 @@ pub(crate) struct Summand {
 }
 
 impl Change {
-    /// Pictures, whose channels are multiplied by `scale` first.
+    /// The change of pictures whose channels are first multiplied by `scale`.
     pub(crate) fn of_pictures(shape: [usize; 3], scale: &[f64]) -> Result<Self, LipschitzError> {
         if scale.len() != shape[0] {
             return Err(LipschitzError::Channels {
@@ -40,8 +40,8 @@ impl Change {
         })
     }
 
-    /// Behind a part that gives pictures of this shape. `factor` is its factor for inputs whose
-    /// channels are scaled.
+    /// The change after a part whose outputs have this shape. `factor` is its factor for inputs
+    /// whose channels are scaled.
     pub(crate) fn through(&self, shape: [usize; 3], factor: impl Fn(&[f64]) -> f64) -> Self {
         let mut amounts = Vec::new();
         for summand in &self.summands {
@@ -55,12 +55,12 @@ impl Change {
         }
     }
 
-    /// Behind a ReLU, which is no linear map, so that scales cannot pass it.
+    /// The change after a ReLU. It is not linear, so scales cannot pass through it.
     pub(crate) fn relu(&self) -> Self {
         self.through(self.shape, widest)
     }
 
-    /// With channels multiplied by these factors.
+    /// The change after its channels are multiplied by these factors.
     pub(crate) fn scaled(mut self, factors: &[f64]) -> Self {
         for summand in &mut self.summands {
             let pairs = summand.scale.iter_mut().zip(factors);
@@ -69,7 +69,7 @@ impl Change {
         self
     }
 
-    /// Means over cells of 2 x 2 pixels.
+    /// The change after averaging over cells of 2 x 2 pixels.
     pub(crate) fn halved(mut self) -> Self {
         let [channels, height, width] = self.shape;
         self.shape = [channels, height / 2, width / 2];
@@ -77,7 +77,7 @@ impl Change {
         self.scaled(&half)
     }
 
-    /// The sum of two values.
+    /// The change of the sum of two values.
     pub(crate) fn plus(mut self, other: Self) -> Self {
         self.summands.extend(other.summands);
         self
@@ -89,7 +89,7 @@ impl Change {
     }
 }
 
-/// The largest factor.
+/// The largest absolute value of the factors.
 pub(crate) fn widest(scale: &[f64]) -> f64 {
     scale.iter().fold(0.0, |m, s| largest(m, s.abs()))
 }
@@ -110,7 +110,7 @@ pub(crate) struct Chain {
 }
 
 impl Chain {
-    /// Notes the constant up to here.
+    /// Records the constant up to this part.
     pub(crate) fn note(&mut self, name: &str, x: &Change) {
         self.parts.push(PartConstant {
             name: name.into(),
@@ -118,7 +118,8 @@ impl Chain {
         });
     }
 
-    /// The state of an equilibrium whose move is x, and whose solves have errors of their own.
+    /// Adds the error of an equilibrium's own solve to the change x of its state. `error` is the
+    /// factor of its residual.
     pub(crate) fn equilibrium(&mut self, name: &str, mut x: Change, error: f64) -> Change {
         self.note(name, &x);
         self.errors.push(error);

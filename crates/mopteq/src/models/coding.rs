@@ -25,7 +25,7 @@ use crate::terms::{JointReconstruction, PatchReconstruction, Quadratic, Setting,
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(crate = "burn::serde", rename_all = "snake_case")]
 pub enum CodingForm {
-    /// Every patch of the input by itself: a solver step is a product with one matrix per pixel.
+    /// Every patch of the input on its own: a solver step is a product with one matrix per pixel.
     /// The default.
     #[default]
     Patches,
@@ -69,8 +69,8 @@ fn loose() -> EquilibriumConfig {
 }
 
 impl CodingConfig {
-    /// The same layer with this number of unrolled steps, in place of an equilibrium: without
-    /// iteration for 1, where z = relu(step (D'g - l1)).
+    /// The same layer with this number of unrolled steps in place of an equilibrium. With one step,
+    /// there is no iteration: z = relu(step (D'g - l1)).
     pub fn unrolled(mut self, steps: usize) -> Self {
         // A solve returns the state before its last evaluation.
         self.equilibrium.forward = Solver::plain().with_fixed_steps(steps + 1);
@@ -81,7 +81,7 @@ impl CodingConfig {
         self
     }
 
-    /// Channels of every branch, if they have so many together.
+    /// Channels of every branch, if all branches together have `all`.
     pub fn channels(&self, all: usize) -> Vec<usize> {
         let coarse = (all as f64 * self.coarse).round() as usize;
         let others = self.branches.saturating_sub(1);
@@ -117,11 +117,11 @@ impl CodingConfig {
     }
 
     /// The hidden objective over the branches: strongly convex, with a step of at most the inverse
-    /// of its smoothness, as accelerated descent needs it.
+    /// of its smoothness, as accelerated descent requires.
     ///
     /// # Errors
     ///
-    /// If mu or l1 cannot work.
+    /// Returns an error if mu does not give a positive and finite step.
     pub fn objective(&self) -> Result<HiddenObjective, ConfigError> {
         let (term, constraint, norm): (Arc<dyn Term>, _, _) = match self.form {
             CodingForm::Patches => (Arc::new(PatchReconstruction), Constraint::NonNegative, 1.0),
@@ -140,13 +140,13 @@ impl CodingConfig {
         HiddenObjective::new(terms, Some(constraint.shared()), step, &setting)
     }
 
-    /// The norm of each D_i for which that of all together is at most 1.
+    /// The norm of each D_i, such that the norm of D is at most 1.
     fn block_norm(&self) -> f64 {
         1.0 / (self.branches as f64).sqrt()
     }
 
-    /// Creates the layer for inputs of `[input, height, width]` and so many channels of all branches
-    /// together.
+    /// Creates the layer for inputs of `[input, height, width]`, with `channels` channels over all
+    /// branches.
     ///
     /// # Errors
     ///
@@ -184,8 +184,8 @@ impl CodingConfig {
 /// The equilibrium of a nonnegative coding: the codes z >= 0, in one or several branches, that
 /// explain the input together.
 ///
-/// minimise 1/2 |g - D z|^2 + mu/2 |z|^2 + l1 1'z over z >= 0. The dictionary D is used at norm 1,
-/// and its transpose injects: the layer has one kernel.
+/// minimise 1/2 |g - D z|^2 + mu/2 |z|^2 + l1 1'z over z >= 0. The dictionary D is scaled to norm
+/// 1, and its transpose injects, so the layer has one kernel.
 #[derive(Module, Debug)]
 pub struct Coding {
     dictionary: Dictionary,
@@ -254,7 +254,8 @@ impl Patches {
         }
     }
 
-    /// D' and D'D at norm 1. With autodiff, it first improves the estimate of the norm.
+    /// D' and D'D, with D scaled to norm 1. With autodiff, it first improves the estimate of the
+    /// norm.
     fn normalised(&self) -> [Tensor<4>; 2] {
         let weight = self.weight.val();
         let direction = self.direction.value_sync().without_autodiff();
@@ -303,15 +304,16 @@ impl Coding {
         &self.objective
     }
 
-    /// Everything except the codes that the objective depends on, for inputs g
-    /// `[batch, in, height, width]`.
+    /// Everything that the objective depends on for inputs g `[batch, in, height, width]`, except
+    /// the codes.
     pub fn context(&self, g: Tensor<4>) -> Context {
         match &self.dictionary {
             Dictionary::Kernels(kernels) => Context::new(BoundedKernel::kernels(kernels), vec![g]),
             Dictionary::Patches(patches) => {
                 let [batch, _, height, width] = g.dims();
                 let [weight, gram] = patches.normalised();
-                // Resampling multiplies means by the ratio of the sides, so the bias is divided.
+                // Resampling multiplies means by the ratio of the sides, so the bias is divided by
+                // it.
                 let factors = self.channels.iter().enumerate().flat_map(|(i, c)| {
                     let factor = -1.0 / (1_u32 << i) as f32;
                     std::iter::repeat_n(factor, *c)
@@ -398,8 +400,9 @@ impl Coding {
         })
     }
 
-    /// What codes make of the dictionary, at the resolution of the input: the input as the layer
-    /// sees it. For patches, the mean of what the patches say of a pixel.
+    /// The reconstruction of the input from codes, at the resolution of the input: the input as the
+    /// layer sees it. For patches, each pixel is the sum of its values in all patches, divided by
+    /// the number of pixels of a patch.
     pub fn reconstruction(&self, codes: &Branches) -> Tensor<4> {
         let [_, _, height, width] = codes[0].dims();
         match &self.dictionary {

@@ -265,8 +265,8 @@ impl Core {
         &self.objective
     }
 
-    /// Replaces the hidden objective by a custom one, for example with more terms. It must fit the
-    /// shapes of the state and of the injections.
+    /// Replaces the hidden objective with a custom one, for example with more terms. It must fit
+    /// the shapes of the state and of the injections.
     pub fn with_objective(mut self, objective: HiddenObjective) -> Self {
         self.objective = objective;
         self

@@ -31,16 +31,16 @@ pub struct Prediction {
     /// Unnormalised class scores of every pixel of the finest branch, `[batch, dense classes, h, w]`,
     /// for models with a dense head.
     pub dense: Option<Tensor<4>>,
-    /// The forward solve; of several, the [worst](Report::worst) for each sample. Without samples
-    /// for an explicit network.
+    /// The forward solve. With several solves, the [worst](Report::worst) for each sample. It has
+    /// no samples for an explicit network.
     pub forward: Report,
-    /// The backward solve, once `backward()` has run; of several, the worst.
+    /// The backward solve, once `backward()` has run. With several solves, the worst.
     pub adjoint: AdjointMonitor,
     /// The solves of a network with several equilibria, in the order of the data.
     pub layers: Vec<LayerSolve>,
 }
 
-/// The two solves of one of several equilibria.
+/// The forward and the backward solve of one of several equilibria.
 #[derive(Clone, Debug)]
 pub struct LayerSolve {
     /// The equilibrium's name in reports.

@@ -179,7 +179,7 @@ impl MultiViewConfig {
     }
 }
 
-/// From a view to the injection of its branch: stem and convolution, or a linear layer.
+/// Maps a view to the injection of its branch: stem and convolution, or a linear layer.
 #[derive(Module, Debug)]
 struct Reader {
     stem: Option<Stem>,
@@ -254,7 +254,7 @@ impl MultiView {
         }
     }
 
-    /// Everything except the state that the hidden objective depends on, for these views.
+    /// Everything that the hidden objective depends on for these views, except the state.
     ///
     /// # Panics
     ///

@@ -245,9 +245,9 @@ pub enum Network {
 }
 
 impl Network {
-    /// The network with a first kernel that whitens: the principal axes of the patches of these
-    /// plain pictures `[batch, channels, height, width]`, each with both signs. An MDEQ stays as it
-    /// is.
+    /// The network with a whitening kernel in its stem: the principal axes of the patches of these
+    /// plain pictures `[batch, channels, height, width]`, each with both signs. An MDEQ stays
+    /// unchanged.
     pub fn whitened(mut self, images: &Tensor<4>) -> Self {
         match &mut self {
             Self::MOptEqs(m) => m.stem = m.stem.clone().whitened(images),
@@ -287,8 +287,9 @@ impl Network {
         }
     }
 
-    /// The input of the head: the equilibrium, one `[batch, channels_i, h_i, w_i]` per branch, or
-    /// for an explicit or deep network the outputs of its stages.
+    /// The equilibrium, one `[batch, channels_i, h_i, w_i]` per branch, or the outputs of all
+    /// stages for an explicit or deep network. They are the input of the head. The head of a deep
+    /// network reads only the last one.
     ///
     /// # Panics
     ///
@@ -302,8 +303,8 @@ impl Network {
         }
     }
 
-    /// Class scores after so many plain steps z -> f(z) from 0 in place of a solve, as the network's
-    /// [`graph`](Self::graph) has them. An explicit network takes none.
+    /// Class scores after `steps` plain steps z -> f(z) from 0 in place of a solve, as in the
+    /// network's [`graph`](Self::graph). An explicit network takes no steps.
     ///
     /// # Panics
     ///
@@ -317,8 +318,8 @@ impl Network {
         }
     }
 
-    /// The network for inference as a list of operations. Its input are normalised pictures. A
-    /// fixed point is iterated plainly from 0, in the type of the parameters.
+    /// The network for inference as a list of operations. Its inputs are normalised pictures. It
+    /// finds a fixed point by plain iteration from 0, in the type of the parameters.
     ///
     /// # Errors
     ///
@@ -332,9 +333,9 @@ impl Network {
         }
     }
 
-    /// The Lipschitz constants of the class scores in the pictures before their normalisation,
-    /// which multiplies each channel by the entry of `scale`. They belong to the equilibria
-    /// themselves, however far the configured solvers go.
+    /// The Lipschitz constants of the class scores with respect to the pictures before
+    /// normalisation, which multiplies each channel by its entry of `scale`. They hold for the
+    /// exact equilibria, whatever the accuracy of the configured solvers.
     ///
     /// # Errors
     ///
@@ -350,8 +351,8 @@ impl Network {
         }
     }
 
-    /// Class scores of normalised pictures `[batch, channels, height, width]`, with how far each
-    /// solve was from its end, for [`Lipschitz::certificate`]. An MDEQ has no residuals here.
+    /// Class scores of normalised pictures `[batch, channels, height, width]`, with the residual at
+    /// which each solve stopped, for [`Lipschitz::certificate`]. An MDEQ has no residuals here.
     ///
     /// # Panics
     ///

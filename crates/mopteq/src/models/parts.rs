@@ -193,7 +193,7 @@ impl Head {
         self.dense.as_ref().map(|d| d.forward(state[0].clone()))
     }
 
-    /// The finished graph of a network whose states these are.
+    /// The finished graph of a network with these states.
     pub(crate) fn finish(&self, mut graph: Builder, state: &[Value]) -> Graph {
         let dense = self
             .dense
@@ -319,7 +319,7 @@ mod tests {
         let random = stem.conv.weight.val();
         let stem = stem.whitened(&images);
         let kernel = stem.conv.weight.val();
-        // 18 axes: the last four channels are as drawn.
+        // There are 18 axes, so the last four channels keep their initial values.
         let tail = |t: Tensor<4>| t.narrow(0, 36, 4);
         tail(kernel.clone())
             .into_data()

@@ -102,7 +102,7 @@ impl ResidualConfig {
     }
 }
 
-/// relu(x + norm(conv(relu(norm(conv(x)))))), as He et al. (2016, arXiv:1512.03385).
+/// relu(x + norm(conv(relu(norm(conv(x)))))), as in He et al. (2016, arXiv:1512.03385).
 #[derive(Module, Debug)]
 struct Block {
     first: Conv2d,

@@ -2,9 +2,10 @@
 //!
 //! The pair of channels 2 i and 2 i + 1 of a whitening kernel is v_i and -v_i, where v_i is the
 //! eigenvector of the i-th largest eigenvalue of the patches' second moments E[p p'], so ReLU loses
-//! nothing. The batch norm behind the kernel brings every output to variance 1. In a stack of
-//! codings this is what sparse coding asks of its input (Olshausen and Field 1996). Page (2019) and
-//! airbench (Jordan 2024, arXiv:2404.00498) begin their networks so and need half the epochs.
+//! nothing. The batch norm after the kernel scales every output to variance 1. In a stack of
+//! codings, this is the input that sparse coding requires (Olshausen and Field 1996). Page (2019)
+//! and airbench (Jordan 2024, arXiv:2404.00498) begin their networks this way and need half the
+//! epochs.
 
 use burn::module::Param;
 use burn::tensor::module::unfold4d;

@@ -1,4 +1,4 @@
-//! What the map does without its objective: whole solves, steps in one launch, and its Jacobian.
+//! Parts of the map outside its objective: whole solves, steps in one launch, and the Jacobian.
 
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ pub(super) fn solution(solved: Solved) -> PackedSolution {
         report.steps.push(sample.steps);
         report.residual.push(sample.residual);
         report.relative_residual.push(relative);
-        // Side by side on all cores, only the longest solve counts.
+        // The solves run side by side on all cores, so only the longest one counts.
         report.evaluations = report.evaluations.max(sample.steps);
         report.sample_evaluations += sample.steps;
     }
@@ -37,7 +37,7 @@ pub(super) fn solution(solved: Solved) -> PackedSolution {
     }
 }
 
-/// The step where the device has a form for packed states, with all gradients.
+/// The step with all gradients, if the device supports it for packed states.
 pub(super) fn in_one_launch(
     formula: &StepFormula,
     z: &Branches,
@@ -55,7 +55,7 @@ pub(super) fn in_one_launch(
     Some(parts.map(|(part, z)| part.reshape(z.dims())).collect())
 }
 
-/// J = D S of packed vectors.
+/// J = D S for packed vectors.
 pub(super) struct PackedDescent {
     pub(super) formula: Arc<StepFormula>,
     pub(super) product: PackedProduct,

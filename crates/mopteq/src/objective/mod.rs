@@ -58,8 +58,8 @@ impl HiddenObjective {
     ///
     /// # Errors
     ///
-    /// Returns an error if `terms` is empty, if the step is not positive, or if a guaranteed step
-    /// is requested and the curvature of a term is not bounded.
+    /// Returns an error if `terms` is empty, if the step is not positive and finite, or if a
+    /// guaranteed step is requested and the curvature of a term is not bounded.
     pub fn new(
         terms: Vec<Arc<dyn Term>>,
         constraint: Option<Arc<dyn Proximal>>,
@@ -270,7 +270,7 @@ impl FixedPointMap<Branches, Context> for HiddenObjective {
     }
 
     fn structure(&self) -> Structure {
-        // About D J D, if there is a constraint: D (I - step H) D is symmetric, and I minus it is
+        // With a constraint, this describes D J D: D (I - step H) D is symmetric, and I minus it is
         // step D H D + I - D.
         if self.is_strongly_convex() {
             Structure::SymmetricPositiveDefinite
@@ -290,7 +290,7 @@ impl FixedPointMap<Branches, Context> for HiddenObjective {
 }
 
 impl HiddenObjective {
-    /// The step in one go, with what it depends on.
+    /// The fused step and its inputs.
     fn formula<'a>(&'a self, x: &'a Context) -> Option<(&'a StepFormula, Inputs<'a>)> {
         Some((self.formula.as_deref()?, x.inputs()?))
     }
@@ -373,8 +373,8 @@ impl FastMap<Branches, Context> for HiddenObjective {
 }
 
 impl HiddenObjective {
-    /// The limits of a whole solve. `None` if its rule is not that of one, or if the map is not
-    /// known to be a contraction, so that a sample may run away.
+    /// The limits of a whole solve. `None` if such a solve does not support the rule, or if the map
+    /// is not known to be a contraction, because a sample may then diverge.
     fn limits(
         &self,
         rule: &Termination,

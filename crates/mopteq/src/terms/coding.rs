@@ -1,8 +1,8 @@
 //! Terms in which all branches explain one picture together.
 //!
-//! Every branch contributes what its codes make of their dictionary, brought to the resolution of
-//! the first branch by E_i, the scaled nearest up-sampling. What one branch explains, the others
-//! need not: they are coupled by explaining away.
+//! Every branch contributes the product of its dictionary and its codes, at the resolution of the
+//! first branch: E_i, the scaled nearest up-sampling, takes it there. The other branches need not
+//! explain what one branch explains, so explaining away couples them.
 
 use burn::tensor::Tensor;
 use deq_kernels::convolution::{convolve, transposed};
@@ -66,7 +66,7 @@ impl Term for JointReconstruction {
     }
 
     fn curvature(&self, setting: &Setting) -> Curvature {
-        // The norm of a row of blocks is at most the root of their number times the largest.
+        // The norm of a row of blocks is at most the root of their number times the largest norm.
         let square = setting.kernel_norm * setting.kernel_norm;
         Curvature::new(0.0, setting.branches as f64 * square)
     }
@@ -98,10 +98,10 @@ impl Term for JointReconstruction {
 }
 
 /// 1/2 |p - sum_i D_i E_i z_i|^2 - 1/2 |p|^2 for every patch p of the picture: each patch around a
-/// pixel of the first branch is coded by itself, as in SCN (Sun, Nasrabadi and Tran,
-/// arXiv:1701.08349), with codes that the patches of a coarser branch's cell share.
+/// pixel of the first branch is coded on its own, as in SCN (Sun, Nasrabadi and Tran,
+/// arXiv:1701.08349). All patches in a cell of a coarser branch share its codes.
 ///
-/// The context holds what remains of dictionary and patches: the Gram matrix D'D of D = [D_1 D_2
+/// The context holds only products of dictionary and patches: the Gram matrix D'D of D = [D_1 D_2
 /// ...] as its only kernel, `[channels, channels, 1, 1]` with the channels of all branches, and the
 /// injections c_i = E_i'D_i'p. A step costs (channels)^2 multiplications per pixel.
 #[derive(Clone, Copy, Debug, Default)]

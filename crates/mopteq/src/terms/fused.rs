@@ -32,7 +32,7 @@ pub(crate) fn step_formula(
             Formula::KernelEnergy => kernel.replace(step::Kernel::Energy).is_none(),
             Formula::Reconstruction => kernel.replace(step::Kernel::Reconstruction).is_none(),
             Formula::PatchReconstruction => {
-                // Its injections enter as those of a proximity, which it excludes.
+                // Its injections enter like those of a proximity, so the two exclude each other.
                 kernel.replace(step::Kernel::Gram).is_none()
                     && !std::mem::replace(&mut proximity, true)
             }

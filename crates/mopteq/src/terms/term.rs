@@ -1,4 +1,4 @@
-//! What a term of a hidden objective is.
+//! The interface of a term of a hidden objective.
 
 use std::fmt::Debug;
 
@@ -73,9 +73,9 @@ pub trait Term: Debug + Send + Sync {
     /// Value for every sample, `[batch]`.
     fn value(&self, z: &Branches, x: &Context) -> Tensor<1>;
 
-    /// Gradient with respect to z, in the shape of z, in differentiable operations, because the
-    /// parameters in `x` get their gradients through it. [`ByValue`](super::ByValue) computes a gradient from the
-    /// value alone, for terms without parameters.
+    /// Gradient with respect to z, in the shape of z. Its operations must be differentiable,
+    /// because the parameters in `x` get their gradients through it. [`ByValue`](super::ByValue)
+    /// computes a gradient from the value alone, for terms without parameters.
     fn gradient(&self, z: &Branches, x: &Context) -> Branches;
 
     /// The (generalised) Hessian at z, which is symmetric. The arguments are plain tensors. With

@@ -6,7 +6,8 @@ use deq_kernels::vectors::Rows;
 use super::rule::{Rule, dependent};
 use crate::config::AndersonType;
 
-/// The systems of all samples. Masks decide, and leave out what the host leaves out.
+/// The systems of all samples. Masks replace the decisions of the host and leave out the same
+/// differences.
 pub(super) struct Systems {
     rule: Rule,
     /// `[batch, m, m]`: <dR_i, dR_j>, and -<dZ_i, dR_j> for type I.
@@ -21,7 +22,7 @@ pub(super) struct Systems {
 }
 
 impl Systems {
-    /// Without differences, for samples and a type like these.
+    /// Starts without differences, for the batch and the type of `like`.
     pub(super) fn new(rule: Rule, like: &Tensor<2>) -> Self {
         let (batch, m, device) = (like.dims()[0], rule.history, like.device());
         let gram = Tensor::zeros([batch, m, m], (&device, like.dtype()));
@@ -40,9 +41,9 @@ impl Systems {
         self.empty = Tensor::full(self.empty.dims(), true, &self.empty.device());
     }
 
-    /// As [`System::update`](super::host::System::update) for all samples: `squares` is `[batch, 2]`,
-    /// `products` is `[batch, columns * m]`. Returns the weights, `[batch, m]`, zero if the step is
-    /// plain, and `[batch, 1]`, the samples whose last step is rejected.
+    /// Like [`System::update`](super::host::System::update), for all samples: `squares` is
+    /// `[batch, 2]`, `products` is `[batch, columns * m]`. Returns the weights, `[batch, m]`, which
+    /// are zero if the step is plain, and the samples whose last step is rejected, `[batch, 1]`.
     pub(super) fn update(
         &mut self,
         squares: Tensor<2>,
@@ -169,10 +170,10 @@ impl Systems {
     }
 }
 
-/// Gauss-Jordan without pivoting, the rows in this order. A Gram matrix plus a ridge is positive
-/// definite; the symmetric part of type I's matrix is so for contractions. With `ridge`, rows that
-/// depend on those before them are passed over, and returned as a mask `[batch, rows]`: a pivot is what
-/// the rows before have left of a row's unit length.
+/// Gauss-Jordan elimination without pivoting, with the rows in this order. A Gram matrix plus a
+/// ridge is positive definite; for contractions, so is the symmetric part of type I's matrix. With
+/// `ridge`, rows that depend on earlier rows are skipped and returned as a mask `[batch, rows]`. A
+/// pivot is the part of a row's unit length that the earlier rows leave over.
 fn eliminate(
     mut a: Tensor<3>,
     order: &[usize],

@@ -99,7 +99,7 @@ impl System {
     }
 
     /// Stores the products with the difference in `slot`. The difference is not used if its squared
-    /// length is at most `noise`, because its direction is that of rounding errors.
+    /// length is at most `noise`, because its direction is then that of rounding errors.
     fn take_in(&mut self, products: &[f64], slot: usize, noise: f64) {
         let m = self.rhs.len();
         if products.is_empty() {
@@ -127,8 +127,8 @@ impl System {
     /// Computes gamma from systems scaled to differences of unit length, so that neither the scale
     /// of z nor the decrease of the residuals matters. The newest difference comes first. A
     /// difference that depends on newer ones is left out, because with more differences than
-    /// dimensions the old ones would swamp the new ones. Returns false without history, or if the
-    /// weights exceed the cap or are not finite (then the history is dropped).
+    /// dimensions the old ones would swamp the new ones. Returns false if there is no history, or
+    /// if the weights exceed the cap or are not finite (then the history is dropped).
     fn solve(&mut self, newest: usize) -> bool {
         let m = self.rhs.len();
         let (gram, lengths) = (&self.gram, &mut self.lengths);

@@ -1,4 +1,5 @@
-//! The weights of Anderson acceleration: a small system per sample, solved where its numbers are.
+//! The weights of Anderson acceleration: a small system per sample, solved on the host or the
+//! device, wherever its entries are.
 
 mod device;
 mod host;
@@ -22,9 +23,9 @@ pub(super) struct Weights {
 }
 
 enum Place {
-    /// From numbers that the host has, sample by sample.
+    /// Computed on the host, sample by sample.
     Host(Vec<System>),
-    /// From tensors, without a read-back.
+    /// Computed on the device, without a read-back.
     Device(Box<Systems>),
 }
 
@@ -32,8 +33,8 @@ enum Place {
 pub(super) struct Decided {
     /// Weights by slot, `[batch, m]`; `None` if all are zero.
     pub(super) gamma: Option<Numbers>,
-    /// `[batch, 1]`: samples whose last step is rejected; their weights are zero. `None` if there are
-    /// none.
+    /// `[batch, 1]`: samples whose last step is rejected; their weights are zero. `None` if there
+    /// are none.
     pub(super) back: Option<Tensor<2, Bool>>,
 }
 
@@ -45,8 +46,8 @@ impl Weights {
         }
     }
 
-    /// Decides from what was seen at the newest point, whose difference is in `slot`. Without
-    /// `accelerate`, steps are plain.
+    /// Decides on the step from the observation of the newest point, whose difference is in `slot`.
+    /// Without `accelerate`, the step is plain.
     pub(super) fn decide(
         &mut self,
         seen: Seen,

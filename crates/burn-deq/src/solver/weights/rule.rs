@@ -1,4 +1,4 @@
-//! What the weights of all samples share, on the host and on the device.
+//! The rule that the weights of all samples share, on the host and on the device.
 
 use burn::tensor::DType;
 use deq_kernels::vectors::rounding;
@@ -22,7 +22,7 @@ pub(super) struct Rule {
 }
 
 impl Rule {
-    /// For states of this type.
+    /// The rule for states of this type.
     pub(super) fn new(config: &AndersonConfig, dtype: DType) -> Self {
         let epsilon = dtype.finfo().map_or(f64::EPSILON, |info| info.epsilon);
         let floor = match dtype {
@@ -42,9 +42,9 @@ impl Rule {
     }
 }
 
-/// The largest rest of a difference of unit length, beside the newer ones, that counts as rounding
-/// error: the difference then depends on them. Strong regularisation is deliberate and does not
-/// indicate dependence.
+/// The largest squared remainder of a unit-length difference, after projecting out the newer ones,
+/// that counts as rounding error. The difference then depends on the newer ones. Strong
+/// regularisation is deliberate and does not indicate dependence.
 pub(super) fn dependent(ridge: f64) -> f64 {
     3.0 * ridge.min(1e-6)
 }

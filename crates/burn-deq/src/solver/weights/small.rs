@@ -30,8 +30,8 @@ impl Cholesky {
         &self.entries[start..=start + i]
     }
 
-    /// Adds a row, given the entries left of the diagonal. Refuses if the row depends on the
-    /// others: the rest of its unit length is then within rounding error.
+    /// Adds a row, given the entries left of the diagonal. Returns false if the row depends on the
+    /// others, that is, if the remainder of its unit length is within rounding error.
     #[inline]
     pub(super) fn grow(&mut self, row: impl Iterator<Item = f64>) -> bool {
         let start = self.entries.len();

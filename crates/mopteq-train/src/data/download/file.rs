@@ -1,4 +1,4 @@
-//! A file that is to be got, and why it could not.
+//! A file to download, and why a download failed.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 
 use md5::{Digest, Md5};
 
-/// A file could not be got. Every variant names the address or the file.
+/// A file could not be downloaded. Every variant names the address or the file.
 #[derive(Debug, thiserror::Error)]
 pub enum DownloadError {
-    /// The program was built without the means to get it.
+    /// The program was built without support for downloads.
     #[error(
         "{file} is missing, and this build cannot download it; build with --features download, or \
          get it by: curl -L --create-dirs -o '{file}' {url}"
@@ -30,7 +30,7 @@ pub enum DownloadError {
         /// Status code and its meaning.
         status: String,
     },
-    /// The server sends a page for people instead of the file.
+    /// The server sends a web page instead of the file.
     #[error(
         "{url}: the server sends an HTML page instead of the file (a login or error page?); try \
          another mirror: mopteq data get NAME --url URL"
@@ -52,7 +52,7 @@ pub enum DownloadError {
         /// Bytes that are on the disk.
         kept: u64,
     },
-    /// The file is another one, or damaged on the way.
+    /// The file is a different one, or was damaged on the way.
     #[error(
         "{url}: wrong checksum (md5 {found} instead of {expected}); the file was removed; try \
          again, or another mirror: mopteq data get NAME --url URL"
@@ -75,14 +75,14 @@ pub enum DownloadError {
     },
 }
 
-/// A file that is to be got.
+/// A file to download.
 #[derive(Clone, Debug)]
 pub struct Download {
-    /// Where it can be had, in order of preference.
+    /// Addresses that offer it, in order of preference.
     pub urls: Vec<String>,
     /// Its MD5 checksum in hexadecimal digits; `None` trusts the server.
     pub md5: Option<String>,
-    /// Where it is put.
+    /// Where it is stored.
     pub file: PathBuf,
 }
 

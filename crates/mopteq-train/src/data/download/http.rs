@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::{Download, DownloadError};
 use crate::data::meter::Meter;
 
-/// Connections that are tried for one address before the next, or an error.
+/// Connections to try for one address before the next address, or an error.
 const TRIES: u32 = 4;
 /// Pause before another try, times the number of the try.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -22,7 +22,7 @@ enum Outcome {
 }
 
 impl Download {
-    /// Gets the file from the first address that gives it.
+    /// Downloads the file from the first address that provides it.
     pub(super) fn get(&self) -> Result<(), DownloadError> {
         if let Some(folder) = self.file.parent() {
             fs::create_dir_all(folder).map_err(|source| self.disk(source))?;
@@ -56,7 +56,7 @@ impl Download {
             .append(true)
             .open(&part)
             .map_err(|source| self.disk(source))?;
-        // Two processes must not write into one part; the second waits and finds the file.
+        // Two processes must not write to one part. The second one waits and then finds the file.
         open.lock().map_err(|source| self.disk(source))?;
         let mut reason = String::new();
         for attempt in 0..TRIES {
@@ -138,7 +138,7 @@ impl Download {
                 part.set_len(0).map_err(|source| self.disk(source))?;
                 return Ok(Outcome::Cut("the server has no such range".into()));
             }
-            // Busy now, perhaps not in a moment.
+            // The server is busy now, but perhaps not in a moment.
             429 | 500..=599 => return Ok(Outcome::Cut(format!("the server answers {status}"))),
             _ => {
                 let (url, status) = (url.into(), status.to_string());

@@ -1,4 +1,4 @@
-//! Getting a file from the net: progress, resume after a cut, checksum, several mirrors.
+//! Downloading a file: progress, resume after an interruption, checksum, several mirrors.
 
 mod file;
 #[cfg(feature = "download")]
@@ -7,14 +7,14 @@ mod http;
 pub use file::{Download, DownloadError};
 
 impl Download {
-    /// Gets the file unless it is there already and its checksum is right.
+    /// Downloads the file, unless it already exists with the right checksum.
     ///
-    /// What has come is kept in `FILE.part` when the connection breaks off, and the next call goes
-    /// on from there.
+    /// If the connection breaks off, `FILE.part` keeps what has arrived, and the next call
+    /// continues from there.
     ///
     /// # Errors
     ///
-    /// The first address's error, when no address gives the file.
+    /// The first address's error, when no address provides the file.
     pub fn fetch(&self) -> Result<(), DownloadError> {
         if self.file.is_file() && self.checksum_is_right(&self.file)?.is_ok() {
             return Ok(());

@@ -10,14 +10,14 @@ use crate::serve::settings::TimeLimits;
 
 /// What answers requests.
 pub(crate) trait Handler {
-    /// Whether the request is one that is answered, before its body is read; how many bytes the body
-    /// may have.
+    /// Checks whether the request is one that is answered, before its body is read. Returns how
+    /// many bytes the body may have.
     fn accept(&self, head: &Head) -> Result<u64, Response>;
 
     /// The answer to a request with its body.
     fn answer(&self, head: &Head, body: Vec<u8>) -> Response;
 
-    /// Hears of every answer, with the time from the whole head to the answer.
+    /// Is told about every answer, with the time from the whole head to the answer.
     fn answered(&self, head: Option<&Head>, response: &Response, began: std::time::Instant);
 
     /// The memory for bodies.
@@ -27,7 +27,7 @@ pub(crate) trait Handler {
     fn stops(&self) -> bool;
 }
 
-/// Serves a connection until either side has enough.
+/// Serves a connection until either side ends it.
 pub(crate) fn serve(stream: TcpStream, handler: &impl Handler, limits: &TimeLimits) {
     // An answer is written at once, so there is nothing to wait for.
     let _ = stream.set_nodelay(true);
@@ -35,7 +35,8 @@ pub(crate) fn serve(stream: TcpStream, handler: &impl Handler, limits: &TimeLimi
     while let Some(true) = exchange(&mut reader, handler, limits) {}
 }
 
-/// One request and its answer. Whether there may be another; `None` where the client is gone.
+/// Handles one request and its answer. Returns whether there may be another; `None` if the client
+/// is gone.
 fn exchange(reader: &mut Reader, handler: &impl Handler, limits: &TimeLimits) -> Option<bool> {
     let head = match reader.head(limits.idle, limits.head, || handler.stops()) {
         Ok(head) => head,
@@ -71,7 +72,7 @@ fn exchange(reader: &mut Reader, handler: &impl Handler, limits: &TimeLimits) ->
     finish(reader, handler, &head, &answer, began, limits)
 }
 
-/// Writes the answer to a request that was read whole.
+/// Writes the answer to a request that was read completely.
 fn finish(
     reader: &mut Reader,
     handler: &impl Handler,
@@ -87,7 +88,7 @@ fn finish(
     written.ok().map(|()| keep)
 }
 
-/// Answers a request that was not read to its end, after which nobody knows where the next begins.
+/// Answers a request that was not read to its end. Nobody knows then where the next one begins.
 fn refuse(
     reader: &mut Reader,
     handler: &impl Handler,

@@ -1,9 +1,9 @@
 //! Who may ask: programs on the machine, and pages that come from this server.
 //!
-//! A page from elsewhere can make a browser send requests to the loopback address. If its owner lets
-//! its name point there after it was loaded, the browser even lets it read the answers (DNS
-//! rebinding). The name that the browser asked for is in the header Host, so a name that is not this
-//! server's is refused.
+//! A page from elsewhere can make a browser send requests to the loopback address. If its owner
+//! points its name there after it was loaded, the browser even lets it read the answers (DNS
+//! rebinding). The name that the browser asked for is in the header Host, so a name that is not
+//! this server's is refused.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -13,12 +13,12 @@ use super::{Head, Method, Response};
 #[derive(Debug)]
 pub(crate) struct Hosts {
     listening: IpAddr,
-    /// Names from the command line, in small letters.
+    /// Names from the command line, in lower case.
     names: Vec<String>,
 }
 
 impl Hosts {
-    /// Those of a server at this address, with further names.
+    /// The names of a server at this address, with further names.
     pub(crate) fn new(address: SocketAddr, names: &[String]) -> Self {
         Self {
             listening: address.ip(),
@@ -39,7 +39,8 @@ impl Hosts {
             return Err(Response::error(421, &message));
         }
         let foreign = || Response::error(403, "the request comes from a page of another origin");
-        // Who follows a link from another page to this one sees the page; the other page sees nothing.
+        // A user who follows a link from another page to this one sees the page; the other page
+        // sees nothing.
         let follows =
             head.method == Method::Get && head.header("sec-fetch-mode") == Some("navigate");
         if head.header("sec-fetch-site") == Some("cross-site") && !follows {
@@ -56,7 +57,8 @@ impl Hosts {
         }
     }
 
-    /// An address cannot be rebound, so where the server listens on all of them, any will do.
+    /// An address cannot be rebound. So if the server listens on all addresses, any address will
+    /// do.
     fn is_own(&self, authority: &str) -> bool {
         let host = host_of(authority).to_ascii_lowercase();
         if self.names.contains(&host) {

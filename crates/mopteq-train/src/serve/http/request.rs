@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::Response;
 use crate::serve::room::Hold;
 
-/// Bytes of a head, at most.
+/// Largest number of bytes in a head.
 const LONGEST_HEAD: usize = 16 << 10;
 const MOST_HEADERS: usize = 64;
 /// How often a wait looks whether the server stops.
@@ -41,7 +41,7 @@ pub(crate) struct Head {
 }
 
 impl Head {
-    /// The header of this name, in small letters, if there is one and only one.
+    /// The header of this name, in lower case, if there is exactly one.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let mut found = self.headers.iter().filter(|(known, _)| known == name);
         match (found.next(), found.next()) {
@@ -50,13 +50,13 @@ impl Head {
         }
     }
 
-    /// The headers of this name, in small letters.
+    /// The headers of this name, in lower case.
     pub(crate) fn headers(&self, name: &str) -> impl Iterator<Item = &str> {
         let named = self.headers.iter().filter(move |(known, _)| known == name);
         named.map(|(_, value)| value.as_str())
     }
 
-    /// A head from its bytes; `None` where it is not complete.
+    /// A head from its bytes; `None` if it is not complete.
     fn parse(bytes: &[u8]) -> Result<Option<(Self, usize)>, Response> {
         let mut headers = [httparse::EMPTY_HEADER; MOST_HEADERS];
         let mut request = httparse::Request::new(&mut headers);
@@ -108,8 +108,8 @@ impl Head {
         Ok(Some((head, length)))
     }
 
-    /// Two readings of where a body ends let one client slip requests into the answers of another
-    /// behind a shared proxy, so there must be one.
+    /// Behind a shared proxy, two readings of where a body ends would let one client slip requests
+    /// into the answers of another. So there must be only one reading.
     fn body_length(&self) -> Result<u64, Response> {
         if self.headers("transfer-encoding").next().is_some() {
             let message = "the body needs a Content-Length; a chunked one is not taken";
@@ -122,7 +122,7 @@ impl Head {
         let digits = !first.is_empty() && first.bytes().all(|b| b.is_ascii_digit());
         match first.parse() {
             Ok(length) if digits && lengths.all(|other| other == first) => Ok(length),
-            _ => Err(Response::error(400, "the Content-Length is no number")),
+            _ => Err(Response::error(400, "the Content-Length is not a number")),
         }
     }
 }
@@ -154,8 +154,8 @@ impl Reader {
         Self { stream, ahead }
     }
 
-    /// The next request without its body. Waits up to `idle` for its first byte, unless `stops`, and
-    /// from then on up to `limit` for the rest of it.
+    /// The next request without its body. Waits up to `idle` for its first byte, unless `stops`,
+    /// and from then on up to `limit` for the rest of it.
     pub(super) fn head(
         &mut self,
         idle: Duration,
@@ -192,7 +192,7 @@ impl Reader {
         }
     }
 
-    /// The body of a request, whole within `limit`. `hold` counts its bytes as they come.
+    /// The body of a request, complete within `limit`. `hold` counts its bytes as they come.
     pub(super) fn body(
         &mut self,
         head: &Head,
@@ -246,7 +246,7 @@ impl Reader {
 
     /// Reads once.
     fn more(&mut self, limit: Duration) -> io::Result<usize> {
-        // Zero would mean for ever.
+        // A time limit of zero is an error.
         let limit = limit.max(Duration::from_millis(1));
         self.stream.set_read_timeout(Some(limit))?;
         let mut block = [0; BLOCK];

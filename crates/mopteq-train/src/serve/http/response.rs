@@ -29,7 +29,7 @@ impl Response {
 
     /// A value as JSON.
     pub(crate) fn json(status: u16, value: &impl Serialize) -> Self {
-        // Values of this program have keys that are texts, so this cannot fail.
+        // Values of this program have text keys, so this cannot fail.
         let body = serde_json::to_vec(value).unwrap_or_default();
         Self::new(status, "application/json", body)
     }
@@ -61,7 +61,7 @@ impl Response {
         &self.body
     }
 
-    /// Writes the answer, whole within `limit`.
+    /// Writes the answer, complete within `limit`.
     pub(super) fn write(
         &self,
         mut stream: &TcpStream,

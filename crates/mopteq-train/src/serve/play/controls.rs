@@ -7,15 +7,15 @@ use serde_json::{Value, json};
 
 use crate::config::TrainConfig;
 
-/// Most steps that are followed.
+/// Largest number of steps to follow.
 const MOST_STEPS: usize = 60;
-/// Standard deviation of the noise on a picture, at most, as a share of the brightness.
+/// Largest standard deviation of the noise on a picture, as a share of the brightness.
 const MOST_NOISE: f64 = 1.0;
-/// Size of the perturbation of z*, at most, relative to z*.
+/// Largest size of the perturbation of z*, relative to z*.
 const MOST_PERTURBATION: f64 = 3.0;
-/// Steps after the perturbation, at most.
+/// Largest number of steps after the perturbation.
 const MOST_SETTLING: usize = 10;
-/// Strength of the coupling and weight of the norm, at most.
+/// Largest strength of the coupling and weight of the norm.
 const STRONGEST: f64 = 1.0;
 const TOLERANCES: [f64; 2] = [1e-6, 0.5];
 
@@ -33,11 +33,11 @@ pub(super) struct Controls {
     pub(super) settle: usize,
     pub(super) coupling: Option<f64>,
     pub(super) l1: Option<f64>,
-    /// Of the noise and the perturbation.
+    /// Seed of the noise and the perturbation.
     pub(super) seed: u64,
 }
 
-/// The methods by name, besides the run's own.
+/// The methods by name, in addition to the run's own.
 const METHODS: [(&str, &str); 3] = [
     ("anderson", "Anderson acceleration"),
     ("broyden", "Broyden's method"),
@@ -62,7 +62,7 @@ fn weight(constraint: Constraint) -> Option<f64> {
 }
 
 impl Controls {
-    /// Names the first one that is out of its range.
+    /// Names the first one that is out of range.
     pub(super) fn check(&self) -> Result<(), String> {
         let number = |name: &str, value: f64, low: f64, high: f64| {
             if (low..=high).contains(&value) {

@@ -9,11 +9,11 @@ use super::controls::Controls;
 use super::view::{Frame, Path, Stage, branch_maps, maps, text};
 use crate::evaluate::softmax;
 
-/// What was found of one picture.
+/// The results for one picture.
 pub(super) struct Found {
-    /// Of the state that is answered from.
+    /// Logits of the state that the answer comes from.
     pub(super) logits: Vec<f64>,
-    /// Before the perturbation.
+    /// Logits before the perturbation.
     pub(super) calm: Option<Vec<f64>>,
     /// The equilibria, in the order of the data.
     pub(super) stages: Vec<Stage>,
@@ -30,7 +30,7 @@ impl Trajectory {
     fn of(solution: &Solution<Branches>) -> Self {
         let mut checks: Vec<(usize, f64)> = Vec::new();
         for (step, residuals) in &solution.forward.trace {
-            // Of several looks at one evaluation the last counts.
+            // Of several checks of one evaluation, the last one counts.
             checks.retain(|(known, _)| known != step);
             checks.extend(residuals.first().map(|residual| (*step, *residual)));
         }
@@ -98,7 +98,7 @@ pub(super) fn look(
         images.device().seed(controls.seed);
         let moved = |z: &Tensor<4>| gaussian(z.clone(), controls.perturbation);
         let moved: Branches = solution.state.iter().map(moved).collect();
-        // As many steps as were asked for, whatever the residual.
+        // As many steps as requested, whatever the residual.
         let back = plain.with_max_steps(controls.settle + 1).with_relative(0.0);
         paths.push(Trajectory::of(&solve(&back, moved)));
     }
@@ -210,8 +210,8 @@ fn stack(states: impl IntoIterator<Item = Branches>) -> Branches {
         .collect()
 }
 
-/// The batch filled up to a power of two with its last state, where the device compiles for every new
-/// size of a batch. What comes of that is not looked at.
+/// The batch filled up to a power of two with its last state, if the device compiles for every new
+/// batch size. The extra results are not used.
 fn filled(states: Branches) -> Branches {
     let fill = |z: Tensor<4>| {
         let count = z.dims()[0];

@@ -1,4 +1,4 @@
-//! The page on which one sees an equilibrium being found, and what it asks the server.
+//! The page that shows an equilibrium being found, and what it asks the server.
 
 mod controls;
 mod hidden;
@@ -42,8 +42,8 @@ pub(super) struct Look {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct LookRequest {
-    /// Values in the model's shape, channel after channel, in base64: what the server made of a
-    /// picture before.
+    /// Values in the model's shape, channel after channel, in base64, as the server prepared them
+    /// from a picture before.
     picture: String,
     #[serde(default)]
     controls: Controls,
@@ -89,7 +89,7 @@ pub(super) fn describe(predictor: &Predictor, examples: usize) -> Value {
         "checkpoint": predictor.position().to_string(),
         "classes": config.classes,
         "channels": shape.channels, "height": shape.height, "width": shape.width,
-        // One draws light strokes on black, as the embedded digits are.
+        // The user draws light strokes on black, as in the embedded digits.
         "drawable": shape.channels == 1,
         "digits": config.data.kind == DataKind::Digits,
         "controls": Controls::describe(config),
@@ -145,7 +145,7 @@ fn find(predictor: &Predictor, request: &LookRequest) -> Result<View, String> {
         _ => other::look(predictor, images, controls)?,
     };
     let (mut stages, mut classes) = (found.stages, ranked(&found.logits, &config.classes));
-    // Of all classes, the frames keep those of the answer.
+    // The frames keep only the classes of the answer.
     let place = |class: &String| config.classes.iter().position(|known| known == class);
     classes.truncate(TOP);
     let places: Vec<usize> = classes.iter().filter_map(|l| place(&l.class)).collect();

@@ -1,5 +1,5 @@
-//! Stacks of equilibria, and models without a hidden objective: what their solvers report, and their
-//! states.
+//! Stacks of equilibria, and models without a hidden objective: what their solvers report, and
+//! their states.
 
 use burn::prelude::*;
 use mopteq::{Deep, LayerSolve, Network};
@@ -29,7 +29,7 @@ pub(super) fn look(
             }
             equilibrium.forward = solver;
         }
-        // A solver is part of a model's config and not of its parameters.
+        // A solver is part of a model's config, not of its parameters.
         let model = Classifier::new(&config, &images.device()).map_err(text)?;
         Ok(model.load_record(own.clone().into_record()))
     };

@@ -53,7 +53,7 @@ mod tests {
             "<iframe",
             "src=\"",
         ] {
-            // The name of SVG is no address that is loaded.
+            // The SVG namespace is not an address that is loaded.
             let html = html.replace("http://www.w3.org/2000/svg", "");
             assert!(!html.contains(word), "{word}");
         }

@@ -21,7 +21,7 @@ pub(super) struct Map {
 /// One iterate.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Frame {
-    /// The path it is of: `solve` or `perturbed`.
+    /// The path it belongs to: `solve` or `perturbed`.
     pub(super) path: &'static str,
     /// Evaluations of the map so far.
     pub(super) step: usize,
@@ -57,11 +57,11 @@ pub(super) struct Stage {
     pub(super) frames: Vec<Frame>,
     /// What the objective is given: the injections.
     pub(super) inputs: Vec<Map>,
-    /// What the equilibrium makes of them, where the objective reconstructs.
+    /// The reconstruction of these from the equilibrium, if the objective reconstructs.
     pub(super) reconstruction: Vec<Map>,
 }
 
-/// All of it.
+/// Everything that a page shows of a solve.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct View {
     /// The likeliest classes.

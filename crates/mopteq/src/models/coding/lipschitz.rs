@@ -8,8 +8,8 @@ use crate::norm_bound::{convolution_norm_bound, largest, matrix_norm_bound};
 use crate::terms::Setting;
 
 impl Coding {
-    /// A Lipschitz constant of the codes, all branches together, in inputs g of this height and
-    /// width: [`coding_gain`], times the kernel's side for patches.
+    /// A Lipschitz constant of the codes of all branches with respect to inputs g of this height
+    /// and width: at most [`coding_gain`], times the kernel's side for patches.
     pub fn lipschitz(&self, size: [usize; 2]) -> f64 {
         let input = match &self.dictionary {
             Dictionary::Patches(patches) => patches.weight.val().dims()[1],
@@ -19,7 +19,7 @@ impl Coding {
         self.gain(&vec![1.0; input], size)
     }
 
-    /// The factor |dz| <= gain |dg| for inputs g of this size whose channels have the factors
+    /// The gain in |dz| <= gain |dg| for inputs g of this size whose channels are scaled by
     /// `scale`.
     pub(crate) fn gain(&self, scale: &[f64], [height, width]: [usize; 2]) -> f64 {
         let mu = self.config.mu;
@@ -32,7 +32,7 @@ impl Coding {
         let k = self.config.kernel;
         let patches_of = (k.min(height) * k.min(width)) as f64;
         let gain = gain * patches_of.sqrt();
-        // By way of the convolution, whose norm is seldom below that of a patch.
+        // The other bound uses the norm of the convolution, which is seldom below that of a patch.
         if norm * widest(scale) / mu >= gain {
             return gain;
         }
@@ -42,14 +42,14 @@ impl Coding {
         gain.min(conv / mu)
     }
 
-    /// What the objective guarantees of the codes, apart from [`gain`](Self::gain).
+    /// What the objective guarantees about the codes, apart from [`gain`](Self::gain).
     pub(crate) fn stability(
         &self,
         size: [usize; 2],
         layer: &str,
     ) -> Result<Stability, LipschitzError> {
         must_solve(&self.config.equilibrium, layer)?;
-        // Terms take the norm of all branches together for patches, that of one branch otherwise.
+        // For patches, terms take the norm over all branches, otherwise that of one branch.
         let kernel_norm = match &self.dictionary {
             Dictionary::Patches(_) => self.dictionary_norm(size),
             Dictionary::Kernels(_) => self.norms(size).into_iter().fold(0.0, largest),

@@ -6,9 +6,9 @@ use crate::norm_bound::{convolution_norm_bound, largest};
 use crate::terms::Setting;
 
 impl Core {
-    /// What the objective guarantees of the equilibrium of branches of these sizes. Applies to W in
-    /// the type of the parameters, whatever [`CoreConfig::precision`](super::CoreConfig::precision)
-    /// says.
+    /// What the objective guarantees about the equilibrium of branches of these sizes. It applies
+    /// to W in the type of the parameters, whatever
+    /// [`CoreConfig::precision`](super::CoreConfig::precision) is.
     pub(crate) fn stability(
         &self,
         sizes: &[[usize; 2]],
@@ -18,7 +18,8 @@ impl Core {
         let own = self.kernels.iter().zip(sizes);
         let own = own.map(|(k, size)| convolution_norm_bound(k.kernel(), *size, [1, 1]));
         let own = own.fold(0.0, largest);
-        // The blocks between branches together are at most as large as the vector of their norms.
+        // The norm of all blocks between branches is at most the length of the vector of their
+        // norms.
         let cross = self.cross.iter().map(|c| {
             let size = sizes.get(c.from).copied().unwrap_or([1, 1]);
             convolution_norm_bound(c.kernel.kernel(), size, [1, 1]).powi(2)

@@ -24,7 +24,7 @@ impl Flow for Chain {
 }
 
 impl Layer {
-    /// The move of the layer's output from that of its input.
+    /// The change of the layer's output from the change of its input.
     fn lipschitz(
         &self,
         chain: &mut Chain,
@@ -47,7 +47,7 @@ impl Layer {
                 (stability, x.through(shape, gain))
             }
         };
-        // Codes at the resolution of the first branch are as long as before.
+        // Resampling codes to the resolution of the first branch keeps their length.
         let state = chain.equilibrium(name, state, stability.error);
         Ok(state.scaled(&scale))
     }

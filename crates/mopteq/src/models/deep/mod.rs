@@ -46,8 +46,8 @@ pub struct DeepConfig {
 }
 
 impl DeepConfig {
-    /// A stem of this many channels and codings in stages of `[channels, layers]`, each after the
-    /// first at half the resolution of the one before.
+    /// A stem with this many channels, and codings in stages of `[channels, layers]`. Each stage
+    /// after the first has half the resolution of the previous one.
     fn codings(
         [classes, input_channels]: [usize; 2],
         input_size: [usize; 2],
@@ -61,20 +61,20 @@ impl DeepConfig {
     }
 
     /// 0.70 M parameters for pictures of 32 x 32 pixels: twelve layers of 32, 64 and 128 channels,
-    /// as the wide residual networks have them.
+    /// as in wide residual networks.
     pub fn deep(classes: usize, input_channels: usize, input_size: [usize; 2]) -> Self {
         let stages = [[32, 4], [64, 4], [128, 4]];
         Self::codings([classes, input_channels], input_size, 32, &stages)
     }
 
-    /// For CPUs: few channels where pixels are many, after airbench (Jordan 2024,
+    /// For CPUs: few channels where there are many pixels, after airbench (Jordan 2024,
     /// arXiv:2404.00498).
     pub fn fast(classes: usize, input_channels: usize, input_size: [usize; 2]) -> Self {
         let stages = [[48, 1], [96, 2], [160, 2], [160, 1]];
         Self::codings([classes, input_channels], input_size, 24, &stages)
     }
 
-    /// Some 10 M parameters.
+    /// About 10 M parameters.
     pub fn large(classes: usize, input_channels: usize, input_size: [usize; 2]) -> Self {
         let stages = [[64, 4], [128, 4], [256, 4], [512, 4]];
         Self::codings([classes, input_channels], input_size, 64, &stages)
@@ -177,7 +177,7 @@ impl DeepConfig {
 
 /// Equilibria one after the other, each the minimiser of its own hidden objective.
 ///
-/// picture -> stem -> stages of (equilibrium -> batch norm, skip round a pair) -> head.
+/// picture -> stem -> stages of (equilibrium -> batch norm, skip around each pair) -> head.
 /// [`DeepConfig::init`] creates it.
 #[derive(Module, Debug)]
 pub struct Deep {
@@ -265,7 +265,7 @@ impl Deep {
         Ok(self.head.finish(graph, &outputs[outputs.len() - 1..]))
     }
 
-    /// What every layer sees in pictures `[batch, input_channels, height, width]`.
+    /// Inputs and results of all layers for pictures `[batch, input_channels, height, width]`.
     ///
     /// # Panics
     ///
@@ -307,8 +307,8 @@ impl Deep {
         outputs.expect("tensors are never refused")
     }
 
-    /// The outputs of the stages from that of the stem: as tensors, as operations of a graph, or
-    /// how far they can move. `output` gets the name of each layer, the layer and its input.
+    /// The outputs of the stages from the output of the stem: as tensors, as operations of a graph,
+    /// or as how far they can move. `output` gets the name of each layer, the layer and its input.
     fn walk<F: Flow, E>(
         &self,
         flow: &mut F,
@@ -338,7 +338,7 @@ impl Deep {
     }
 }
 
-/// What a stack needs of the values that flow through it.
+/// The operations that a stack needs on the values that flow through it.
 trait Flow {
     type Value: Clone;
 

@@ -30,7 +30,7 @@ pub struct MOptEqsConfig {
     /// Perturbation enhancement in training. Default: Gaussian, size 0.1, one step
     #[config(default = "Perturbation::new()")]
     pub perturbation: Perturbation,
-    /// From the equilibrium to the class scores. Default: concatenated pools of 4 x 4 cells
+    /// The head, from equilibrium to class scores. Default: concatenated pools of 4 x 4 cells
     #[config(default = "HeadConfig::new()")]
     pub head: HeadConfig,
 }
@@ -143,7 +143,7 @@ impl MOptEqsConfig {
     ///
     /// # Errors
     ///
-    /// Returns the field that [`CoreConfig::validate`] refuses.
+    /// Returns the field that [`CoreConfig::validate`] rejects.
     pub fn objective(&self) -> Result<HiddenObjective, ConfigError> {
         self.core.objective(self.branches)
     }

@@ -6,7 +6,7 @@ use super::model::MOptEqs;
 use crate::lipschitz::{Chain, Change, Lipschitz, LipschitzError, Solved};
 use crate::models::parts::injections_bound;
 
-/// The only equilibrium, in messages and reports.
+/// Name of the only equilibrium in messages and reports.
 const NAME: &str = "equilibrium";
 
 impl MOptEqs {
@@ -23,7 +23,7 @@ impl MOptEqs {
         let x = Change::of_pictures([config.input_channels, height, width], scale)?;
         let g = self.stem.lipschitz(&mut chain, &x, finest);
         let stability = self.core.stability(&sizes, NAME)?;
-        // The branches have different shapes, but move together: their length is all that counts.
+        // The branches have different shapes but move together, so only their joint length matters.
         let shape = [config.core.channels, finest[0], finest[1]];
         let gain = |scale: &[f64]| {
             stability.gain * injections_bound(&self.injections, &sizes, scale, finest)

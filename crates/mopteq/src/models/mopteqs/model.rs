@@ -72,7 +72,7 @@ impl MOptEqs {
         &self.core
     }
 
-    /// Replaces the hidden objective, for example by one with a custom term.
+    /// Replaces the hidden objective, for example with one that has a custom term.
     pub fn with_objective(mut self, objective: HiddenObjective) -> Self {
         self.core = self.core.with_objective(objective);
         self
@@ -164,7 +164,7 @@ impl MOptEqs {
         self.core.context(injection)
     }
 
-    /// Everything except the state that the hidden objective depends on, for these pictures: the
+    /// Everything that the hidden objective depends on for these pictures, except the state: the
     /// bounded kernels W_i and the injections c_i = U_i g_i + b_i, where g_i is the stem's output
     /// at the branch's resolution.
     ///

@@ -8,7 +8,7 @@ use super::{Fusion, Head, Stem};
 use crate::lipschitz::{Chain, Change, Read, Summand, widest};
 use crate::norm_bound::{convolution_norm_bound, largest};
 
-/// gamma / sqrt(variance + epsilon) of every channel, by the running statistics.
+/// gamma / sqrt(variance + epsilon) of every channel, from the running statistics.
 pub(crate) fn norm_scale(norm: &BatchNorm) -> Vec<f64> {
     let gamma = numbers(norm.gamma.val());
     let variance = numbers(norm.running_var.value_sync());
@@ -18,8 +18,8 @@ pub(crate) fn norm_scale(norm: &BatchNorm) -> Vec<f64> {
         .collect()
 }
 
-/// Bound on the norm of a convolution without its bias on pictures of this size, behind factors of
-/// its input channels and before factors of its output channels.
+/// Bound on the norm of a convolution without its bias on pictures of this size, with its input
+/// channels scaled by `before` and its output channels scaled by `behind`.
 pub(crate) fn convolution_bound(
     kernel: Tensor<4>,
     [before, behind]: [&[f64]; 2],
@@ -78,7 +78,7 @@ pub(crate) fn pool_norm(size: [usize; 2], grid: [usize; 2]) -> f64 {
 }
 
 impl Stem {
-    /// The move of the stem's output, of this size, from that of the pictures.
+    /// The change of the stem's output, which has this size, from the change x of the pictures.
     pub(crate) fn lipschitz(&self, chain: &mut Chain, x: &Change, size: [usize; 2]) -> Change {
         let [_, height, width] = x.shape;
         let behind = norm_scale(&self.norm);
@@ -91,8 +91,9 @@ impl Stem {
 }
 
 impl Head {
-    /// How the class scores read states of these sizes, one per branch. The states move together,
-    /// by a vector whose channels have the factors `scales`: none for a branch that stays.
+    /// How the class scores depend on states of these sizes, one per branch. The states move
+    /// together, by one vector whose channels are scaled by `scales`. A branch that does not move
+    /// has none.
     pub(crate) fn read(
         &self,
         sizes: &[[usize; 2]],
@@ -140,7 +141,7 @@ impl Head {
         }
     }
 
-    /// How the class scores read a value of one branch.
+    /// How the class scores depend on a value of one branch.
     pub(crate) fn reads(&self, x: &Change) -> Vec<Read> {
         let [_, height, width] = x.shape;
         let of = |s: &Summand| {
@@ -160,7 +161,7 @@ fn add_squares(squares: &mut [f64], row: &[f64], factor: f64) {
     }
 }
 
-/// relu(x + second(relu(first(x)))), with batch norms behind both convolutions.
+/// relu(x + second(relu(first(x)))), with a batch norm after each convolution.
 pub(crate) fn block(x: &Change, [first, second]: [(&Conv2d, &BatchNorm); 2]) -> Change {
     let [_, height, width] = x.shape;
     let size = [height, width];

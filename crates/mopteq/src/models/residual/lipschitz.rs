@@ -30,7 +30,7 @@ impl Residual {
                 x = block(&x, [first, (&b.second, &b.second_norm)]);
                 chain.note(&format!("stage {}, block {}", i + 1, k + 1), &x);
             }
-            // The head reads every stage. Each moves by itself, so the bounds add up.
+            // The head reads every stage. Each stage moves on its own, so the bounds add up.
             for summand in &x.summands {
                 let mut scales = vec![Vec::new(); sizes.len()];
                 scales[i] = summand.scale.clone();
