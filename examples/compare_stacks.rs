@@ -5,7 +5,7 @@
 //! cargo run --release -p examples --example compare_stacks -- [OPTIONS]
 //!
 //! --data PATH (10,000 pictures of CIFAR-10; without it, the embedded digits), --seeds 3,
-//! --epochs 20, --only NAMES (rows whose names contain one of these, separated by commas), --time
+//! --epochs 28, --only NAMES (rows whose names contain one of these, separated by commas), --time
 //! (also trains every network for as long as the first row took, with more or fewer epochs),
 //! --robustness (a second table: accuracy on disturbed digits).
 #![allow(clippy::print_stdout, reason = "an example talks to its user")]

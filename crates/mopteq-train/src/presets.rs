@@ -190,7 +190,7 @@ impl TrainConfig {
         };
         match kind {
             DataKind::Digits | DataKind::Idx => {
-                config.epochs = 20;
+                config.epochs = 28;
                 config.learning_rate = 0.05;
                 config.ema = 0.99;
                 config.augmentation.max_shift = 2.5;
