@@ -4,8 +4,10 @@ use std::cell::RefCell;
 
 use pulp::{Arch, Simd, WithSimd};
 
+use super::halves::split;
 use super::unit::{DEPTH, Left, Right, SIDE, Unit};
-use super::{Raster, lend, room, split};
+use crate::cpu::direct::Raster;
+use crate::cpu::memory::{lend, room};
 
 /// Numbers of both operands per group of samples: the second-level cache holds their halves.
 const AT_ONCE: usize = 1 << 17;
@@ -238,8 +240,8 @@ impl WithSimd for Turn<'_> {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::tests::{distance, numbers};
     use super::*;
+    use crate::cpu::tiles::exact::{distance, numbers};
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(24))]

@@ -7,6 +7,11 @@ pub(super) const SIDE: usize = 32;
 /// Products that a step adds to each sum: the bf16 numbers in a row of a tile.
 pub(super) const DEPTH: usize = 32;
 
+/// Whether rows of this length fill the tiles well enough.
+pub(in crate::cpu) fn pay(rows: usize) -> bool {
+    rows > DEPTH / 2
+}
+
 /// The left matrix of a block, row by row, as high and low halves.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Left<'a> {
