@@ -3,7 +3,7 @@
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 
-use super::kernel::{Exactness, Packed, add_kernel_gradient_in_halves};
+use super::kernel::{Exactness, Packed, add_kernel_gradient};
 use super::memory::{Floats, SAMPLES_A_TASK, produce, tensor};
 use crate::gradient::custom_gradient;
 
@@ -96,7 +96,15 @@ fn kernel_gradient(x: &Floats, g: &Floats, k: usize) -> Vec<f32> {
         .map(|(xs, gs)| {
             let mut sum = vec![0.0; size];
             let samples = xs.len() / x.sample();
-            add_kernel_gradient_in_halves([height, width], k, samples, xs, gs, &mut sum);
+            add_kernel_gradient(
+                Exactness::Halves,
+                [height, width],
+                k,
+                samples,
+                xs,
+                gs,
+                &mut sum,
+            );
             sum
         })
         .collect();

@@ -247,7 +247,7 @@ fn convolve_block<S: Simd, const OUT: usize>(
     sums
 }
 
-/// Like [`kernel::add_kernel_gradient`](super::kernel::add_kernel_gradient), for kernels of any odd
+/// Like `kernel::add_kernel_gradient`, for kernels of any odd
 /// size.
 pub(super) fn add_kernel_gradient(
     raster: Raster,

@@ -8,7 +8,7 @@ use std::cell::RefCell;
 
 use rayon::prelude::*;
 
-use super::kernel::{Packed, add_kernel_gradient};
+use super::kernel::{Exactness, Packed, add_kernel_gradient};
 use super::memory::{Floats, SAMPLES_A_TASK, lend, produce, room};
 use super::pooling::Grid;
 use crate::formula::StepFormula;
@@ -69,7 +69,7 @@ pub(super) fn fall<'m>(
     pooled
 }
 
-/// G E z, for the product E'G E.
+/// G E z, a part of the product E'G E.
 pub(super) fn image<'m>(
     gram: &Packed,
     sizes: &[[usize; 2]],
@@ -144,7 +144,15 @@ impl Branch {
                             stack_into(&sizes, &z.collect::<Vec<_>>(), stacked);
                             rise(&sizes, self.branch, &v[n * sample..][..sample], raised);
                         }
-                        add_kernel_gradient(sizes[0], 1, samples, stacked, raised, &mut sum);
+                        add_kernel_gradient(
+                            Exactness::Single,
+                            sizes[0],
+                            1,
+                            samples,
+                            stacked,
+                            raised,
+                            &mut sum,
+                        );
                     });
                 }
                 sum

@@ -23,6 +23,13 @@ pub(crate) enum Exactness {
     Halves,
 }
 
+impl Exactness {
+    /// Whether the tile unit computes a convolution between these numbers of channels.
+    fn takes_tiles(self, channels: [usize; 2]) -> bool {
+        self == Self::Halves && tiles::present() && channels.into_iter().all(tiles::pay)
+    }
+}
+
 /// A kernel `[out, in, k, k]` in the memory order of a convolution.
 #[derive(Clone, Debug)]
 pub(crate) struct Packed {
@@ -110,8 +117,7 @@ impl Packed {
         exactness: Exactness,
         at: impl Fn(usize, usize, usize) -> usize + Sync,
     ) -> Self {
-        let halves = exactness == Exactness::Halves && tiles::present();
-        let order = if halves && tiles::pay(channels_in) && tiles::pay(out) {
+        let order = if exactness.takes_tiles([channels_in, out]) {
             Order::Tiles(Weights::new(weights, [out, channels_in, size * size], at))
         } else {
             Order::Vectors(Vectors::new(weights, [out, channels_in, size], at))
@@ -206,22 +212,7 @@ impl Vectors {
 /// `[samples, in, height, width]`, holds the input planes and `g` the gradient of the output
 /// planes.
 pub(crate) fn add_kernel_gradient(
-    size: [usize; 2],
-    kernel: usize,
-    samples: usize,
-    x: &[f32],
-    g: &[f32],
-    sum: &mut [f32],
-) {
-    if kernel == 3 && samples * winograd::pixels(size) >= LEAST_PIXELS {
-        winograd_gradient::add_kernel_gradient(size, samples, x, g, sum);
-    } else {
-        direct::add_kernel_gradient(Raster::new(size, kernel), samples, x, g, sum);
-    }
-}
-
-/// As [`add_kernel_gradient`], to the digits of `tiles` if the machine has a tile unit.
-pub(crate) fn add_kernel_gradient_in_halves(
+    exactness: Exactness,
     size: [usize; 2],
     kernel: usize,
     samples: usize,
@@ -231,9 +222,11 @@ pub(crate) fn add_kernel_gradient_in_halves(
 ) {
     let raster = Raster::new(size, kernel);
     let channels = [x, g].map(|planes| planes.len() / (samples * raster.size()).max(1));
-    if tiles::present() && channels.into_iter().all(tiles::pay) {
+    if exactness.takes_tiles(channels) {
         tiles::add_kernel_gradient(raster, samples, x, g, sum);
+    } else if kernel == 3 && samples * winograd::pixels(size) >= LEAST_PIXELS {
+        winograd_gradient::add_kernel_gradient(size, samples, x, g, sum);
     } else {
-        add_kernel_gradient(size, kernel, samples, x, g, sum);
+        direct::add_kernel_gradient(raster, samples, x, g, sum);
     }
 }

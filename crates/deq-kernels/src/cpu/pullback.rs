@@ -116,8 +116,8 @@ impl Branch {
             apply(Middle::Multiply(p), dc);
             if kernel {
                 apply(Middle::Activate(activation, c), a);
-                add_kernel_gradient(size, k, samples, z, dc, sum);
-                add_kernel_gradient(size, k, samples, v, a, sum);
+                add_kernel_gradient(Exactness::Single, size, k, samples, z, dc, sum);
+                add_kernel_gradient(Exactness::Single, size, k, samples, v, a, sum);
             }
         } else if self.formula.kernel == Kernel::Reconstruction {
             convolve(v, p);
@@ -126,8 +126,8 @@ impl Branch {
                 v.iter_mut().for_each(|v| *v = -*v);
                 p.iter_mut().for_each(|p| *p = -*p);
                 apply(Middle::Subtract(c), a);
-                add_kernel_gradient(size, k, samples, z, p, sum);
-                add_kernel_gradient(size, k, samples, v, a, sum);
+                add_kernel_gradient(Exactness::Single, size, k, samples, z, p, sum);
+                add_kernel_gradient(Exactness::Single, size, k, samples, v, a, sum);
             }
         } else {
             // Without the proximity, c is not in the objective.
@@ -137,8 +137,8 @@ impl Branch {
             if kernel {
                 v.iter_mut().for_each(|v| *v = -*v);
                 convolve(v, p);
-                add_kernel_gradient(size, k, samples, z, p, sum);
-                add_kernel_gradient(size, k, samples, v, a, sum);
+                add_kernel_gradient(Exactness::Single, size, k, samples, z, p, sum);
+                add_kernel_gradient(Exactness::Single, size, k, samples, v, a, sum);
             }
         }
     }

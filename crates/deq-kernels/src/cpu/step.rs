@@ -210,7 +210,7 @@ pub(crate) fn tracked_step(
     Some(attached.collect())
 }
 
-/// Like [`tracked_step`], for the joint product.
+/// Like [`tracked_step`], with the joint product.
 fn tracked_joint_step(
     formula: &StepFormula,
     z: Vec<Floats>,

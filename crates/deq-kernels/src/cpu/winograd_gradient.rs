@@ -17,7 +17,7 @@ thread_local! {
     static GRADIENT: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Like [`kernel::add_kernel_gradient`](super::kernel::add_kernel_gradient), for 3 x 3 kernels,
+/// Like `kernel::add_kernel_gradient`, for 3 x 3 kernels,
 /// with half of the multiplications.
 pub(super) fn add_kernel_gradient(
     size: [usize; 2],

@@ -92,7 +92,7 @@ pub struct Plan {
     pub(super) gradient_shared: usize,
     /// Parts of the rows of a branch, each computed by its own cubes.
     pub(super) gradient_parts: usize,
-    /// Units per cube, for a step and for a kernel gradient.
+    /// Units per cube: of a step, and of a kernel gradient.
     pub(super) units: usize,
     pub(super) gradient_units: usize,
 }

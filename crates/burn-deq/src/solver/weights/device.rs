@@ -22,7 +22,7 @@ pub(super) struct Systems {
 }
 
 impl Systems {
-    /// Starts without differences, for the batch and the type of `like`.
+    /// Starts without differences. The batch and the type are those of `like`.
     pub(super) fn new(rule: Rule, like: &Tensor<2>) -> Self {
         let (batch, m, device) = (like.dims()[0], rule.history, like.device());
         let gram = Tensor::zeros([batch, m, m], (&device, like.dtype()));

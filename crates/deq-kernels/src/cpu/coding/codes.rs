@@ -13,7 +13,7 @@ use crate::solve::SolveLimits;
 /// Rows of G in a block of the product.
 const ROWS: usize = 8;
 /// Smallest relative tolerance at which products of `tiles` are exact enough. Their errors are
-/// about 4e-6.
+/// below 1e-5.
 const LOOSE: f64 = 1e-4;
 
 /// Shapes of a batch, and G in blocks of rows.

@@ -17,7 +17,8 @@ thread_local! {
     static PAIRS: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
 }
 
-/// As [`kernel::add_kernel_gradient`](crate::cpu::kernel::add_kernel_gradient).
+/// Adds the kernel gradient of a convolution to `sum`, `[out, in, k, k]`, from the input planes x
+/// and the gradient g of the output planes.
 pub(in crate::cpu) fn add_kernel_gradient(
     raster: Raster,
     samples: usize,
@@ -240,8 +241,8 @@ impl WithSimd for Turn<'_> {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::exact::{distance, numbers};
     use super::*;
-    use crate::cpu::tiles::exact::{distance, numbers};
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(24))]

@@ -14,8 +14,8 @@ pub(super) fn split(x: f32) -> [u32; 2] {
 
 #[cfg(test)]
 mod tests {
+    use super::super::exact::numbers;
     use super::*;
-    use crate::cpu::tiles::exact::numbers;
 
     #[test]
     fn halves_add_up_and_no_number_becomes_finite() {

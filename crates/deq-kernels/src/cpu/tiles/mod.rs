@@ -9,7 +9,7 @@
 //! ```
 //!
 //! with an error of at most about 2^-15 |a b|. The errors have either sign, so those of long sums
-//! partly cancel: they are about 4e-6 of the sums' norm. Three products of tiles take less time
+//! partly cancel: the tests see less than 1e-5 of the sums' norm. Three products of tiles take less time
 //! than one product in f32 vectors.
 //!
 //! Convolutions use the borders of `direct`: a tap is one offset for the whole plane.

@@ -237,8 +237,8 @@ impl WithSimd for Enter<'_> {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::exact::{distance, numbers};
     use super::*;
-    use crate::cpu::tiles::exact::{distance, numbers};
 
     /// A convolution in f64, tap by tap.
     fn convolved(
